@@ -1,12 +1,19 @@
-"""Writing a file or folder so that it is either whole or not there."""
+"""Files of the user's: written whole or not at all, read with errors of one line."""
 
+import difflib
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
 
 from fbnet_mobile.errors import UserError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 @contextmanager
@@ -34,3 +41,53 @@ def write_whole(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_text(path: Path) -> str:
+    """The text of a user's file.
+
+    Raises:
+        UserError: it is missing, not readable or not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {path}: not a text file") from error
+
+
+def parse_yaml(text: str, where: str) -> object:
+    """Parse YAML without tags.
+
+    Raises:
+        UserError: it is not YAML; the message has ``where`` and the line.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{where}{line}: not valid YAML ({error.problem or error.context})") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not valid YAML") from error
+
+
+def validated(model: type[Model], data: object, where: str) -> Model:
+    """Check ``data`` against a pydantic model.
+
+    Raises:
+        UserError: the first thing that is wrong, in one line; a misspelt field gets the nearest known one.
+    """
+    try:
+        return model.model_validate(data)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            name = str(first["loc"][-1])
+            near = difflib.get_close_matches(name, model.model_fields, n=1)
+            message = "unknown field" + (f"; did you mean {near[0]!r}?" if near else "")
+        raise UserError(f"{where}: {field + ': ' if field else ''}{message}") from error

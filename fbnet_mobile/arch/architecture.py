@@ -1,0 +1,128 @@
+"""A whole network as data, and its YAML file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
+
+from fbnet_mobile.arch.block import Block, Head, block_class
+from fbnet_mobile.files import parse_yaml, read_text, validated, write_whole
+
+_DERIVED = ("in_channels", "resolution")
+
+
+class Architecture(BaseModel):
+    """A chain of blocks from an image of ``resolution`` x ``resolution`` pixels to logits.
+
+    In YAML each block is one line with its ``kind``; its ``in_channels`` and ``resolution`` follow from the block
+    before it and are left out.
+
+    >>> network = Architecture.from_yaml('''
+    ... name: tiny
+    ... resolution: 32
+    ... blocks:
+    ...   - {kind: conv, out_channels: 16, stride: 2}
+    ...   - {kind: inverted_residual, out_channels: 16, expanded_channels: 48}
+    ...   - {kind: head, out_channels: 10, conv_channels: 64}
+    ... ''')
+    >>> network.macs, network.blocks[1].resolution
+    (875648, 16)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    description: str = ""
+    resolution: int
+    input_channels: int = 3
+    blocks: tuple[SerializeAsAny[Block], ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _chain(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or not isinstance(data.get("blocks"), Sequence):
+            return data
+        channels, resolution = data.get("input_channels", 3), data.get("resolution")
+        blocks: list[Block] = []
+        for number, fields in enumerate(data["blocks"], start=1):
+            block = fields
+            if isinstance(fields, Mapping):
+                rest = {"in_channels": channels, "resolution": resolution, **fields}
+                kind = rest.pop("kind", None)
+                if not isinstance(kind, str):
+                    raise ValueError(f"block {number} has no kind")
+                block = validated(block_class(kind), rest, f"block {number}")
+            if not isinstance(block, Block):
+                raise ValueError(f"block {number} is not a mapping of fields")
+            if (block.in_channels, block.resolution) != (channels, resolution):
+                raise ValueError(
+                    f"block {number} takes {block.in_channels} channels at {block.resolution} pixels but gets "
+                    f"{channels} at {resolution}"
+                )
+            channels, resolution = block.out_channels, block.out_resolution
+            blocks.append(block)
+        return {**data, "blocks": tuple(blocks)}
+
+    @model_validator(mode="after")
+    def _ends_in_head(self) -> Self:
+        heads = [isinstance(block, Head) for block in self.blocks]
+        if heads.count(True) != 1 or not heads[-1]:
+            raise ValueError("a network needs exactly one head, as its last block")
+        return self
+
+    @classmethod
+    def from_yaml(cls, text: str, where: str = "architecture") -> Self:
+        """Read the YAML text of an architecture; ``where`` names the source in error messages.
+
+        Raises:
+            UserError: not YAML, a misspelt or missing field, or blocks that do not fit together.
+        """
+        return validated(cls, parse_yaml(text, where), where)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read an architecture file.
+
+        Raises:
+            UserError: the file is missing, or as for ``from_yaml``.
+        """
+        return cls.from_yaml(read_text(path), str(path))
+
+    def to_yaml(self) -> str:
+        """The architecture as YAML, one block a line."""
+        head = {"name": self.name, "description": self.description, "resolution": self.resolution}
+        lines = [yaml.safe_dump(head, sort_keys=False, allow_unicode=True).rstrip()]
+        if self.input_channels != 3:
+            lines.append(f"input_channels: {self.input_channels}")
+        lines.append("blocks:")
+        for block in self.blocks:
+            fields = {"kind": block.kind, **block.model_dump(exclude=set(_DERIVED), exclude_none=True)}
+            lines.append("  - " + yaml.safe_dump(fields, sort_keys=False, default_flow_style=True, width=1000).rstrip())
+        return "\n".join(lines) + "\n"
+
+    def save(self, path: Path) -> None:
+        """Write the YAML file, whole or not at all."""
+        with write_whole(path) as partial:
+            partial.write_text(self.to_yaml(), encoding="utf-8")
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """Shape of one image as a batch: (1, channels, height, width)."""
+        return (1, self.input_channels, self.resolution, self.resolution)
+
+    @property
+    def classes(self) -> int:
+        """Number of logits."""
+        return self.blocks[-1].out_channels
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of convolutions and linear layers, for one image."""
+        return sum(block.macs for block in self.blocks)
+
+    @property
+    def params(self) -> int:
+        """Trainable parameters, biases and batch norm included."""
+        return sum(block.params for block in self.blocks)

@@ -1,0 +1,258 @@
+"""Blocks: the units that a network is a chain of, that a latency table has a row for, and that are searched."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from fbnet_mobile.errors import UserError
+
+Activation = Literal["relu", "hswish"]
+
+
+def round_channels(wanted: float, divisor: int = 8) -> int:
+    """Round a wanted width to a multiple of ``divisor`` channels, as the published FBNetV2 networks do.
+
+    Half is rounded up, never below one step, and a result under 95 % of the wanted width gets one step more.
+
+    >>> round_channels(8 * 5.4566), round_channels(24 * 4.7912), round_channels(12)
+    (48, 112, 16)
+    """
+    rounded = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.95 * wanted else rounded
+
+
+class Convolution(NamedTuple):
+    """One convolution (or, at resolution 1, one linear layer) of a block, as far as counting needs it."""
+
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    out_resolution: int
+    groups: int = 1
+    bias: bool = False
+    batch_norm: bool = True
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image: k^2 * H_out * W_out * C_in * C_out / groups."""
+        return self.weights * self.out_resolution**2
+
+    @property
+    def weights(self) -> int:
+        """Weights without bias: k^2 * C_in * C_out / groups."""
+        return self.kernel_size**2 * self.in_channels * self.out_channels // self.groups
+
+    @property
+    def params(self) -> int:
+        """Trainable parameters: weights, bias, and batch norm's scale and shift."""
+        return self.weights + self.out_channels * (self.bias + 2 * self.batch_norm)
+
+
+_KINDS: dict[str, type["Block"]] = {}
+
+
+def block_class(kind: str) -> type["Block"]:
+    """The class of a kind of block.
+
+    Raises:
+        UserError: no such kind; the message lists the known ones.
+    """
+    if kind not in _KINDS:
+        raise UserError(f"unknown block kind {kind!r}; known kinds: {', '.join(sorted(_KINDS))}")
+    return _KINDS[kind]
+
+
+class Block(BaseModel, ABC):
+    """One block at one input shape. Two equal blocks are the same work for a device.
+
+    A subclass names its ``kind`` (a class attribute), adds the fields that decide its shape and says which
+    convolutions it holds. ``fbnet_mobile.nn.register_block`` ties it to the module that computes it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: ClassVar[str]
+    choices: ClassVar[tuple[str, ...]] = ()
+    """Names of what a search space may choose in a block of this kind; see ``from_choices``."""
+
+    in_channels: PositiveInt
+    out_channels: PositiveInt
+    resolution: PositiveInt = Field(description="height and width of the input, pixels")
+    stride: PositiveInt = 1
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if "kind" in cls.__dict__:
+            _KINDS[cls.kind] = cls
+
+    @classmethod
+    def from_choices(
+        cls, in_channels: int, out_channels: int, resolution: int, stride: int, **choices: Any
+    ) -> Self:
+        """The block that a search space's choices describe; ``choices`` has one value for each of ``cls.choices``."""
+        return cls(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            resolution=resolution,
+            stride=stride,
+            **choices,
+        )
+
+    @abstractmethod
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """The convolutions and linear layers of the block, from which MACs and parameters are counted."""
+
+    @property
+    def out_resolution(self) -> int:
+        """Height and width of the output in pixels (odd kernels padded by k // 2: ceil(resolution / stride))."""
+        return math.ceil(self.resolution / self.stride)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of convolutions and linear layers, for one image."""
+        return sum(convolution.macs for convolution in self.convolutions())
+
+    @property
+    def params(self) -> int:
+        """Trainable parameters, biases and batch norm included."""
+        return sum(convolution.params for convolution in self.convolutions())
+
+    @property
+    def key(self) -> str:
+        """The block as one line of text, unique, for a table's row; ``parse_key`` reads it back."""
+        fields = self.model_dump()
+        return " ".join([self.kind, *(f"{name}={value}" for name, value in fields.items() if value is not None)])
+
+    @staticmethod
+    def parse_key(key: str) -> "Block":
+        """The block that ``key`` describes.
+
+        Raises:
+            UserError: the text is not a block's key.
+        """
+        kind, *fields = key.split(" ")
+        try:
+            return block_class(kind).model_validate(dict(field.split("=", 1) for field in fields))
+        except ValueError as error:
+            raise UserError(f"not a block: {key!r}") from error
+
+
+class ConvBlock(Block):
+    """Convolution, batch norm and activation: the stem, and the projections in some published networks."""
+
+    kind: ClassVar[str] = "conv"
+
+    kernel_size: PositiveInt = 3
+    activation: Activation = "relu"
+    bias: bool = False
+
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """One convolution."""
+        return (
+            Convolution(
+                self.in_channels, self.out_channels, self.kernel_size, self.out_resolution, bias=self.bias
+            ),
+        )
+
+
+class InvertedResidual(Block):
+    """1x1 expansion, depthwise convolution, optional squeeze-excite, 1x1 projection (MobileNetV2/V3, FBNetV2).
+
+    Without ``expanded_channels`` the depthwise convolution works on the input itself (expansion ratio 1). The input is
+    added to the output when the stride is 1 and both have the same channels.
+    """
+
+    kind: ClassVar[str] = "inverted_residual"
+    choices: ClassVar[tuple[str, ...]] = ("expansion_ratio", "kernel_size", "squeeze_excite", "activation")
+
+    expanded_channels: PositiveInt | None = None
+    kernel_size: PositiveInt = 3
+    se_channels: PositiveInt | None = Field(None, description="width of squeeze-excite's bottleneck; none: no SE")
+    activation: Activation = "relu"
+
+    @model_validator(mode="after")
+    def _odd_kernel(self) -> Self:
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size {self.kernel_size} is even; use an odd one")
+        return self
+
+    @classmethod
+    def from_choices(
+        cls, in_channels: int, out_channels: int, resolution: int, stride: int, **choices: Any
+    ) -> Self:
+        """The block for an ``expansion_ratio`` of the input's channels and ``squeeze_excite`` on or off.
+
+        The expanded width and squeeze-excite's quarter of it are rounded as in the published networks.
+        """
+        ratio = choices["expansion_ratio"]
+        expanded = None if ratio == 1 else round_channels(ratio * in_channels)
+        se_channels = (
+            round_channels(int(0.25 * (expanded or in_channels))) if choices["squeeze_excite"] else None
+        )
+        return cls(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            resolution=resolution,
+            stride=stride,
+            expanded_channels=expanded,
+            kernel_size=choices["kernel_size"],
+            se_channels=se_channels,
+            activation=choices["activation"],
+        )
+
+    @property
+    def depthwise_channels(self) -> int:
+        """Channels of the depthwise convolution."""
+        return self.expanded_channels or self.in_channels
+
+    @property
+    def residual(self) -> bool:
+        """Whether the input is added to the output."""
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """Expansion, depthwise, squeeze-excite's two, projection."""
+        width, out = self.depthwise_channels, self.out_resolution
+        found = []
+        if self.expanded_channels is not None:
+            found.append(Convolution(self.in_channels, width, 1, self.resolution))
+        found.append(Convolution(width, width, self.kernel_size, out, groups=width))
+        if self.se_channels is not None:
+            found.append(Convolution(width, self.se_channels, 1, 1, bias=True, batch_norm=False))
+            found.append(Convolution(self.se_channels, width, 1, 1, bias=True, batch_norm=False))
+        found.append(Convolution(width, self.out_channels, 1, out))
+        return tuple(found)
+
+
+class Head(Block):
+    """1x1 convolution, global average pool, an optional hidden layer, classifier. ``out_channels`` are the classes."""
+
+    kind: ClassVar[str] = "head"
+
+    conv_channels: PositiveInt
+    hidden_channels: PositiveInt | None = Field(None, description="width of a layer between pool and classifier")
+    activation: Activation = "hswish"
+
+    @model_validator(mode="after")
+    def _whole_map(self) -> Self:
+        if self.stride != 1:
+            raise ValueError("a head pools the whole map; leave its stride at 1")
+        return self
+
+    @property
+    def out_resolution(self) -> int:
+        """1: the head ends in one vector of logits."""
+        return 1
+
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """The 1x1 convolution before the pool, the hidden layer, the classifier."""
+        found = [Convolution(self.in_channels, self.conv_channels, 1, self.resolution)]
+        width = self.conv_channels
+        if self.hidden_channels is not None:
+            found.append(Convolution(width, self.hidden_channels, 1, 1, batch_norm=False))
+            width = self.hidden_channels
+        found.append(Convolution(width, self.out_channels, 1, 1, bias=True, batch_norm=False))
+        return tuple(found)

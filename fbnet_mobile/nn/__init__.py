@@ -1,0 +1,26 @@
+"""PyTorch modules of the blocks, and the network that an architecture describes."""
+
+from fbnet_mobile.nn.blocks import (
+    BATCH_NORM_EPS,
+    ConvBNAct,
+    HeadModule,
+    InvertedResidualModule,
+    SqueezeExcite,
+    activation_module,
+    build_block,
+    register_block,
+)
+from fbnet_mobile.nn.network import Network, build
+
+__all__ = [
+    "BATCH_NORM_EPS",
+    "ConvBNAct",
+    "HeadModule",
+    "InvertedResidualModule",
+    "Network",
+    "SqueezeExcite",
+    "activation_module",
+    "build",
+    "build_block",
+    "register_block",
+]

@@ -1,0 +1,31 @@
+"""From an architecture to a module."""
+
+from torch import nn
+
+from fbnet_mobile.arch import Architecture
+from fbnet_mobile.nn.blocks import build_block
+
+
+class Network(nn.Sequential):
+    """The blocks of an architecture, one after the other: (N, channels, R, R) images to (N, classes) logits."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__(*(build_block(block) for block in architecture.blocks))
+        initialise(self)
+
+
+def build(architecture: Architecture) -> Network:
+    """A freshly initialised network."""
+    return Network(architecture)
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw initial weights as MobileNetV2's reference training does: He normal (fan out) convolutions, N(0, 0.01) linear."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=0.01)
+            nn.init.zeros_(part.bias)
