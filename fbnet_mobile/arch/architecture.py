@@ -117,6 +117,11 @@ class Architecture(BaseModel):
         """Number of logits."""
         return self.blocks[-1].out_channels
 
+    def with_classes(self, classes: int) -> Self:
+        """The same network with another number of logits."""
+        head = self.blocks[-1].model_copy(update={"out_channels": classes})
+        return self.model_copy(update={"blocks": (*self.blocks[:-1], head)})
+
     @property
     def macs(self) -> int:
         """Multiply-accumulates of convolutions and linear layers, for one image."""

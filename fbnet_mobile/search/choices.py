@@ -12,7 +12,10 @@ Weights = Mapping[str, Tensor]
 
 
 class Choices(nn.Module):
-    """The logits theta of every variable, all equal at first; variables with one option have none."""
+    """The logits theta of every variable, all equal at first; variables with one option have none.
+
+    Kept apart from the supernet's weights, as the two are trained on different images by different optimisers.
+    """
 
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from fbnet_mobile.arch import Activation, Block, ConvBlock, Head, InvertedResidu
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.nn import BATCH_NORM_EPS
 from fbnet_mobile.nn.network import initialise
-from fbnet_mobile.search.choices import Choices, Weights
+from fbnet_mobile.search.choices import Weights
 from fbnet_mobile.space import Option, Position, SearchSpace
 
 
@@ -277,7 +277,6 @@ class Supernet(nn.Module):
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
         self.space = space
-        self.choices = Choices(space)
         first = space.first()
         parts = []
         for position in space.positions:
@@ -287,10 +286,6 @@ class Supernet(nn.Module):
             parts.append(_SUPERBLOCKS[kind](position, space))
         self.parts = nn.ModuleList(parts)
         initialise(self)
-
-    def weight_parameters(self) -> list[nn.Parameter]:
-        """The parameters of the blocks, without the architecture parameters."""
-        return list(self.parts.parameters())
 
     def forward(self, images: Tensor, weights: Weights) -> Tensor:
         """(N, 3, R, R) at the largest resolution, and one weight for each option, to (N, classes).

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from fbnet_mobile.search.choices import Choices
 from fbnet_mobile.search.inherit import inherit
 from fbnet_mobile.search.supernet import MaskedBatchNorm, Supernet, column_masks
 from fbnet_mobile.space import SearchSpace, load_space
@@ -54,7 +55,7 @@ def randomise(module: nn.Module, generator: torch.Generator) -> None:
 def test_one_hot_weights_give_the_standalone_network(name: str) -> None:
     space = SearchSpace.from_yaml(EVERY_CHOICE) if name == "every-choice" else load_space(name)
     generator, rng = torch.Generator().manual_seed(0), random.Random(0)
-    supernet = Supernet(space).eval()
+    supernet, choices = Supernet(space).eval(), Choices(space)
     randomise(supernet, generator)
     largest = max(space.resolution)
     images = torch.randn(2, 3, largest, largest, generator=generator)
@@ -66,7 +67,7 @@ def test_one_hot_weights_give_the_standalone_network(name: str) -> None:
         network = inherit(supernet, assignment).eval()
         with torch.no_grad():
             expected = network(images[..., index, :][..., index])
-            found = supernet(images, supernet.choices.one_hot(assignment))
+            found = supernet(images, choices.one_hot(assignment))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         outputs.append(found)
     assert torch.stack(outputs).std(0).min() > 1e-3, "the outputs must depend on the architecture"
@@ -74,14 +75,14 @@ def test_one_hot_weights_give_the_standalone_network(name: str) -> None:
 
 def test_gradients_reach_every_option_of_every_choice() -> None:
     space = SearchSpace.from_yaml(EVERY_CHOICE)
-    supernet = Supernet(space)
+    supernet, choices = Supernet(space), Choices(space)
     torch.manual_seed(0)
-    weights = supernet.choices.sample(5.0, torch.Generator().manual_seed(0))
+    weights = choices.sample(5.0, torch.Generator().manual_seed(0))
     supernet(torch.randn(8, 3, 32, 32), weights).square().mean().backward()
-    for logits in supernet.choices.logits:
+    for logits in choices.logits:
         assert logits.grad is not None
         assert (logits.grad != 0).all()
-    assert all(parameter.grad is not None for parameter in supernet.weight_parameters())
+    assert all(parameter.grad is not None for parameter in supernet.parameters())
 
 
 def test_mask_is_the_weighted_sum_of_column_masks_outside_batch_norm() -> None:

@@ -1,0 +1,176 @@
+"""fbnet-benchmark: latency of exported files on a device, next to the prediction, and their accuracy."""
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fbnet_mobile.cli.common import format_latency, progress_steps, run
+
+
+def main() -> None:
+    """Entry point."""
+    run(command, "fbnet-benchmark model.tflite --device host --latency-table host.csv --data path/to/images")
+
+
+def command(
+    models: Annotated[
+        list[Path], typer.Argument(help="Files: .tflite, .onnx or .mlpackage.", show_default=False)
+    ],
+    device: Annotated[str, typer.Option(help="Where to measure: host is this machine.")] = "host",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    latency_table: Annotated[
+        Path | None, typer.Option(help="Table to predict by, if the file holds its architecture.", show_default=False)
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images to measure the accuracy on, as for fbnet-train.", show_default=False),
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where torchvision keeps its data sets.", show_default="./data")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Use about this many of the test images.", show_default="all")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write the results as JSON.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure the latency of model files on a device, and their accuracy on labelled images.
+
+    Latency is the time of one inference, of one image, without copying the input; the statistic that the table
+    uses, or else the minimum, is compared with the prediction.
+    """
+    from fbnet_mobile.devices import get_device
+    from fbnet_mobile.errors import UserError
+    from fbnet_mobile.runtimes import runtime_for_path
+
+    table = None
+    if latency_table is not None:
+        from fbnet_mobile.latency.table import LatencyTable
+
+        table = LatencyTable.load(latency_table)
+    for model in models:
+        runtime_for_path(model)
+        if not model.exists():
+            raise UserError(f"there is no model at {model}; write one with fbnet-export")
+    with get_device(device) as target:
+        facts = asdict(target.facts())
+        results = [_describe(model, threads) for model in models]
+        _measure(results, target, threads, table)
+    if table is not None:
+        for result in results:
+            _predict(result, table)
+    if data is not None:
+        _accuracy(results, data, data_root, images, threads)
+    for result in results:
+        _print(result, f"{device} ({facts['cpu']})")
+    if output is not None:
+        from fbnet_mobile.files import write_whole
+
+        with write_whole(output) as partial:
+            partial.write_text(json.dumps({"device": device, "facts": facts, "models": results}, indent=2) + "\n")
+
+
+def _describe(model: Path, threads: int) -> dict[str, Any]:
+    from fbnet_mobile.runtimes import runtime_for_path
+
+    runtime = runtime_for_path(model)
+    files = [item for item in (model, *model.rglob("*")) if item.is_file()]
+    return {
+        "model": str(model),
+        "runtime": runtime.name,
+        "runtime_version": runtime.version(),
+        "threads": threads,
+        "size_bytes": sum(item.stat().st_size for item in files),
+    }
+
+
+def _measure(results: list[dict[str, Any]], target: Any, threads: int, table: Any) -> None:
+    from fbnet_mobile.latency.benchmark import benchmark
+    from fbnet_mobile.latency.measure import RUNTIMES
+
+    statistic = table.conditions.statistic if table is not None else "min"
+    with progress_steps() as progress:
+        for runtime in RUNTIMES:
+            own = [result for result in results if result["runtime"] == runtime]
+            if not own:
+                continue
+            rows = benchmark(
+                [Path(result["model"]) for result in own],
+                target,
+                runtime,
+                threads=threads,
+                statistic=statistic,
+                progress=lambda number, done, total: progress(f"measuring, round {number + 1}", done, total),
+            )
+            for result, row in zip(own, rows, strict=True):
+                result["statistic"] = statistic
+                result["latency"] = asdict(row)
+
+
+def _predict(result: dict[str, Any], table: Any) -> None:
+    from fbnet_mobile.arch import Architecture
+    from fbnet_mobile.export.formats import read_metadata
+    from fbnet_mobile.export.metadata import ModelMetadata
+
+    conditions = table.conditions
+    if (result["runtime"], result["threads"]) != (conditions.runtime, conditions.threads):
+        return
+    metadata = ModelMetadata.from_strings(read_metadata(Path(result["model"])))
+    if metadata is not None and metadata.architecture:
+        result["predicted_us"] = table.total(Architecture.from_yaml(metadata.architecture, result["model"]))
+
+
+def _accuracy(
+    results: list[dict[str, Any]], source: str, root: Path | None, limit: int | None, threads: int
+) -> None:
+    from fbnet_mobile.errors import UserError
+    from fbnet_mobile.export.formats import read_metadata
+    from fbnet_mobile.export.metadata import ModelMetadata
+    from fbnet_mobile.runtimes import runtime_for_path
+    from fbnet_mobile.train.data import load_data
+    from fbnet_mobile.train.loop import evaluate
+
+    loaded: dict[int, Any] = {}
+    for result in results:
+        path = Path(result["model"])
+        metadata = ModelMetadata.from_strings(read_metadata(path))
+        if metadata is None:
+            raise UserError(f"{path} does not say how its input is normalised; export it with fbnet-export")
+        session = runtime_for_path(path).load(path, threads)
+        resolution = session.input_shape[-1]
+        if resolution not in loaded:
+            loaded[resolution] = load_data(source, root=root, resolution=resolution)
+        data = loaded[resolution]
+        if data.classes != metadata.classes:
+            raise UserError(
+                f"{path} tells apart {', '.join(metadata.classes[:3])}... and {source} holds "
+                f"{', '.join(data.classes[:3])}...: not the same classes"
+            )
+        split = data.test.limit(limit) if limit is not None else data.test
+        print(f"{path}: running {len(split)} test images", file=sys.stderr)
+        own = replace(data, mean=metadata.mean, std=metadata.std)
+        result["accuracy"] = evaluate(session, split, own)
+        result["images"] = len(split)
+
+
+def _print(result: dict[str, Any], where: str) -> None:
+    print(f"{result['model']} ({result['size_bytes'] / 1e6:.3f} MB), {result['runtime']} {result['runtime_version']}")
+    latency = result.get("latency")
+    if latency is None:
+        print("  latency: Core ML runs on macOS only; the file was evaluated, not timed")
+    else:
+        values = ", ".join(
+            f"{name} {format_latency(latency[f'{name}_us'])}" for name in ("min", "p10", "median", "p90", "mean")
+        )
+        plural = "s" if result["threads"] > 1 else ""
+        print(f"  latency on {where}, {result['threads']} thread{plural}: {values}; {latency['runs']} runs")
+    if "predicted_us" in result and latency is not None:
+        error = result["predicted_us"] / latency["latency_us"] - 1
+        print(f"  predicted {format_latency(result['predicted_us'])}, {error:+.1%} of the measured {result['statistic']}")
+    if "accuracy" in result:
+        print(f"  accuracy {result['accuracy']:.2%} on {result['images']} test images")

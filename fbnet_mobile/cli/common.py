@@ -1,0 +1,90 @@
+"""What the five commands share: error lines, progress, units."""
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from fbnet_mobile.errors import FbnetError, UserError
+
+
+def run(command: Callable[..., None], example: str) -> None:
+    """Run one command function as a program: options from its signature, one line and an exit code for an error."""
+
+    @functools.wraps(command)
+    def reporting(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except FbnetError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("interrupted; the same command continues where it was", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # the reader of our output went away, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command(epilog=f"Example: {example}", context_settings={"help_option_names": ["-h", "--help"]})(reporting)
+    app()
+
+
+def parse_latency_us(text: str) -> float:
+    """Microseconds from text such as ``12ms``, ``350us`` or ``0.1s``.
+
+    Raises:
+        UserError: no number with one of these units.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s)\s*", text)
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"{text!r} is not a latency; write a number with its unit, such as 12ms or 350us")
+    return float(match[1]) * {"us": 1.0, "ms": 1e3, "s": 1e6}[match[2]]
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds from text such as ``90s``, ``3m`` or ``1h``.
+
+    Raises:
+        UserError: no number with one of these units.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h)\s*", text)
+    if match is None:
+        raise UserError(f"{text!r} is not a length of time; write a number with its unit, such as 90s or 3m")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def format_latency(latency_us: float) -> str:
+    """A latency for people: milliseconds from 1 ms up, microseconds below."""
+    return f"{latency_us / 1e3:.3f} ms" if latency_us >= 1e3 else f"{latency_us:.1f} us"
+
+
+@contextmanager
+def progress_steps() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar with an estimate of the time left, one for each step that is named; quiet when not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description:28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def advance(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total)
+            bars.update(tasks[step], completed=done, total=total)
+
+        yield advance

@@ -1,0 +1,88 @@
+"""fbnet-export: turn a trained network into a file that a device runs, and prove that it computes the same."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fbnet_mobile.cli.common import run
+
+
+def main() -> None:
+    """Entry point."""
+    run(command, "fbnet-export --checkpoint runs/train/best.pt --format tflite -o model.tflite")
+
+
+def command(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File: .tflite, .onnx or .mlpackage.", show_default=False)
+    ],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Checkpoint that fbnet-train wrote.", show_default=False)
+    ] = None,
+    architecture: Annotated[
+        Path | None,
+        typer.Option(help="Or an architecture file: its untrained network, to measure.", show_default=False),
+    ] = None,
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="tflite, onnx or coreml.", show_default="by the file's suffix")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images to compare on, as for fbnet-train.", show_default="seeded random inputs"),
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where torchvision keeps its data sets.", show_default="./data")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="How many test images to compare on.")] = 16,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Largest difference accepted, relative to the largest logit.")
+    ] = 1e-3,
+) -> None:
+    """Export a network to TFLite, ONNX or Core ML.
+
+    The file is run in its own runtime and compared with PyTorch before it is put in place.
+    """
+    from fbnet_mobile.errors import UserError
+    from fbnet_mobile.export.formats import check_suffix, format_of
+
+    if (checkpoint is None) == (architecture is None):
+        raise UserError("give either --checkpoint or --architecture")
+    chosen = check_suffix(output, file_format) if file_format else format_of(output)
+
+    from fbnet_mobile.arch import Architecture
+    from fbnet_mobile.export.metadata import ModelMetadata
+    from fbnet_mobile.export.verify import export
+    from fbnet_mobile.nn import build
+    from fbnet_mobile.train.checkpoint import load_checkpoint
+
+    if checkpoint is not None:
+        trained = load_checkpoint(checkpoint)
+        network, module = trained.network(str(checkpoint))
+        metadata = ModelMetadata(trained.architecture, trained.classes, trained.mean, trained.std)
+    else:
+        assert architecture is not None
+        network = Architecture.load(architecture)
+        module = build(network)
+        names = tuple(str(number) for number in range(network.classes))
+        metadata = ModelMetadata(network.to_yaml(), names, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    inputs = None
+    if data is not None:
+        from fbnet_mobile.train.data import inputs_from, load_data
+
+        test = load_data(data, root=data_root, resolution=network.resolution).test
+        inputs = inputs_from(test, images, metadata.mean, metadata.std)
+    report = export(
+        module,
+        output,
+        format=chosen.name,
+        input_shape=network.input_shape,
+        metadata=metadata.to_strings(),
+        inputs=inputs,
+        tolerance=tolerance,
+    )
+    kind = "test images" if data else "random inputs"
+    print(
+        f"{report.path}: {report.size / 1e6:.3f} MB, largest difference from PyTorch on {report.inputs} {kind} "
+        f"{report.largest_difference:.2g} ({report.relative_difference:.2g} of the largest logit)"
+    )

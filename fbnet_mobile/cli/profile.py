@@ -1,0 +1,121 @@
+"""fbnet-profile: measure the candidate blocks of a search space on a device into a latency table."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fbnet_mobile.cli.common import format_latency, parse_seconds, progress_steps, run
+
+
+def main() -> None:
+    """Entry point."""
+    run(
+        command,
+        "fbnet-profile --device host --runtime litert --space small -o host.csv",
+    )
+
+
+def command(
+    device: Annotated[str, typer.Option(help="Where to measure: host is this machine.")] = "host",
+    runtime: Annotated[str, typer.Option(help="What runs the models: litert or onnxruntime.")] = "litert",
+    space: Annotated[str, typer.Option(help="Search space: the name of a packaged one or a YAML file.")] = "small",
+    classes: Annotated[
+        int | None, typer.Option(help="Classes of the data to come.", show_default="as the space says")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    statistic: Annotated[
+        str, typer.Option(help="Which statistic is a row's latency: min, median or mean (all are written).")
+    ] = "min",
+    networks: Annotated[
+        int, typer.Option(min=0, help="Whole networks to measure with the blocks, to calibrate their sum.")
+    ] = 12,
+    rounds: Annotated[int, typer.Option(min=2, help="Most rounds over all models.")] = 10,
+    budget: Annotated[
+        str, typer.Option(help="Begin no further round (after 4) that would end later than this: 90s, 3m, 1h.")
+    ] = "1h",
+    seed: Annotated[int, typer.Option(help="Of the measuring order and of the networks drawn.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Table to write, or to complete.", show_default=False)
+    ] = None,
+    show: Annotated[
+        Path | None, typer.Option(help="Only print what a table holds.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure every candidate block of a search space on a device into a latency table.
+
+    Rows that the table at the output path already has are kept; an interrupted run continues where it was.
+    """
+    from fbnet_mobile.errors import UserError
+    from fbnet_mobile.latency.table import STATISTICS, LatencyTable
+
+    if show is not None:
+        _print_table(show, LatencyTable.load(show))
+        return
+    if output is None:
+        raise UserError("no output path; add -o TABLE.csv")
+    if statistic not in STATISTICS:
+        raise UserError(f"unknown statistic {statistic!r}; choose one of {', '.join(STATISTICS)}")
+    budget_s = parse_seconds(budget)
+
+    from fbnet_mobile.devices import get_device
+    from fbnet_mobile.latency.measure import RUNTIMES, MeasuringPlan
+    from fbnet_mobile.space import load_space
+
+    search_space = load_space(space)
+    if classes is not None:
+        search_space = search_space.with_classes(classes)
+    if runtime not in RUNTIMES:
+        raise UserError(f"unknown runtime {runtime!r}; choose one of {', '.join(RUNTIMES)}")
+
+    from fbnet_mobile.latency.profile import profile
+
+    candidates, positions = len(search_space.candidates()), sum(1 for _ in search_space.all_blocks())
+    print(
+        f"space {search_space.name}: {search_space.size():.2g} networks, {candidates} different candidate blocks "
+        f"({positions - candidates} duplicates)"
+    )
+    plan = MeasuringPlan(min_rounds=min(4, rounds), max_rounds=rounds, budget_s=budget_s, seed=seed)
+    with get_device(device) as target, progress_steps() as progress:
+        table = profile(
+            search_space,
+            space,
+            target,
+            runtime,
+            output,
+            threads=threads,
+            statistic=statistic,
+            networks=networks,
+            plan=plan,
+            progress=progress,
+        )
+    _print_table(output, table)
+
+
+def _print_table(path: Path, table: object) -> None:
+    from fbnet_mobile.latency.table import LatencyTable
+
+    assert isinstance(table, LatencyTable)
+    conditions, blocks = table.conditions, table.blocks()
+    spreads = sorted(row.spread for row in blocks.values())
+    print(
+        f"{path}: {len(blocks)} blocks and {len(table.networks())} networks for space {conditions.space} on "
+        f"{conditions.device} ({conditions.cpu}), {conditions.runtime} {conditions.runtime_version}, "
+        f"{conditions.threads} thread{'s' if conditions.threads > 1 else ''}, {conditions.precision}, "
+        f"{conditions.statistic} of {min((row.rounds for row in blocks.values()), default=0)} rounds or more, "
+        f"{conditions.date}"
+    )
+    if spreads:
+        print(
+            f"fixed cost of an invocation {format_latency(table.fixed_us)}; spread between halves of the rounds: "
+            f"median {spreads[len(spreads) // 2]:.1%}, 90th percentile {spreads[len(spreads) * 9 // 10]:.1%}"
+        )
+    error = table.error()
+    if error is None:
+        print("not calibrated: too few whole networks in the table to know its error")
+    else:
+        print(
+            f"sum of blocks scaled by {table.scale:.3f}; on {error.networks} networks, each left out in turn: mean error "
+            f"{error.mean:.1%}, {error.within_5_percent:.0%} within 5 %, {error.within_10_percent:.0%} within 10 %, "
+            f"Spearman {error.spearman:.3f}"
+        )

@@ -1,0 +1,92 @@
+"""fbnet-train: train the network of an architecture file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fbnet_mobile.cli.common import run
+
+
+def main() -> None:
+    """Entry point."""
+    run(
+        command,
+        "fbnet-train --architecture runs/search/architecture.yaml --data path/to/images -o runs/train",
+    )
+
+
+def command(
+    architecture: Annotated[
+        Path, typer.Option(help="Architecture file, such as fbnet-search wrote.", show_default=False)
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Labelled images: a folder of class folders, a torchvision data set's name, or digits.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.", show_default=False)],
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where torchvision keeps its data sets.", show_default="./data")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use about this many training images.", show_default="all")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step, over all processes.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="At its peak.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(min=0, help="On weights, not on biases and batch norm.")] = 5e-4,
+    label_smoothing: Annotated[float, typer.Option(min=0, max=1, help="Share spread over all classes.")] = 0.1,
+    ema_decay: Annotated[
+        float, typer.Option(min=0, max=1, help="Of a moving average of the weights; 0 for none.")
+    ] = 0.0,
+    flip: Annotated[
+        bool | None,
+        typer.Option("--flip/--no-flip", help="Mirror images at random.", show_default="unless the data are digits or signs"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of initial weights, order and augmentation.")] = 0,
+    accelerator: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    devices: Annotated[str, typer.Option(help="How many accelerators or processes, or auto.")] = "1",
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = "32-true",
+) -> None:
+    """Train the network of an architecture file; best.pt in the output folder is its checkpoint.
+
+    The classifier gets as many classes as the data have. An interrupted training continues where it was when the same
+    command is given again; a finished one is not run again.
+    """
+    from fbnet_mobile.arch import Architecture
+
+    network = Architecture.load(architecture)
+
+    from lightning_fabric import seed_everything
+
+    from fbnet_mobile.cli.training import make_fabric
+    from fbnet_mobile.nn import build
+    from fbnet_mobile.train.data import load_data
+    from fbnet_mobile.train.loop import Recipe, train
+
+    recipe = Recipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        ema_decay=ema_decay,
+        flip=flip,
+        seed=seed,
+    )
+    fabric = make_fabric(accelerator, devices, precision)
+    with fabric.rank_zero_first():
+        images = load_data(data, root=data_root, resolution=network.resolution, seed=seed, limit=limit)
+    if network.classes != len(images.classes):
+        print(f"{architecture} has {network.classes} classes and the data {len(images.classes)}: the classifier is changed")
+        network = network.with_classes(len(images.classes))
+    seed_everything(seed, verbose=False)
+    result = train(build(network), images, recipe, output, fabric, architecture=network.to_yaml())
+    if fabric.is_global_zero:
+        print(
+            f"{result.checkpoint}: accuracy {result.val_accuracy:.2%} on the {len(images.val)} validation images, "
+            f"{result.test_accuracy:.2%} on the {len(images.test)} test images"
+        )

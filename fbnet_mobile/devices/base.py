@@ -1,0 +1,83 @@
+"""The contract of a device, and the registry of kinds of devices."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from fbnet_mobile.errors import UserError
+
+UNKNOWN = "unknown"
+"""What a fact says when the system does not."""
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What a device says of itself; ``"unknown"`` where it does not."""
+
+    cpu: str
+    cores: int
+    memory_mb: int
+    operating_system: str
+    governor: str = UNKNOWN
+
+
+class Device(ABC):
+    """A machine that files can be put on and programs run on. Use as a context manager: leaving it cleans up there.
+
+    All methods raise ``JobError`` when the device cannot be reached or an operation on it fails.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def facts(self) -> DeviceFacts:
+        """The device's processor, memory and system."""
+
+    @property
+    @abstractmethod
+    def python(self) -> str:
+        """The command that starts Python on the device."""
+
+    @abstractmethod
+    def push(self, paths: Sequence[Path]) -> list[str]:
+        """Make local files available on the device; their paths there, in the same order."""
+
+    @abstractmethod
+    def pull(self, remote: str, local: Path) -> None:
+        """Copy one file from the device."""
+
+    @abstractmethod
+    def run(self, argv: Sequence[str]) -> Iterator[str]:
+        """Run a program and give its output line by line as it comes; raises ``JobError`` if it fails."""
+
+    def close(self) -> None:
+        """Remove what was put on the device."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_KINDS: dict[str, Callable[[str], Device]] = {}
+
+
+def register_device(kind: str, make: Callable[[str], Device]) -> None:
+    """Make ``kind`` or ``kind:ADDRESS`` a device name; ``make`` gets the whole name."""
+    _KINDS[kind] = make
+
+
+def get_device(name: str) -> Device:
+    """The device of a name such as ``host``.
+
+    Raises:
+        UserError: no such kind of device; the message lists the known ones.
+    """
+    kind = name.split(":", 1)[0]
+    if kind not in _KINDS:
+        raise UserError(f"unknown device {name!r}; known devices: {', '.join(sorted(_KINDS))}")
+    return _KINDS[kind](name)

@@ -1,0 +1,1 @@
+"""Measuring blocks on a device, and the table of what was measured."""
