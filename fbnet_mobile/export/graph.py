@@ -1,8 +1,8 @@
 """A network as plain data: a short list of operations with their weights, and the shape of every value.
 
 Shapes are those of PyTorch whatever the target format: ``(1, channels, height, width)`` for feature maps and
-``(1, features)`` for vectors. Weights are float32 arrays in PyTorch's layouts. Every emitter reads this and nothing
-else, so what can be exported is exactly what :data:`OPERATIONS` lists.
+``(1, features)`` for vectors. Weights are float32 arrays in PyTorch's layouts. Every emitter reads this and
+nothing else, so what can be exported is exactly what :data:`OPERATIONS` lists.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,9 +21,9 @@ INPUT = "input"
 ACTIVATIONS = frozenset(
     {"relu", "relu6", "hard_sigmoid", "hard_swish", "sigmoid", "silu", "gelu", "tanh", "leaky_relu"}
 )
-"""Operations of one input that work on each element alone. ``leaky_relu`` has the attribute ``slope`` (float),
-``gelu`` has ``approximate`` (bool: the tanh approximation). ``hard_sigmoid`` is relu6(x + 3) / 6 and ``hard_swish`` is
-x times that, as in MobileNetV3 (arXiv 1905.02244, section 5.2)."""
+"""Operations of one input that work on each element alone. ``leaky_relu`` has the attribute ``slope``
+(float), ``gelu`` has ``approximate`` (bool: the tanh approximation). ``hard_sigmoid`` is relu6(x + 3) / 6 and
+``hard_swish`` is x times that, as in MobileNetV3 (arXiv 1905.02244, section 5.2)."""
 
 OPERATIONS: Mapping[str, str] = {
     "conv2d": "weight (out, in / groups, kh, kw), bias (out,); stride, dilation (h, w), padding, groups",
@@ -34,7 +34,7 @@ OPERATIONS: Mapping[str, str] = {
     "sub": "first input less the second",
     "concat": "axis",
     "slice": "start and stop, one number an axis",
-    "max_pool": "kernel, stride, dilation (h, w), padding",
+    "max_pool": "kernel, stride (h, w), padding",
     "avg_pool": "kernel, stride (h, w), padding; the padding's zeros count",
     "global_avg_pool": "mean over height and width; keepdims (bool)",
     "reshape": "between (1, channels, height, width) and (1, features)",

@@ -16,7 +16,7 @@ def simplify(graph: Graph) -> Graph:
 
 
 def _fold_affine(graph: Graph) -> Graph:
-    """Fold x * scale + shift into the convolution or linear layer before it, else make it a multiply and an add."""
+    """Fold x * scale + shift into the convolution or linear layer before it, or make it a mul and an add."""
     consumers = graph.consumers()
     nodes: dict[str, Node] = {}
     renamed: dict[str, str] = {}

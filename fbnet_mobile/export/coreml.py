@@ -1,0 +1,205 @@
+"""Writes a graph as a Core ML package: an ML Program for iOS 15 and later, in 32-bit floats, channels first.
+
+Built with the MIL builder of coremltools
+(https://apple.github.io/coremltools/docs-guides/source/mil-ops.html), which does not touch PyTorch. Equal
+graphs give equal operations and weights, but not equal bytes: coremltools puts the date and random
+identifiers into every package.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.export.graph import INPUT, Graph, Node
+from fbnet_mobile.runtimes.packages import quiet
+
+with quiet():
+    import coremltools as ct
+    from coremltools.converters.mil import Builder as mil  # noqa: N813
+    from coremltools.converters.mil import Function, Program
+
+_OWN_KEYS = "com.github.apple.coremltools."
+"""Prefix of the metadata that coremltools adds."""
+
+
+def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write ``graph`` with the tensors "input" and "output".
+
+    Raises:
+        UserError: it resizes a feature map by a factor that is not whole.
+    """
+    target = ct.target.iOS15
+    with quiet():
+        program = Program()
+        with Function({INPUT: mil.placeholder(shape=graph.input_shape)}, opset_version=target) as function:
+            values: dict[str, Any] = {INPUT: function.inputs[INPUT]}
+            for node in graph.nodes:
+                operands = [values[name] for name in node.inputs]
+                if "constant" in node.weights:
+                    operands.append(node.weights["constant"])
+                name = "output" if node.name == graph.output else node.name
+                values[node.name] = _RULES[node.op](node, operands, name)
+            function.set_outputs([values[graph.output]])
+        program.add_function("main", function)
+        model = ct.convert(
+            program,
+            convert_to="mlprogram",
+            minimum_deployment_target=target,
+            compute_precision=ct.precision.FLOAT32,
+            skip_model_load=True,
+        )
+        model.user_defined_metadata.update(metadata)
+        model.save(str(path))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the package's user-defined metadata, less what coremltools adds."""
+    with quiet():
+        try:
+            model = ct.models.MLModel(str(path), skip_model_load=True)
+        except (
+            Exception
+        ) as error:  # coremltools raises plain Exception and RuntimeError for what it cannot read
+            raise UserError(f"{path} is no Core ML package; export it again") from error
+        entries = dict(model.user_defined_metadata)
+    return {key: value for key, value in entries.items() if not key.startswith(_OWN_KEYS)}
+
+
+Rule = Callable[[Node, Sequence[Any], str], Any]
+
+
+def _unary(build: Callable[..., Any], **attributes: object) -> Rule:
+    return lambda node, operands, name: build(x=operands[0], name=name, **attributes)
+
+
+def _binary(build: Callable[..., Any]) -> Rule:
+    return lambda node, operands, name: build(x=operands[0], y=operands[1], name=name)
+
+
+def _sides(node: Node) -> list[int]:
+    top, left, bottom, right = node.attributes["padding"]
+    return [top, bottom, left, right]
+
+
+def _conv2d(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.conv(
+        x=operands[0],
+        weight=node.weights["weight"],
+        bias=node.weights["bias"],
+        strides=list(node.attributes["stride"]),
+        dilations=list(node.attributes["dilation"]),
+        groups=node.attributes["groups"],
+        pad_type="custom",
+        pad=_sides(node),
+        name=name,
+    )
+
+
+def _linear(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.linear(x=operands[0], weight=node.weights["weight"], bias=node.weights["bias"], name=name)
+
+
+def _pool(build: Callable[..., Any], **attributes: object) -> Rule:
+    return lambda node, operands, name: build(
+        x=operands[0],
+        kernel_sizes=list(node.attributes["kernel"]),
+        strides=list(node.attributes["stride"]),
+        pad_type="custom",
+        pad=_sides(node),
+        name=name,
+        **attributes,
+    )
+
+
+def _global_avg_pool(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.reduce_mean(x=operands[0], axes=[2, 3], keep_dims=node.attributes["keepdims"], name=name)
+
+
+def _concat(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.concat(values=operands, axis=node.attributes["axis"], name=name)
+
+
+def _slice(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.slice_by_size(
+        x=operands[0], begin=list(node.attributes["start"]), size=list(node.shape), name=name
+    )
+
+
+def _reshape(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.reshape(x=operands[0], shape=list(node.shape), name=name)
+
+
+def _pad(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.pad(
+        x=operands[0], pad=[0, 0, 0, 0, *_sides(node)], mode="constant", constant_val=0.0, name=name
+    )
+
+
+def _resize(node: Node, operands: Sequence[Any], name: str) -> Any:
+    before = operands[0].shape
+    factors = {
+        "scale_factor_height": node.shape[2] // before[2],
+        "scale_factor_width": node.shape[3] // before[3],
+    }
+    if node.shape[2] % before[2] or node.shape[3] % before[3]:
+        raise UserError(
+            f"cannot write {node.name} (in '{node.source}') to Core ML: it resizes {before[2:]} to "
+            f"{node.shape[2:]}, and only whole factors can be; use one, or another format"
+        )
+    if node.attributes["mode"] == "nearest":
+        return mil.upsample_nearest_neighbor(x=operands[0], name=name, **factors)
+    align = node.attributes["align_corners"]
+    return mil.upsample_bilinear(x=operands[0], align_corners=align, name=name, **factors)
+
+
+def _channel_shuffle(node: Node, operands: Sequence[Any], name: str) -> Any:
+    batch, channels, height, width = node.shape
+    groups = node.attributes["groups"]
+    viewed = mil.reshape(x=operands[0], shape=[batch, groups, channels // groups, height, width])
+    swapped = mil.transpose(x=viewed, perm=[0, 2, 1, 3, 4])
+    return mil.reshape(x=swapped, shape=list(node.shape), name=name)
+
+
+def _hard_swish(node: Node, operands: Sequence[Any], name: str) -> Any:
+    gate = mil.sigmoid_hard(x=operands[0], alpha=np.float32(1 / 6), beta=np.float32(0.5))
+    return mil.mul(x=operands[0], y=gate, name=name)
+
+
+def _gelu(node: Node, operands: Sequence[Any], name: str) -> Any:
+    mode = "TANH_APPROXIMATION" if node.attributes["approximate"] else "EXACT"
+    return mil.gelu(x=operands[0], mode=mode, name=name)
+
+
+def _leaky_relu(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.leaky_relu(x=operands[0], alpha=np.float32(node.attributes["slope"]), name=name)
+
+
+_RULES: dict[str, Rule] = {
+    "conv2d": _conv2d,
+    "linear": _linear,
+    "add": _binary(mil.add),
+    "mul": _binary(mil.mul),
+    "sub": _binary(mil.sub),
+    "concat": _concat,
+    "slice": _slice,
+    "max_pool": _pool(mil.max_pool),
+    "avg_pool": _pool(mil.avg_pool, exclude_padding_from_average=False),
+    "global_avg_pool": _global_avg_pool,
+    "reshape": _reshape,
+    "pad": _pad,
+    "resize": _resize,
+    "channel_shuffle": _channel_shuffle,
+    "softmax": _unary(mil.softmax, axis=1),
+    "relu": _unary(mil.relu),
+    "relu6": _unary(mil.relu6),
+    "hard_sigmoid": _unary(mil.sigmoid_hard, alpha=np.float32(1 / 6), beta=np.float32(0.5)),
+    "hard_swish": _hard_swish,
+    "sigmoid": _unary(mil.sigmoid),
+    "silu": _unary(mil.silu),
+    "gelu": _gelu,
+    "tanh": _unary(mil.tanh),
+    "leaky_relu": _leaky_relu,
+}

@@ -1,0 +1,120 @@
+"""The file formats: one emitter a format, found by name or by a path's suffix, imported when used."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.files import write_whole
+from fbnet_mobile.runtimes.packages import needs
+
+if TYPE_CHECKING:  # reading a file's metadata should not wait for numpy
+    from fbnet_mobile.export.graph import Graph
+
+
+class Emitter(Protocol):
+    """What the module of a format provides. Both functions work on one file or folder of that format."""
+
+    def write(self, graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write ``graph`` to ``path``, which is not there yet; UserError for what the format has not."""
+
+    def read_metadata(self, path: Path) -> dict[str, str]:
+        """Return the strings stored by :meth:`write`; UserError if ``path`` is no file of the format."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format.
+
+    Attributes:
+        name: as users write it.
+        suffix: of its files, with the dot.
+        module: the emitter's.
+        package: the package, beyond those always installed, that the emitter imports; "" for none.
+    """
+
+    name: str
+    suffix: str
+    module: str
+    package: str = ""
+
+    def emitter(self) -> Emitter:
+        """Import the emitter; UserError with the line that installs its package if that is missing."""
+        with needs(self.package, f"fbnet-mobile[{self.name}]"):
+            return cast(Emitter, importlib.import_module(self.module))
+
+
+FORMATS: dict[str, Format] = {
+    entry.name: entry
+    for entry in (
+        Format("tflite", ".tflite", "fbnet_mobile.export.tflite"),
+        Format("onnx", ".onnx", "fbnet_mobile.export.onnx", package="onnx"),
+        Format("coreml", ".mlpackage", "fbnet_mobile.export.coreml", package="coremltools"),
+    )
+}
+"""Every format by name."""
+
+
+def get_format(name: str) -> Format:
+    """Return the format called ``name``; UserError listing the known ones."""
+    if name not in FORMATS:
+        raise UserError(f"unknown format '{name}'; choose one of {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def format_of(path: Path) -> Format:
+    """Return the format whose suffix ``path`` has; UserError listing the known ones."""
+    for entry in FORMATS.values():
+        if path.suffix == entry.suffix:
+            return entry
+    choices = ", ".join(f"{entry.suffix} ({entry.name})" for entry in FORMATS.values())
+    raise UserError(f"cannot tell the format of {path} by its suffix; it must be one of {choices}")
+
+
+def check_suffix(path: Path, format: str) -> Format:  # noqa: A002
+    """Return the format called ``format``; UserError if ``path`` has not its suffix."""
+    found = get_format(format)
+    if path.suffix != found.suffix:
+        raise UserError(
+            f"{path} does not end in {found.suffix}, as a file of the format {format} must; rename it"
+        )
+    return found
+
+
+def write(
+    graph: Graph,
+    path: Path,
+    format: str,  # noqa: A002
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a graph to a file (a folder, for Core ML) of a format; whole, or not at all.
+
+    Args:
+        graph: what :func:`fbnet_mobile.export.trace.trace` returned.
+        path: ends in the format's suffix; what stands there is replaced.
+        format: a key of :data:`FORMATS`.
+        metadata: strings kept in the file, for :func:`read_metadata`.
+
+    Raises:
+        UserError: an unknown format, another suffix, a missing package, an operation that the format has not,
+            or a path that cannot be written to.
+    """
+    emitter = check_suffix(path, format).emitter()
+    with write_whole(path) as partial:
+        emitter.write(graph, partial, dict(metadata or {}))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the strings kept in a file of any format; empty for a file that :func:`write` did not make.
+
+    Raises:
+        UserError: the suffix is unknown, or there is no such file, or it is damaged.
+    """
+    emitter = format_of(path).emitter()
+    if not path.exists():
+        raise UserError(f"there is no model at {path}; check the path")
+    return emitter.read_metadata(path)

@@ -1,0 +1,114 @@
+"""Export with proof: a file is run in its own runtime, and compared with PyTorch, before it is kept."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.export.formats import check_suffix
+from fbnet_mobile.export.trace import evaluation, trace
+from fbnet_mobile.files import write_whole
+from fbnet_mobile.runtimes import runtime_for_format
+
+_RANDOM_INPUTS = 4
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written and how far it is from PyTorch.
+
+    Attributes:
+        path: the file, or folder.
+        format: its format.
+        inputs: number of inputs compared.
+        largest_difference: between any two logits.
+        relative_difference: the same, divided by the largest absolute logit of PyTorch's.
+        size: of the file, or of the folder's files together, in bytes.
+        seconds: that the export and its check took.
+    """
+
+    path: Path
+    format: str
+    inputs: int
+    largest_difference: float
+    relative_difference: float
+    size: int
+    seconds: float
+
+
+def export(
+    module: nn.Module,
+    path: Path,
+    *,
+    format: str,  # noqa: A002
+    input_shape: tuple[int, int, int, int],
+    metadata: Mapping[str, str] | None = None,
+    inputs: NDArray[np.float32] | None = None,
+    tolerance: float = 1e-3,
+) -> ExportReport:
+    """Write a module to a file, and keep the file only if its runtime gives what PyTorch gives.
+
+    Args:
+        module: takes one float tensor and returns one; exported as it behaves in evaluation.
+        path: ends in the format's suffix.
+        format: "tflite", "onnx" or "coreml".
+        input_shape: (1, channels, height, width).
+        metadata: strings kept in the file; see :func:`fbnet_mobile.export.formats.read_metadata`.
+        inputs: (N, channels, height, width) real inputs to compare on; seeded normal noise if not given.
+        tolerance: the largest relative difference that is accepted.
+
+    Raises:
+        UserError: a wrong format or suffix, a missing package, an unsupported operation, or inputs of another
+        shape. JobError: the file differs from PyTorch by more than the tolerance, or gives no finite numbers;
+        nothing is left
+            behind.
+    """
+    start = time.perf_counter()
+    path = Path(path)
+    emitter = check_suffix(path, format).emitter()
+    runtime = runtime_for_format(format)
+    runtime.version()
+    if inputs is None:
+        shape = (_RANDOM_INPUTS, *input_shape[1:])
+        inputs = np.random.default_rng(0).standard_normal(shape, np.float32)
+    if inputs.shape[1:] != tuple(input_shape[1:]) or len(inputs) == 0:
+        raise UserError(
+            f"the inputs to compare on have the shape {inputs.shape}, the model takes {input_shape}"
+        )
+    graph = trace(module, input_shape)
+    expected = _outputs(module, inputs)
+    with write_whole(path) as partial:
+        emitter.write(graph, partial, dict(metadata or {}))
+        actual = runtime.load(partial)(inputs)
+        largest, relative = _difference(expected, actual)
+        if not relative <= tolerance:
+            raise JobError(
+                f"the {format} file's results differ from PyTorch's by {relative:.2g} of the largest, more "
+                f"than the tolerance {tolerance:.2g}; nothing was written to {path}"
+            )
+        files = [partial, *partial.rglob("*")] if partial.is_dir() else [partial]
+        size = sum(file.stat().st_size for file in files if file.is_file())
+    return ExportReport(path, format, len(inputs), largest, relative, size, time.perf_counter() - start)
+
+
+def _outputs(module: nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return PyTorch's results, computed one input at a time as the file will be."""
+    weight = next((p for p in module.parameters() if p.is_floating_point()), torch.ones(0))
+    images = torch.from_numpy(np.ascontiguousarray(inputs, np.float32)).to(weight)
+    with evaluation(module), torch.no_grad():
+        return torch.cat([module(image[None]).float().cpu() for image in images]).numpy()
+
+
+def _difference(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> tuple[float, float]:
+    """Return the largest difference, and that over the largest expected; infinite if not comparable."""
+    if expected.shape != actual.shape or not (np.isfinite(expected).all() and np.isfinite(actual).all()):
+        return float("inf"), float("inf")
+    largest = float(np.abs(expected - actual).max())
+    scale = float(np.abs(expected).max())
+    return largest, largest / scale if scale else (0.0 if largest == 0 else float("inf"))
