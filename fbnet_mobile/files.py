@@ -3,7 +3,7 @@
 import difflib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -83,11 +83,16 @@ def validated(model: type[Model], data: object, where: str) -> Model:
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            name = str(first["loc"][-1])
-            near = difflib.get_close_matches(name, model.model_fields, n=1)
-            message = "unknown field" + (f"; did you mean {near[0]!r}?" if near else "")
-        raise UserError(f"{where}: {field + ': ' if field else ''}{message}") from error
+        raise UserError(f"{where}: {first_problem(error, tuple(model.model_fields))}") from error
+
+
+def first_problem(error: ValidationError, known_fields: Sequence[str] = ()) -> str:
+    """One line for the first thing that pydantic found wrong; a misspelt field before one that is then missing."""
+    problems = error.errors(include_url=False)
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    field = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), known_fields, n=1)
+        message = "unknown field" + (f"; did you mean {near[0]!r}?" if near else "")
+    return f"{field}: {message}" if field else message

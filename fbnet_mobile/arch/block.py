@@ -89,9 +89,7 @@ class Block(BaseModel, ABC):
             _KINDS[cls.kind] = cls
 
     @classmethod
-    def from_choices(
-        cls, in_channels: int, out_channels: int, resolution: int, stride: int, **choices: Any
-    ) -> Self:
+    def from_choices(cls, in_channels: int, out_channels: int, resolution: int, stride: int, **choices: Any) -> Self:
         """The block that a search space's choices describe; ``choices`` has one value for each of ``cls.choices``."""
         return cls(
             in_channels=in_channels,
@@ -152,9 +150,7 @@ class ConvBlock(Block):
     def convolutions(self) -> tuple[Convolution, ...]:
         """One convolution."""
         return (
-            Convolution(
-                self.in_channels, self.out_channels, self.kernel_size, self.out_resolution, bias=self.bias
-            ),
+            Convolution(self.in_channels, self.out_channels, self.kernel_size, self.out_resolution, bias=self.bias),
         )
 
 
@@ -180,18 +176,14 @@ class InvertedResidual(Block):
         return self
 
     @classmethod
-    def from_choices(
-        cls, in_channels: int, out_channels: int, resolution: int, stride: int, **choices: Any
-    ) -> Self:
+    def from_choices(cls, in_channels: int, out_channels: int, resolution: int, stride: int, **choices: Any) -> Self:
         """The block for an ``expansion_ratio`` of the input's channels and ``squeeze_excite`` on or off.
 
         The expanded width and squeeze-excite's quarter of it are rounded as in the published networks.
         """
         ratio = choices["expansion_ratio"]
         expanded = None if ratio == 1 else round_channels(ratio * in_channels)
-        se_channels = (
-            round_channels(int(0.25 * (expanded or in_channels))) if choices["squeeze_excite"] else None
-        )
+        se_channels = round_channels(int(0.25 * (expanded or in_channels))) if choices["squeeze_excite"] else None
         return cls(
             in_channels=in_channels,
             out_channels=out_channels,

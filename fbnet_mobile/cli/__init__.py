@@ -1,1 +1,1 @@
-"""The five commands: parsing of arguments and printing of results, nothing else. Torch is imported only when it is needed."""
+"""The five commands: parsing of arguments and printing of results, nothing else; torch is imported late."""

@@ -17,13 +17,12 @@ def main() -> None:
 
 
 def command(
-    models: Annotated[
-        list[Path], typer.Argument(help="Files: .tflite, .onnx or .mlpackage.", show_default=False)
-    ],
+    models: Annotated[list[Path], typer.Argument(help="Files: .tflite, .onnx or .mlpackage.", show_default=False)],
     device: Annotated[str, typer.Option(help="Where to measure: host is this machine.")] = "host",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     latency_table: Annotated[
-        Path | None, typer.Option(help="Table to predict by, if the file holds its architecture.", show_default=False)
+        Path | None,
+        typer.Option(help="Table to predict by, if the file holds its architecture.", show_default=False),
     ] = None,
     data: Annotated[
         str | None,
@@ -36,7 +35,8 @@ def command(
         int | None, typer.Option(min=1, help="Use about this many of the test images.", show_default="all")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write the results as JSON.", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", help="Also write the results as JSON.", show_default=False),
     ] = None,
 ) -> None:
     """Measure the latency of model files on a device, and their accuracy on labelled images.
@@ -125,9 +125,7 @@ def _predict(result: dict[str, Any], table: Any) -> None:
         result["predicted_us"] = table.total(Architecture.from_yaml(metadata.architecture, result["model"]))
 
 
-def _accuracy(
-    results: list[dict[str, Any]], source: str, root: Path | None, limit: int | None, threads: int
-) -> None:
+def _accuracy(results: list[dict[str, Any]], source: str, root: Path | None, limit: int | None, threads: int) -> None:
     from fbnet_mobile.errors import UserError
     from fbnet_mobile.export.formats import read_metadata
     from fbnet_mobile.export.metadata import ModelMetadata
@@ -171,6 +169,8 @@ def _print(result: dict[str, Any], where: str) -> None:
         print(f"  latency on {where}, {result['threads']} thread{plural}: {values}; {latency['runs']} runs")
     if "predicted_us" in result and latency is not None:
         error = result["predicted_us"] / latency["latency_us"] - 1
-        print(f"  predicted {format_latency(result['predicted_us'])}, {error:+.1%} of the measured {result['statistic']}")
+        print(
+            f"  predicted {format_latency(result['predicted_us'])}, {error:+.1%} of the measured {result['statistic']}"
+        )
     if "accuracy" in result:
         print(f"  accuracy {result['accuracy']:.2%} on {result['images']} test images")

@@ -68,7 +68,14 @@ def format_latency(latency_us: float) -> str:
 def progress_steps() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar with an estimate of the time left, one for each step that is named; quiet when not a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     columns = (

@@ -25,7 +25,8 @@ def command(
         typer.Option(help="Or an architecture file: its untrained network, to measure.", show_default=False),
     ] = None,
     file_format: Annotated[
-        str | None, typer.Option("--format", help="tflite, onnx or coreml.", show_default="by the file's suffix")
+        str | None,
+        typer.Option("--format", help="tflite, onnx or coreml.", show_default="by the file's suffix"),
     ] = None,
     data: Annotated[
         str | None,

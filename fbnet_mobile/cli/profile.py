@@ -32,15 +32,15 @@ def command(
     ] = 12,
     rounds: Annotated[int, typer.Option(min=2, help="Most rounds over all models.")] = 10,
     budget: Annotated[
-        str, typer.Option(help="Begin no further round (after 4) that would end later than this: 90s, 3m, 1h.")
+        str,
+        typer.Option(help="Begin no further round (after 4) that would end later than this: 90s, 3m, 1h."),
     ] = "1h",
     seed: Annotated[int, typer.Option(help="Of the measuring order and of the networks drawn.")] = 0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Table to write, or to complete.", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", help="Table to write, or to complete.", show_default=False),
     ] = None,
-    show: Annotated[
-        Path | None, typer.Option(help="Only print what a table holds.", show_default=False)
-    ] = None,
+    show: Annotated[Path | None, typer.Option(help="Only print what a table holds.", show_default=False)] = None,
 ) -> None:
     """Measure every candidate block of a search space on a device into a latency table.
 
@@ -115,7 +115,7 @@ def _print_table(path: Path, table: object) -> None:
         print("not calibrated: too few whole networks in the table to know its error")
     else:
         print(
-            f"sum of blocks scaled by {table.scale:.3f}; on {error.networks} networks, each left out in turn: mean error "
-            f"{error.mean:.1%}, {error.within_5_percent:.0%} within 5 %, {error.within_10_percent:.0%} within 10 %, "
+            f"sum of blocks scaled by {table.scale:.3f}; on {error.networks} networks, each left out in turn: mean "
+            f"error {error.mean:.1%}, {error.within_5_percent:.0%} within 5 %, {error.within_10_percent:.0%} within 10 %, "
             f"Spearman {error.spearman:.3f}"
         )

@@ -30,7 +30,8 @@ def command(
     target_latency: Annotated[str, typer.Option(help="Budget such as 12ms or 350us.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.", show_default=False)],
     space: Annotated[
-        str | None, typer.Option(help="Search space: a packaged one or a YAML file.", show_default="the table's")
+        str | None,
+        typer.Option(help="Search space: a packaged one or a YAML file.", show_default="the table's"),
     ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Where torchvision keeps its data sets.", show_default="./data")
@@ -42,9 +43,7 @@ def command(
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step, over all processes.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Of the weights, at its peak.")] = 0.1,
     architecture_learning_rate: Annotated[float, typer.Option(help="Of the architecture parameters.")] = 0.01,
-    warmup: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of the epochs that trains weights only.")
-    ] = 0.11,
+    warmup: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the epochs that trains weights only.")] = 0.11,
     seed: Annotated[int, typer.Option(min=0, help="Of order, augmentation and Gumbel noise.")] = 0,
     accelerator: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     devices: Annotated[str, typer.Option(help="How many accelerators or processes, or auto.")] = "1",
@@ -52,8 +51,8 @@ def command(
 ) -> None:
     """Find the most accurate network of a search space within a latency budget, by FBNetV2's DMaskingNAS.
 
-    Writes architecture.yaml and result.json into the output folder. An interrupted search continues where it was when the
-    same command is given again; a finished one is not run again.
+    Writes architecture.yaml and result.json into the output folder. An interrupted search continues where it was
+    when the same command is given again; a finished one is not run again.
     """
     from fbnet_mobile.latency.table import LatencyTable
     from fbnet_mobile.space import load_space

@@ -44,7 +44,11 @@ def command(
     ] = 0.0,
     flip: Annotated[
         bool | None,
-        typer.Option("--flip/--no-flip", help="Mirror images at random.", show_default="unless the data are digits or signs"),
+        typer.Option(
+            "--flip/--no-flip",
+            help="Mirror images at random.",
+            show_default="unless the data are digits or signs",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of initial weights, order and augmentation.")] = 0,
     accelerator: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
@@ -81,7 +85,9 @@ def command(
     with fabric.rank_zero_first():
         images = load_data(data, root=data_root, resolution=network.resolution, seed=seed, limit=limit)
     if network.classes != len(images.classes):
-        print(f"{architecture} has {network.classes} classes and the data {len(images.classes)}: the classifier is changed")
+        print(
+            f"{architecture} has {network.classes} classes, the data {len(images.classes)}: its classifier is changed"
+        )
         network = network.with_classes(len(images.classes))
     seed_everything(seed, verbose=False)
     result = train(build(network), images, recipe, output, fabric, architecture=network.to_yaml())

@@ -53,7 +53,7 @@ class Device(ABC):
     def run(self, argv: Sequence[str]) -> Iterator[str]:
         """Run a program and give its output line by line as it comes; raises ``JobError`` if it fails."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # a device on which nothing is put has nothing to remove
         """Remove what was put on the device."""
 
     def __enter__(self) -> Self:

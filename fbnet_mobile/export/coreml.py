@@ -60,9 +60,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     with quiet():
         try:
             model = ct.models.MLModel(str(path), skip_model_load=True)
-        except (
-            Exception
-        ) as error:  # coremltools raises plain Exception and RuntimeError for what it cannot read
+        except Exception as error:  # coremltools raises plain Exception and RuntimeError for what it cannot read
             raise UserError(f"{path} is no Core ML package; export it again") from error
         entries = dict(model.user_defined_metadata)
     return {key: value for key, value in entries.items() if not key.startswith(_OWN_KEYS)}
@@ -123,9 +121,7 @@ def _concat(node: Node, operands: Sequence[Any], name: str) -> Any:
 
 
 def _slice(node: Node, operands: Sequence[Any], name: str) -> Any:
-    return mil.slice_by_size(
-        x=operands[0], begin=list(node.attributes["start"]), size=list(node.shape), name=name
-    )
+    return mil.slice_by_size(x=operands[0], begin=list(node.attributes["start"]), size=list(node.shape), name=name)
 
 
 def _reshape(node: Node, operands: Sequence[Any], name: str) -> Any:
@@ -133,9 +129,7 @@ def _reshape(node: Node, operands: Sequence[Any], name: str) -> Any:
 
 
 def _pad(node: Node, operands: Sequence[Any], name: str) -> Any:
-    return mil.pad(
-        x=operands[0], pad=[0, 0, 0, 0, *_sides(node)], mode="constant", constant_val=0.0, name=name
-    )
+    return mil.pad(x=operands[0], pad=[0, 0, 0, 0, *_sides(node)], mode="constant", constant_val=0.0, name=name)
 
 
 def _resize(node: Node, operands: Sequence[Any], name: str) -> Any:

@@ -79,9 +79,7 @@ def check_suffix(path: Path, format: str) -> Format:  # noqa: A002
     """Return the format called ``format``; UserError if ``path`` has not its suffix."""
     found = get_format(format)
     if path.suffix != found.suffix:
-        raise UserError(
-            f"{path} does not end in {found.suffix}, as a file of the format {format} must; rename it"
-        )
+        raise UserError(f"{path} does not end in {found.suffix}, as a file of the format {format} must; rename it")
     return found
 
 

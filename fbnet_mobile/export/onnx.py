@@ -132,9 +132,7 @@ def _gelu(to: _Builder, node: Node) -> str:
     (x,) = to.inputs(node)
     if node.attributes["approximate"]:
         square = to.op(node, "Mul", [x, x], part="square")
-        scaled = to.op(
-            node, "Mul", [square, scalar("cubic", math.sqrt(2 / math.pi) * 0.044715)], part="scaled"
-        )
+        scaled = to.op(node, "Mul", [square, scalar("cubic", math.sqrt(2 / math.pi) * 0.044715)], part="scaled")
         factor = to.op(node, "Add", [scaled, scalar("linear", math.sqrt(2 / math.pi))], part="factor")
         curve = to.op(node, "Tanh", [to.op(node, "Mul", [x, factor], part="argument")], part="curve")
     else:
@@ -152,9 +150,7 @@ def _pool(kind: str, **attributes: Any) -> Callable[[_Builder, Node], str]:
     def rule(to: _Builder, node: Node) -> str:
         kernel, stride = node.attributes["kernel"], node.attributes["stride"]
         pads = node.attributes["padding"]
-        return to.op(
-            node, kind, to.inputs(node), kernel_shape=kernel, strides=stride, pads=pads, **attributes
-        )
+        return to.op(node, kind, to.inputs(node), kernel_shape=kernel, strides=stride, pads=pads, **attributes)
 
     return rule
 
@@ -166,15 +162,11 @@ def _global_avg_pool(to: _Builder, node: Node) -> str:
 
 
 def _reshape(to: _Builder, node: Node) -> str:
-    return to.op(
-        node, "Reshape", [*to.inputs(node), to.constant(node, "shape", np.array(node.shape, np.int64))]
-    )
+    return to.op(node, "Reshape", [*to.inputs(node), to.constant(node, "shape", np.array(node.shape, np.int64))])
 
 
 def _slice(to: _Builder, node: Node) -> str:
-    bounds = [
-        to.constant(node, role, np.array(node.attributes[role], np.int64)) for role in ("start", "stop")
-    ]
+    bounds = [to.constant(node, role, np.array(node.attributes[role], np.int64)) for role in ("start", "stop")]
     return to.op(node, "Slice", [*to.inputs(node), *bounds])
 
 

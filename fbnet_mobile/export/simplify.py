@@ -40,9 +40,7 @@ def _fold_affine(graph: Graph) -> Graph:
                 graph = replace(graph, output=before.name)
             continue
         per_channel = (1, -1) + (1,) * (len(node.shape) - 2)
-        scaled = replace(
-            node, name=f"{node.name}_scale", op="mul", weights={"constant": scale.reshape(per_channel)}
-        )
+        scaled = replace(node, name=f"{node.name}_scale", op="mul", weights={"constant": scale.reshape(per_channel)})
         nodes[scaled.name] = scaled
         nodes[node.name] = replace(
             node, op="add", inputs=(scaled.name,), weights={"constant": shift.reshape(per_channel)}

@@ -171,9 +171,7 @@ class _Builder:
             return value, "SAME"
         return self.pad(value, shape, sides, fill), "VALID"
 
-    def pad(
-        self, value: ir.Value, shape: Shape, sides: Sequence[tuple[int, int]], fill: float = 0.0
-    ) -> ir.Value:
+    def pad(self, value: ir.Value, shape: Shape, sides: Sequence[tuple[int, int]], fill: float = 0.0) -> ir.Value:
         """Pad height and width of a value whose NCHW shape is given."""
         (top, bottom), (left, right) = sides
         amounts = self.constant(np.array([(0, 0), (top, bottom), (left, right), (0, 0)], np.int32))
@@ -291,9 +289,7 @@ def _leaky_relu(to: _Builder, node: Node) -> ir.Value:
 
 def _concat(to: _Builder, node: Node) -> ir.Value:
     axis = _nhwc(range(len(node.shape))).index(node.attributes["axis"])
-    return to.op(
-        "concatenation", to.inputs(node), _nhwc(node.shape), axis=axis, fused_activation_function="NONE"
-    )
+    return to.op("concatenation", to.inputs(node), _nhwc(node.shape), axis=axis, fused_activation_function="NONE")
 
 
 def _slice(to: _Builder, node: Node) -> ir.Value:

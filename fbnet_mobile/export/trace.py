@@ -40,9 +40,7 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int, int]) -> Graph:
             does not accept the shape.
     """
     if len(input_shape) != 4 or input_shape[0] != 1 or min(input_shape) < 1:
-        raise UserError(
-            f"cannot export for the input shape {tuple(input_shape)}: give (1, channels, height, width)"
-        )
+        raise UserError(f"cannot export for the input shape {tuple(input_shape)}: give (1, channels, height, width)")
     weight = next((p for p in module.parameters() if p.is_floating_point()), torch.ones(0))
     images = torch.ones(input_shape, dtype=weight.dtype, device=weight.device)
     watch = _Watch(module, images)
@@ -64,9 +62,7 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int, int]) -> Graph:
             "wrap it in a module that does"
         )
     if result.name == INPUT:
-        raise UserError(
-            f"cannot export {type(module).__name__}: it returns its input, so nothing is left to run"
-        )
+        raise UserError(f"cannot export {type(module).__name__}: it returns its input, so nothing is left to run")
     return simplify(Graph(tuple(input_shape), tuple(watch.nodes.values()), result.name))
 
 
@@ -118,9 +114,7 @@ class _Watch(TorchFunctionMode):
         self.call = ""
         self.result: Any = None
         # By identity. The tensors are kept as well, lest another should take over an identity.
-        self._values: dict[int, tuple[torch.Tensor, Any]] = {
-            id(images): (images, Value(INPUT, tuple(images.shape)))
-        }
+        self._values: dict[int, tuple[torch.Tensor, Any]] = {id(images): (images, Value(INPUT, tuple(images.shape)))}
         self._root = type(module).__name__
         self._paths = {id(part): path for path, part in module.named_modules()}
         self._open: list[str] = []
@@ -273,9 +267,7 @@ def _around(padding: Any) -> tuple[int, int, int, int]:
     return height, width, height, width
 
 
-@_lowers(
-    "dropout", "dropout1d", "dropout2d", "contiguous", "clone", "detach", "data", "float", "to", "type_as"
-)
+@_lowers("dropout", "dropout1d", "dropout2d", "contiguous", "clone", "detach", "data", "float", "to", "type_as")
 def _same(to: _Watch, input: Any, *args: Any, **kwargs: Any) -> Any:
     return input
 
@@ -315,12 +307,8 @@ def _linear(to: _Watch, input: Any, weight: Any, bias: Any = None) -> Value:
     matrix = to.array(weight)
     zeros = np.zeros(matrix.shape[0], np.float32)
     if isinstance(input, Value) and len(input.shape) != 2:
-        raise to.refused(
-            "it acts on the last axis of a feature map; flatten it first, or use a 1x1 convolution"
-        )
-    return to.add(
-        "linear", input, weights={"weight": matrix, "bias": zeros if bias is None else to.array(bias)}
-    )
+        raise to.refused("it acts on the last axis of a feature map; flatten it first, or use a 1x1 convolution")
+    return to.add("linear", input, weights={"weight": matrix, "bias": zeros if bias is None else to.array(bias)})
 
 
 @_lowers("batch_norm")
@@ -346,9 +334,7 @@ def _batch_norm(
     shift = -mean * scale
     if bias is not None:
         shift = shift + to.array(bias)
-    return to.add(
-        "affine", input, weights={"scale": scale.astype(np.float32), "shift": shift.astype(np.float32)}
-    )
+    return to.add("affine", input, weights={"scale": scale.astype(np.float32), "shift": shift.astype(np.float32)})
 
 
 def _activation(op: str, **attributes: Any) -> Callable[..., Value]:
@@ -384,9 +370,7 @@ def _leaky_relu(to: _Watch, input: Any, negative_slope: float = 0.01, inplace: b
 
 
 @_lowers("hardtanh")
-def _hardtanh(
-    to: _Watch, input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
-) -> Value:
+def _hardtanh(to: _Watch, input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Value:
     return _clamp(to, input, min_val, max_val)
 
 
@@ -410,9 +394,7 @@ def _softmax(to: _Watch, input: Any, dim: int | None = None, *args: Any, **kwarg
 def _binary(to: _Watch, op: str, input: Any, other: Any) -> Value:
     if isinstance(input, Value) and isinstance(other, Value):
         if len(input.shape) != len(other.shape):
-            raise to.refused(
-                f"its inputs have the shapes {input.shape} and {other.shape}; view them with as many axes"
-            )
+            raise to.refused(f"its inputs have the shapes {input.shape} and {other.shape}; view them with as many axes")
         return to.add(op, input, other)
     value, constant = (input, other) if isinstance(input, Value) else (other, input)
     array = np.asarray(to.array(constant) if isinstance(constant, torch.Tensor) else constant, np.float32)
@@ -522,9 +504,7 @@ def _max_pool(
         # Rounding up means that the last window may need more padding than was asked for.
         needed = [
             (out - 1) * step + size - length
-            for out, step, size, length in zip(
-                to.result.shape[2:], steps, kernel, input.shape[2:], strict=True
-            )
+            for out, step, size, length in zip(to.result.shape[2:], steps, kernel, input.shape[2:], strict=True)
         ]
         bottom, right = max(bottom, needed[0] - top), max(right, needed[1] - left)
     return to.add("max_pool", input, kernel=kernel, stride=steps, padding=(top, left, bottom, right))
@@ -603,15 +583,9 @@ def _reshape(to: _Watch, input: Any, *args: Any, **kwargs: Any) -> Any:
 @_lowers("transpose", "permute", "swapaxes")
 def _swap(to: _Watch, input: Any, *args: Any, **kwargs: Any) -> Any:
     axes = [
-        axis
-        for part in (*args, *kwargs.values())
-        for axis in (part if isinstance(part, tuple | list) else (part,))
+        axis for part in (*args, *kwargs.values()) for axis in (part if isinstance(part, tuple | list) else (part,))
     ]
-    if (
-        isinstance(input, _Grouped)
-        and not input.swapped
-        and [a % 5 for a in axes] in ([1, 2], [2, 1], [0, 2, 1, 3, 4])
-    ):
+    if isinstance(input, _Grouped) and not input.swapped and [a % 5 for a in axes] in ([1, 2], [2, 1], [0, 2, 1, 3, 4]):
         return _Grouped(input.value, input.groups, swapped=True)
     raise to.refused("axes may be swapped only in a channel shuffle")
 
@@ -622,9 +596,7 @@ def _channel_shuffle(to: _Watch, input: Any, groups: int) -> Value:
 
 
 @_lowers("pad")
-def _pad(
-    to: _Watch, input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None
-) -> Any:
+def _pad(to: _Watch, input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     sides = list(pad) + [0] * (4 - len(pad))
     if mode != "constant" or value or len(sides) != 4 or min(sides) < 0 or len(to.result.shape) != 4:
         raise to.refused("only zeros around height and width can be added")

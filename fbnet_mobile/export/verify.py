@@ -78,9 +78,7 @@ def export(
         shape = (_RANDOM_INPUTS, *input_shape[1:])
         inputs = np.random.default_rng(0).standard_normal(shape, np.float32)
     if inputs.shape[1:] != tuple(input_shape[1:]) or len(inputs) == 0:
-        raise UserError(
-            f"the inputs to compare on have the shape {inputs.shape}, the model takes {input_shape}"
-        )
+        raise UserError(f"the inputs to compare on have the shape {inputs.shape}, the model takes {input_shape}")
     graph = trace(module, input_shape)
     expected = _outputs(module, inputs)
     with write_whole(path) as partial:

@@ -1,8 +1,8 @@
 """Measuring many model files on a device so that a noisy machine does not decide the result.
 
-All models are measured once, in a random order, then all again in another order, and so on: a slow minute of the machine
-then hits every model alike instead of some. Rounds go on until the statistic in use repeats itself. Each result is
-appended to a journal as it arrives, so that an interrupted run continues where it was.
+All models are measured once, in a random order, then all again in another order, and so on: a slow minute of the
+machine then hits every model alike instead of some. Rounds go on until the statistic in use repeats itself. Each result
+is appended to a journal as it arrives, so that an interrupted run continues where it was.
 """
 
 import contextlib
@@ -73,7 +73,9 @@ def run_models(
             busy = f" while measuring {models[done].name}" if done < len(models) else ""
             raise JobError(f"{error}{busy}; run the same command again to continue") from error
         if not ended:
-            raise JobError(f"{device.name} stopped answering after {done} of {len(models)} models; run again to continue")
+            raise JobError(
+                f"{device.name} stopped answering after {done} of {len(models)} models; run again to continue"
+            )
 
 
 def runtime_version(device: Device, runtime: str) -> str:
@@ -178,8 +180,10 @@ def _statistic(rounds: Sequence[Sample], statistic: str) -> float:
     if statistic == "min":
         return float(min(sample["min_us"] for sample in rounds))
     if statistic == "median":
-        return statistics.median(sample["median_us"] for sample in rounds)
-    return float(sum(sample["mean_us"] * sample["runs"] for sample in rounds) / sum(sample["runs"] for sample in rounds))
+        return float(statistics.median(sample["median_us"] for sample in rounds))
+    return float(
+        sum(sample["mean_us"] * sample["runs"] for sample in rounds) / sum(sample["runs"] for sample in rounds)
+    )
 
 
 def _spread(rounds: Sequence[Sample], statistic: str) -> float:

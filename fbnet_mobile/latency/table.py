@@ -86,8 +86,8 @@ class PredictionError:
 class LatencyTable:
     """Rows of measurements under one set of conditions.
 
-    A network's latency is predicted as ``scale * (fixed + sum over blocks of (block - fixed))``: each block was measured
-    as a model of its own, so each contains the fixed cost of an invocation once. ``scale`` is fitted on the table's own
+    A network's latency is predicted as ``scale * (fixed + sum over blocks of (block - fixed))``: each block was
+    measured as a model of its own, so each contains the fixed cost of an invocation once. ``scale`` is fitted on the table's own
     whole networks, and 1 if it has none.
 
     The file is CSV with one row for each measurement and the conditions repeated in each row, so that
@@ -228,9 +228,7 @@ class LatencyTable:
     def save(self, path: Path) -> None:
         """Write the CSV file, whole or not at all."""
         shared = {"schema_version": SCHEMA_VERSION, **asdict(self.conditions)}
-        records = [
-            {**shared, "kind": kind, "blocks": keys, **asdict(row)} for (kind, keys), row in self._rows.items()
-        ]
+        records = [{**shared, "kind": kind, "blocks": keys, **asdict(row)} for (kind, keys), row in self._rows.items()]
         with write_whole(path) as partial:
             pd.DataFrame(records).to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
 

@@ -51,9 +51,7 @@ class ConvBNAct(nn.Sequential):
         bias: bool = False,
     ) -> None:
         layers: list[nn.Module] = [
-            nn.Conv2d(
-                in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=bias
-            ),
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=bias),
             nn.BatchNorm2d(out_channels, eps=BATCH_NORM_EPS),
         ]
         if activation is not None:

@@ -20,7 +20,7 @@ def build(architecture: Architecture) -> Network:
 
 
 def initialise(module: nn.Module) -> None:
-    """Draw initial weights as MobileNetV2's reference training does: He normal (fan out) convolutions, N(0, 0.01) linear."""
+    """Draw weights as torchvision's MobileNetV2 does: He normal (fan out) convolutions, N(0, 0.01) linear layers."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out")

@@ -105,6 +105,4 @@ def existing(path: Path) -> Path:
 def unreadable(path: Path, runtime: str, error: Exception) -> UserError:
     """Return the error for a file that ``runtime`` cannot load."""
     lines = str(error).strip().splitlines()
-    return UserError(
-        f"{runtime} cannot load {path}: {lines[0] if lines else error!r}; export the model again"
-    )
+    return UserError(f"{runtime} cannot load {path}: {lines[0] if lines else error!r}; export the model again")

@@ -59,13 +59,9 @@ class LiteRTSession(Session):
         self.interpreter = interpreter
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1:
-            raise UserError(
-                f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; only one each can be run"
-            )
+            raise UserError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; only one each can be run")
         if inputs[0]["dtype"] != np.float32 or outputs[0]["dtype"] != np.float32:
-            raise UserError(
-                f"{path} does not take and give float32; export it with float32 inputs and outputs"
-            )
+            raise UserError(f"{path} does not take and give float32; export it with float32 inputs and outputs")
         self._input, self._output = inputs[0]["index"], outputs[0]["index"]
         self._shape = tuple(int(size) for size in inputs[0]["shape"])
         # TFLite's order is NHWC, and ours. Files that other tools convert from PyTorch may keep NCHW: with

@@ -53,9 +53,7 @@ class OnnxSession(Session):
             )
         shape = [size if isinstance(size, int) else 0 for size in inputs[0].shape]
         if 0 in shape[1:]:
-            raise UserError(
-                f"{path} leaves the size of its input open: {inputs[0].shape}; export it for one size"
-            )
+            raise UserError(f"{path} leaves the size of its input open: {inputs[0].shape}; export it for one size")
         self._shape, self._name = tuple(shape), inputs[0].name
         self._images: Array = np.zeros((0,), np.float32)
         self._result: Array = self._images

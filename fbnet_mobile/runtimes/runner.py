@@ -2,19 +2,22 @@
 
     python runner.py JOB.json
 
-The job: {"runtime": "litert" | "onnxruntime", "threads": 1, "warmup_ms": 2, "min_ms": 8, "min_runs": 5, "max_runs": 2000,
-"models": [path, ...]}. Each line of the output is one JSON object: first {"runtime_version": ...}; for each model in order
-{"model": number, "runs": n, "load_us": ..., "min_us": ..., "p10_us": ..., "median_us": ..., "p90_us": ..., "mean_us": ...}
-or {"model": number, "error": text}; at the very end {"end": number of models}, by which a caller knows that nothing was
-lost. Only the inference call is timed; the input is filled once, with fixed random numbers.
+The job: {"runtime": "litert" | "onnxruntime", "threads": 1, "warmup_ms": 2, "min_ms": 8, "min_runs": 5,
+"max_runs": 2000, "models": [path, ...]}. Each line of the output is one JSON object: first {"runtime_version": ...};
+for each model in order {"model": number, "runs": n, "load_us": ..., "min_us": ..., "p10_us": ..., "median_us": ...,
+"p90_us": ..., "mean_us": ...} or {"model": number, "error": text}; at the very end {"end": number of models}, by which
+a caller knows that nothing was lost. Only the inference call is timed; the input is filled once, with random numbers.
 """
+
+from __future__ import annotations
 
 import json
 import sys
 import time
+from typing import Any
 
 
-def percentile(ordered, share):
+def percentile(ordered: list[int], share: float) -> float:
     """Linear interpolation between the two nearest ranks, as numpy does."""
     place = share * (len(ordered) - 1)
     low = int(place)
@@ -22,7 +25,7 @@ def percentile(ordered, share):
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def litert():
+def litert() -> Any:
     """The runtime's version, and a function from a model file to a function that runs it once."""
     import numpy as np
 
@@ -33,7 +36,7 @@ def litert():
         import tflite_runtime as package
         from tflite_runtime.interpreter import Interpreter
 
-    def load(path, threads):
+    def load(path: str, threads: int) -> Any:
         interpreter = Interpreter(model_path=path, num_threads=threads)
         interpreter.allocate_tensors()
         rng = np.random.RandomState(0)
@@ -44,7 +47,7 @@ def litert():
     return package.__version__, load
 
 
-def onnxruntime():
+def onnxruntime() -> Any:
     """The runtime's version, and a function from a model file to a function that runs it once."""
     import numpy as np
     import onnxruntime as package
@@ -56,7 +59,7 @@ def onnxruntime():
         "tensor(int8)": np.int8,
     }
 
-    def load(path, threads):
+    def load(path: str, threads: int) -> Any:
         options = package.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -74,7 +77,7 @@ def onnxruntime():
     return package.__version__, load
 
 
-def random_input(rng, shape, dtype):
+def random_input(rng: Any, shape: Any, dtype: Any) -> Any:
     """Standard normal numbers, or bytes for an integer input."""
     import numpy as np
 
@@ -87,7 +90,7 @@ def random_input(rng, shape, dtype):
 RUNTIMES = {"litert": litert, "onnxruntime": onnxruntime}
 
 
-def time_model(load, path, job):
+def time_model(load: Any, path: str, job: dict[str, Any]) -> dict[str, Any]:
     """Load, warm up and time one model; the result as a dictionary."""
     clock = time.perf_counter_ns
     start = clock()
@@ -98,7 +101,7 @@ def time_model(load, path, job):
         run()
         if clock() >= end:
             break
-    samples = []
+    samples: list[int] = []
     end = clock() + job["min_ms"] * 1e6
     while len(samples) < job["max_runs"]:
         before = clock()
@@ -119,7 +122,7 @@ def time_model(load, path, job):
     }
 
 
-def main(path):
+def main(path: str) -> None:
     """Run a job file."""
     with open(path) as file:
         job = json.load(file)
@@ -135,4 +138,5 @@ def main(path):
 
 
 if __name__ == "__main__":
+    del sys.path[0]  # the folder of this file, whose neighbours may be called what the runtimes are called
     main(sys.argv[1])

@@ -30,9 +30,7 @@ class Choices(nn.Module):
 
     def probabilities(self) -> Weights:
         """softmax(theta) of every variable."""
-        return self._complete(
-            {name: logits.softmax(0) for name, logits in zip(self._free, self.logits, strict=True)}
-        )
+        return self._complete({name: logits.softmax(0) for name, logits in zip(self._free, self.logits, strict=True)})
 
     def sample(self, temperature: float, generator: torch.Generator | None = None) -> Weights:
         """Gumbel-softmax weights: softmax((theta + g) / temperature) with g = -log(-log u), u uniform.

@@ -23,9 +23,7 @@ class ExpectedCost(nn.Module):
         fixed: a cost that every network has.
     """
 
-    def __init__(
-        self, space: SearchSpace, costs: Mapping[str, npt.NDArray[np.float64]], fixed: float = 0.0
-    ) -> None:
+    def __init__(self, space: SearchSpace, costs: Mapping[str, npt.NDArray[np.float64]], fixed: float = 0.0) -> None:
         super().__init__()
         self._names = [position.names for position in space.positions]
         self.fixed = fixed

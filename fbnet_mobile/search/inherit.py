@@ -38,9 +38,7 @@ def inherit(supernet: Supernet, assignment: Mapping[str, Option]) -> Network:
     return network
 
 
-def _inverted_residual(
-    module: InvertedResidualModule, part: SuperInvertedResidual, block: InvertedResidual
-) -> None:
+def _inverted_residual(module: InvertedResidualModule, part: SuperInvertedResidual, block: InvertedResidual) -> None:
     if block.expanded_channels is not None:
         assert part.expand is not None
         assert part.expand_norm is not None

@@ -80,7 +80,13 @@ class SearchRecipe:
         Raises:
             UserError: one of them is.
         """
-        for name in ("epochs", "batch_size", "learning_rate", "architecture_learning_rate", "temperature_end"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "learning_rate",
+            "architecture_learning_rate",
+            "temperature_end",
+        ):
             if getattr(self, name) <= 0:
                 raise UserError(f"a {name} of {getattr(self, name):g} is impossible; give a positive number")
         for name in ("warmup", "weight_share"):
@@ -163,8 +169,8 @@ def search(
     constraint E[latency] <= target in the form of an augmented Lagrangian (Nocedal and Wright, Numerical Optimization,
     section 17.4) whose multiplier is learned, so that there is no weight to tune. E[latency] is exact over the table.
 
-    ``out_dir`` gets ``architecture.yaml``, ``result.json``, ``log.csv`` (a ``SearchEpoch`` a line) and ``last.pt`` (what
-    is needed to continue, the supernet's weights among it).
+    ``out_dir`` gets ``architecture.yaml``, ``result.json``, ``log.csv`` (a ``SearchEpoch`` a line) and ``last.pt``
+    (what is needed to continue, the supernet's weights among it).
 
     Args:
         space: with as many classes as the data.
@@ -193,7 +199,10 @@ def search(
     first = run.resume() + 1
     images = run.steps * recipe.batch_size
     bar = ProgressBar(
-        "searching", images * recipe.epochs, done=images * (first - 1), show=show_progress and fabric.is_global_zero
+        "searching",
+        images * recipe.epochs,
+        done=images * (first - 1),
+        show=show_progress and fabric.is_global_zero,
     )
     with bar:
         for epoch in range(first, recipe.epochs + 1):
@@ -231,7 +240,7 @@ class _Search:
         self.steps = self.weight_images.steps(recipe.batch_size)
         self.architecture_steps = self.architecture_images.steps(recipe.batch_size)
 
-        self.supernet = Supernet(space).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.supernet = Supernet(space).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
             self.supernet.parameters(),
             lr=recipe.learning_rate,
@@ -270,9 +279,7 @@ class _Search:
         state = read_tensors(self._state_path, _STATE_FORMAT)
         for name, value in self.settings.items():
             if state["settings"].get(name) != value:
-                raise UserError(
-                    f"{self.out_dir} holds a search with another {name}; use another folder, or remove it to start afresh"
-                )
+                raise UserError(f"{self.out_dir} holds a search with another {name}; use another folder, or remove it")
         self.supernet.load_state_dict(state["supernet"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.choices.load_state_dict(state["choices"])
@@ -286,17 +293,19 @@ class _Search:
         """One pass over the weights' images with architecture steps spread evenly among the weight steps."""
         started = time.monotonic()
         recipe = self.recipe
-        frozen = epoch <= round(recipe.warmup * recipe.epochs)
         weight_batches = self._batches(self.weight_images, epoch)
         architecture_batches = self._batches(self.architecture_images, epoch)
         sums = torch.zeros(3, device=self.fabric.device)
-        architecture_done = 0
+        architecture_seen = architecture_done = 0
         temperature = recipe.temperature_start
         for step in range(1, self.steps + 1):
             progress = (epoch - 1 + step / self.steps) / recipe.epochs
             temperature = recipe.temperature_at(progress)
             sums[0] += self._weight_step(*next(weight_batches), temperature, progress, epoch, step)
-            while not frozen and architecture_done < step * self.architecture_steps // self.steps:
+            while architecture_seen < step * self.architecture_steps // self.steps:
+                architecture_seen += 1
+                if progress < recipe.warmup:
+                    continue
                 architecture_done += 1
                 sums[1:] += self._architecture_step(*next(architecture_batches), temperature, epoch, step)
             note = None
@@ -356,9 +365,7 @@ class _Search:
         self.optimizer.step()
         return loss.detach()
 
-    def _architecture_step(
-        self, images: Tensor, labels: Tensor, temperature: float, epoch: int, step: int
-    ) -> Tensor:
+    def _architecture_step(self, images: Tensor, labels: Tensor, temperature: float, epoch: int, step: int) -> Tensor:
         self.supernet.requires_grad_(False)
         weights = self.choices.sample(temperature, self._generator(epoch, step, 1))
         with self.fabric.autocast():
@@ -368,7 +375,7 @@ class _Search:
         # Augmented Lagrangian of excess <= 0 with penalty 1 (Nocedal and Wright, equation 17.65).
         constraint = 0.5 * F.relu(self.multiplier + excess).square()
         self.architecture_optimizer.zero_grad()
-        (loss + constraint).backward()
+        (loss + constraint).backward()  # type: ignore[no-untyped-call]
         self.supernet.requires_grad_(True)
         if self.fabric.world_size > 1:
             for logits_of_choice in self.choices.parameters():
@@ -415,9 +422,7 @@ class _Search:
     def derive(self, table: LatencyTable) -> SearchResult:
         """The network to train."""
         with torch.no_grad():
-            probabilities = {
-                name: np.asarray(p.cpu().double()) for name, p in self.choices.probabilities().items()
-            }
+            probabilities = {name: np.asarray(p.cpu().double()) for name, p in self.choices.probabilities().items()}
         log_probabilities = {name: np.log(np.maximum(p, 1e-30)) for name, p in probabilities.items()}
         assignment = most_probable(self.space, log_probabilities, self.costs, self.target_us, self.fixed_us)
         most_likely = {

@@ -95,6 +95,7 @@ class SuperConv(SuperBlock):
         self.width = cast(str, position.out_channels)
         blocks = cast(list[ConvBlock], list(self.blocks(self.width).values()))
         widest = max(blocks, key=lambda block: block.out_channels)
+        self.stride = widest.stride
         self.conv = nn.Conv2d(
             widest.in_channels,
             widest.out_channels,
@@ -122,13 +123,11 @@ class SuperInvertedResidual(SuperBlock):
     def __init__(self, position: Position, space: SearchSpace) -> None:
         super().__init__(position, space)
         self.input, self.output = cast(str, position.in_channels), cast(str, position.out_channels)
-        ratio, kernel, excite = (
-            self.own[name] for name in ("expansion_ratio", "kernel_size", "squeeze_excite")
-        )
+        ratio, kernel, excite = (self.own[name] for name in ("expansion_ratio", "kernel_size", "squeeze_excite"))
         self.ratio, self.kernel, self.excite = ratio, kernel, excite
         self.in_widths = cast(tuple[int, ...], self.variables[self.input])
         self.out_widths = cast(tuple[int, ...], self.variables[self.output])
-        self.activations = cast(tuple[Option, ...], self.variables[self.own["activation"]])
+        self.activations = self.variables[self.own["activation"]]
         widest_in, widest_out = max(self.in_widths), max(self.out_widths)
 
         shapes = cast(dict[tuple[int, ...], InvertedResidual], self.blocks(self.input, ratio))
@@ -208,7 +207,7 @@ class SuperInvertedResidual(SuperBlock):
         out = mixed_activation(self.expand_norm(self.expand(features)), self.activations, activation)
         if not self.direct.any():
             return out
-        direct = weights[self.ratio] @ self.direct
+        direct: Tensor = weights[self.ratio] @ self.direct
         return (1 - direct) * out + direct * _fit_channels(features, widest)
 
     def _gate(self, out: Tensor, mask: Tensor, joint: Tensor, weights: Weights, activation: Tensor) -> Tensor:
@@ -217,14 +216,15 @@ class SuperInvertedResidual(SuperBlock):
         hidden = mixed_activation(self.squeeze(pooled), self.activations, activation)
         hidden = hidden * torch.einsum("ie,iec->c", joint, self.squeeze_masks)[:, None, None]
         gate = F.hardsigmoid(self.unsqueeze(hidden))
-        return 1 + (weights[self.excite] @ self.excite_on) * (gate - 1)
+        excited: Tensor = weights[self.excite] @ self.excite_on
+        return 1 + excited * (gate - 1)
 
     def _with_residual(self, out: Tensor, features: Tensor, weights: Weights) -> Tensor:
         if self.stride != 1 or not self.same_width.any():
             return out
         if self.input == self.output:
             return out + features
-        same = weights[self.input] @ self.same_width @ weights[self.output]
+        same: Tensor = weights[self.input] @ self.same_width @ weights[self.output]
         return out + same * _fit_channels(features, out.shape[1])
 
 
@@ -240,14 +240,10 @@ class SuperHead(SuperBlock):
         self.norm = MaskedBatchNorm(widest.conv_channels, eps=BATCH_NORM_EPS)
         self.activation: Activation = widest.activation
         self.hidden = (
-            nn.Conv2d(widest.conv_channels, widest.hidden_channels, 1, bias=False)
-            if widest.hidden_channels
-            else None
+            nn.Conv2d(widest.conv_channels, widest.hidden_channels, 1, bias=False) if widest.hidden_channels else None
         )
         self.classifier = nn.Linear(widest.hidden_channels or widest.conv_channels, widest.out_channels)
-        self.register_buffer(
-            "masks", column_masks(cast(Sequence[int], self.variables[self.width])), persistent=False
-        )
+        self.register_buffer("masks", column_masks(cast(Sequence[int], self.variables[self.width])), persistent=False)
         self.masks: Tensor
 
     def forward(self, features: Tensor, weights: Weights) -> Tensor:
@@ -280,10 +276,11 @@ class Supernet(nn.Module):
         first = space.first()
         parts = []
         for position in space.positions:
-            kind = type(position.block(first))
-            if kind not in _SUPERBLOCKS:
-                raise UserError(f"space {space.name}: blocks of kind {kind.kind!r} cannot be searched")
-            parts.append(_SUPERBLOCKS[kind](position, space))
+            block = position.block(first)
+            assert block is not None, "the first option of a skip is to keep the block"
+            if type(block) not in _SUPERBLOCKS:
+                raise UserError(f"space {space.name}: blocks of kind {block.kind!r} cannot be searched")
+            parts.append(_SUPERBLOCKS[type(block)](position, space))
         self.parts = nn.ModuleList(parts)
         initialise(self)
 
@@ -293,7 +290,7 @@ class Supernet(nn.Module):
         For each input resolution the features are subsampled by nearest neighbour, run through the block and spread
         back over the large grid with zeros between. A resolution whose weight is exactly zero is not run.
         """
-        resolutions = cast(tuple[int, ...], self.space.resolution)
+        resolutions = self.space.resolution
         if len(resolutions) == 1:
             features = images
             for part in self.parts:
@@ -312,8 +309,7 @@ class Supernet(nn.Module):
                 out = part(small, weights)
                 if out.dim() == 4:
                     grids[i] = out.shape[-1]
-                    stride = part.stride if isinstance(part, SuperInvertedResidual) else part.conv.stride[0]
-                    out = _spread(out, -(-large // stride))
+                    out = _spread(out, -(-large // cast(int, part.stride)))
                 out = weights["resolution"][i] * out
                 total = out if total is None else total + out
             assert total is not None

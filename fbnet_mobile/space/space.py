@@ -9,15 +9,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from fbnet_mobile.arch import Activation, Architecture, Block, ConvBlock, Head, block_class
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.files import parse_yaml, read_text, validated
+from fbnet_mobile.files import first_problem, parse_yaml, read_text, validated
 
 Option = int | float | bool | str
 """One value that a choice can take."""
@@ -167,9 +176,9 @@ class SearchSpace(_Strict):
         """
         space = validated(cls, parse_yaml(text, where), where)
         try:
-            space.architecture(space.first())
-        except ValueError as error:
-            raise UserError(f"{where}: its blocks cannot be built: {error}") from error
+            space.candidates()
+        except ValidationError as error:
+            raise UserError(f"{where}: a block of it cannot be built: {first_problem(error)}") from error
         return space
 
     def with_classes(self, classes: int) -> Self:
@@ -220,7 +229,8 @@ class SearchSpace(_Strict):
                 build=build_stem,
             )
         ]
-        width, downsampling = "stem.out_channels", (stem.stride,)
+        width = "stem.out_channels"
+        downsampling: tuple[int, ...] = (stem.stride,)
         for number, stage in enumerate(self.stages, start=1):
             for block in range(1, stage.depth + 1):
                 prefix, out = f"stage{number}.block{block}", f"stage{number}.out_channels"
@@ -274,9 +284,7 @@ class SearchSpace(_Strict):
             own = [name for _, name in position.own]
             private.update(own, [position.skip] if position.skip else [])
             total *= math.prod(len(self.variables[name]) for name in own) + (position.skip is not None)
-        return total * math.prod(
-            len(options) for name, options in self.variables.items() if name not in private
-        )
+        return total * math.prod(len(options) for name, options in self.variables.items() if name not in private)
 
     def all_blocks(self) -> Iterator[Block]:
         """Every block of every position for every combination of its variables, duplicates included."""
@@ -293,7 +301,7 @@ class SearchSpace(_Strict):
         return tuple(dict.fromkeys(self.all_blocks()))
 
     def costs(self, cost: Callable[[Block], float]) -> dict[str, npt.NDArray[np.float64]]:
-        """For each position an array of block costs with one axis for each of its ``names``; a skipped block costs 0."""
+        """For each position an array of block costs, one axis for each of its ``names``; a skipped block costs 0."""
         found = {}
         for position in self.positions:
             options = [self.variables[name] for name in position.names]

@@ -55,6 +55,4 @@ def test_the_file_has_a_signature(tmp_path: Path) -> None:
     session = RUNTIME.load(tmp_path / "m.tflite")
     assert isinstance(session, LiteRTSession)
     assert session.input_shape == (1, 2, 4, 5)
-    assert session.interpreter.get_signature_list() == {
-        "serving_default": {"inputs": ["input"], "outputs": ["output"]}
-    }
+    assert session.interpreter.get_signature_list() == {"serving_default": {"inputs": ["input"], "outputs": ["output"]}}

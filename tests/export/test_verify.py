@@ -53,9 +53,7 @@ def test_every_operation_gives_what_pytorch_gives(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_feature_map_comes_back_channels_first(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    report = export(
-        nn.Conv2d(3, 5, (3, 1)), tmp_path / f"m{SUFFIXES[name]}", format=name, input_shape=(1, 3, 6, 7)
-    )
+    report = export(nn.Conv2d(3, 5, (3, 1)), tmp_path / f"m{SUFFIXES[name]}", format=name, input_shape=(1, 3, 6, 7))
     assert runtime_for_path(report.path).load(report.path)(np.ones((2, 3, 6, 7), np.float32)).shape == (
         2,
         5,

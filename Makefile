@@ -1,0 +1,31 @@
+# make demo    sets everything up, then profiles, searches, trains, exports and benchmarks on this machine
+# make test    sets everything up, then passes the tests
+#
+# DATA=digits | path/to/images | CIFAR10   what the demo learns from
+# PYTHON=python3.11                        which Python the virtual environment is made with
+# PIP_ARGS="..."                           more options for pip install, such as an index with CPU-only torch wheels
+
+PYTHON ?= python3
+DATA ?= digits
+PIP_ARGS ?=
+BIN := .venv/bin
+
+.PHONY: demo test lint
+.DELETE_ON_ERROR:
+
+demo: .venv/installed
+	$(BIN)/python tools/demo.py --data "$(DATA)"
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fbnet-mobile needs Python 3.11 or newer; name one with PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) -c constraints.txt -e '.[all,dev]'
+	touch $@

@@ -1,0 +1,90 @@
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from fbnet_mobile.devices import HostDevice
+from fbnet_mobile.errors import JobError
+from fbnet_mobile.export.formats import FORMATS, write
+from fbnet_mobile.export.trace import trace
+from fbnet_mobile.latency.measure import MeasuringPlan, RowKey, measure, runtime_version
+
+PLAN = MeasuringPlan(min_rounds=3, max_rounds=3, warmup_ms=0, min_ms=0.1)
+
+
+def models(folder: Path, file_format: str = "tflite") -> dict[RowKey, Path]:
+    found = {}
+    for channels in (1, 2, 3):
+        path = folder / f"{channels}{FORMATS[file_format].suffix}"
+        write(trace(nn.Conv2d(channels, 4, 3), (1, channels, 8, 8)), path, file_format)
+        found[("block", f"conv{channels}")] = path
+    return found
+
+
+class Watched(HostDevice):
+    """This machine, but it notes the order of models and can be cut off after some lines."""
+
+    def __init__(self, lines: int | None = None) -> None:
+        super().__init__()
+        self.lines, self.orders = lines, []
+
+    def run(self, argv: Sequence[str]) -> Iterator[str]:
+        self.orders.append([Path(model).name for model in json.loads(Path(argv[2]).read_text())["models"]])
+        for line in super().run(argv):
+            if self.lines == 0:
+                raise JobError("the cable was pulled")
+            self.lines = None if self.lines is None else self.lines - 1
+            yield line
+
+
+@pytest.mark.parametrize(("runtime", "file_format"), [("litert", "tflite"), ("onnxruntime", "onnx")])
+def test_every_model_is_measured_once_a_round_in_another_order(tmp_path: Path, runtime: str, file_format: str) -> None:
+    device = Watched()
+    rows = measure(device, runtime, 1, models(tmp_path, file_format), "min", PLAN, tmp_path / "journal")
+    assert len(device.orders) == 3
+    assert len({tuple(order) for order in device.orders}) > 1
+    for measurement in rows.values():
+        assert measurement.rounds == 3
+        assert measurement.runs >= 15
+        assert 0 < measurement.min_us <= measurement.p10_us <= measurement.median_us <= measurement.p90_us
+        assert measurement.latency_us == measurement.min_us
+    assert runtime_version(device, runtime)
+
+
+def test_an_interrupted_run_continues_with_nothing_lost_or_doubled(tmp_path: Path) -> None:
+    files, journal = models(tmp_path), tmp_path / "journal"
+    rng, cut = random.Random(0), 0
+    for _ in range(20):
+        try:
+            rows = measure(Watched(lines=rng.randint(0, 3)), "litert", 1, files, "min", PLAN, journal)
+            break
+        except JobError:
+            cut += 1
+            with journal.open("a") as file:
+                file.write('{"round": 1, "key": ["blo')  # as if it died while writing a line
+    assert cut >= 3
+    assert [row.rounds for row in rows.values()] == [3, 3, 3]
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    done = [(record["round"], *record["key"]) for record in records]
+    assert len(done) == len(set(done)) == 9
+
+
+def test_a_model_that_cannot_run_is_named(tmp_path: Path) -> None:
+    files = models(tmp_path)
+    files[("block", "broken")] = tmp_path / "broken.tflite"
+    files[("block", "broken")].write_bytes(b"not a model")
+    with pytest.raises(JobError, match="litert on host cannot run 'broken': "):
+        measure(HostDevice(), "litert", 1, files, "min", PLAN, tmp_path / "journal")
+
+
+def test_rounds_end_when_the_statistic_repeats_itself_or_time_is_up(tmp_path: Path) -> None:
+    files = models(tmp_path)
+    loose = MeasuringPlan(min_rounds=2, max_rounds=5, repeatability=1e9, warmup_ms=0, min_ms=0.1)
+    rows = measure(HostDevice(), "litert", 1, files, "min", loose, tmp_path / "loose")
+    assert {row.rounds for row in rows.values()} == {2}
+    hurried = MeasuringPlan(min_rounds=2, max_rounds=5, repeatability=-1, budget_s=0, warmup_ms=0, min_ms=0.1)
+    rows = measure(HostDevice(), "litert", 1, files, "min", hurried, tmp_path / "hurried")
+    assert {row.rounds for row in rows.values()} == {2}

@@ -1,0 +1,142 @@
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fbnet_mobile.arch import Architecture, Block
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.latency.table import BLOCK, INVOCATION, NETWORK, Conditions, LatencyTable, Measurement
+from fbnet_mobile.space import load_space
+
+CONDITIONS = Conditions("host", "a cpu", "litert", "2.3.0", 1, "fp32", "min", "small", "2026-11-24")
+NETWORK_YAML = """
+name: tiny
+resolution: 32
+blocks:
+  - {kind: conv, out_channels: 16, stride: 2}
+  - {kind: inverted_residual, out_channels: 16, expanded_channels: 48}
+  - {kind: head, out_channels: 10, conv_channels: 64}
+"""
+
+
+def row(latency_us: float) -> Measurement:
+    return Measurement(latency_us, latency_us, *[round(latency_us * 1.5, 3)] * 4, runs=100, rounds=4, spread=0.01)
+
+
+@pytest.fixture
+def network() -> Architecture:
+    return Architecture.from_yaml(NETWORK_YAML)
+
+
+@pytest.fixture
+def table(network: Architecture) -> LatencyTable:
+    stem, middle, head = network.blocks
+    rows = {
+        LatencyTable.row_key(INVOCATION): row(2.0),
+        LatencyTable.row_key(BLOCK, [stem]): row(12.0),
+        LatencyTable.row_key(BLOCK, [middle]): row(32.0),
+        LatencyTable.row_key(BLOCK, [head]): row(7.0),
+        # measured 10 % above the sum of 2 + 10 + 30 + 5
+        LatencyTable.row_key(NETWORK, [stem, middle, head]): row(51.7),
+    }
+    return LatencyTable(CONDITIONS, rows)
+
+
+def test_the_sum_of_blocks_is_worked_out_by_hand(table: LatencyTable, network: Architecture) -> None:
+    assert table.scale == pytest.approx(1.1)
+    assert table.total(network) == pytest.approx(51.7)
+    assert table.fixed_us == pytest.approx(2.2)
+    assert [cost for _, cost in table.by_block(network)] == pytest.approx([11.0, 33.0, 5.5])
+    assert table.error() is None
+
+
+def test_each_network_is_left_out_of_the_fit_that_judges_it(table: LatencyTable, network: Architecture) -> None:
+    stem, middle, head = network.blocks
+    rows = dict(table.rows)
+    rows[LatencyTable.row_key(NETWORK, [stem, head])] = row(17.0)  # exactly the sum
+    rows[LatencyTable.row_key(NETWORK, [middle, head])] = row(37.0)  # exactly the sum
+    error = LatencyTable(CONDITIONS, rows).error()
+    assert error is not None
+    # The first is predicted by the others, whose scale is 1: 47 for 51.7. They are predicted by it and each other.
+    ratios = (1.0, 1 / 1.1)
+    scale = sum(ratios) / sum(ratio**2 for ratio in ratios)
+    assert error.mean == pytest.approx((1 - 47 / 51.7 + 2 * (scale - 1)) / 3)
+    assert (error.networks, error.within_10_percent, error.spearman) == (3, 1.0, 1.0)
+
+
+def test_file_opens_with_pandas_and_reads_back(table: LatencyTable, tmp_path: Path) -> None:
+    table.save(tmp_path / "table.csv")
+    frame = pd.read_csv(tmp_path / "table.csv")
+    assert frame["latency_us"].sum() == pytest.approx(104.7)
+    assert set(frame["cpu"]) == {"a cpu"}
+    again = LatencyTable.load(tmp_path / "table.csv")
+    assert (again.conditions, dict(again.rows)) == (table.conditions, dict(table.rows))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("latency_us", "-3", "line 4: latency_us is -3.0"),
+        ("latency_us", "nan", "line 4: latency_us is nan"),
+        ("latency_us", "", "line 4: latency_us is '', which is not a number"),
+        ("min_us", "fast", "line 4: min_us is 'fast', which is not a number"),
+        ("device", "phone", "line 4: device is 'phone', above it 'host'"),
+        ("schema_version", "9", "line 4: schema version '9', but this release reads 1"),
+        ("blocks", "conv stride=1", "line 4: not a block: 'conv stride=1'"),
+        ("kind", "blok", "line 4: kind 'blok' is not one of invocation, block, network"),
+    ],
+)
+def test_an_edit_into_nonsense_is_refused_with_its_line(
+    table: LatencyTable, tmp_path: Path, column: str, value: str, message: str
+) -> None:
+    path = tmp_path / "table.csv"
+    table.save(path)
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame.loc[2, column] = value
+    frame.to_csv(path, index=False)
+    with pytest.raises(UserError) as caught:
+        LatencyTable.load(path)
+    assert str(caught.value).startswith(f"{path}, {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_columns_doubled_rows_and_other_files_are_refused(table: LatencyTable, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    table.save(path)
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame.drop(columns="threads").to_csv(path, index=False)
+    with pytest.raises(UserError, match="column 'threads' is missing"):
+        LatencyTable.load(path)
+    pd.concat([frame, frame.iloc[:1]]).to_csv(path, index=False)
+    with pytest.raises(UserError, match="line 7: the same row stands twice"):
+        LatencyTable.load(path)
+    with pytest.raises(UserError, match="measure a table with fbnet-profile"):
+        LatencyTable.load(tmp_path / "absent.csv")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
+    with pytest.raises(UserError, match="is not a latency table"):
+        LatencyTable.load(path)
+
+
+def test_a_missing_block_is_never_counted_as_nothing(table: LatencyTable, network: Architecture) -> None:
+    other = network.with_classes(20)
+    assert table.missing(other.blocks) == [other.blocks[-1]]
+    with pytest.raises(UserError, match="no row for the block 'head in_channels=16 out_channels=20"):
+        table.total(other)
+    with pytest.raises(UserError) as caught:
+        table.require(load_space("small"), "small")
+    assert "lacks 1300 of the 1301 candidate blocks of space small" in str(caught.value)
+    assert "fbnet-profile --device host --runtime litert --space small --classes 10 --threads 1" in str(caught.value)
+
+
+def test_tables_merge_only_under_the_same_conditions(table: LatencyTable, network: Architecture) -> None:
+    extra = Block.parse_key(network.with_classes(20).blocks[-1].key)
+    later = replace(CONDITIONS, date="2026-12-01", space="other")
+    more = LatencyTable(later, {LatencyTable.row_key(BLOCK, [extra]): row(9.0)})
+    merged = table.merged(more)
+    assert len(merged.rows) == len(table.rows) + 1
+    assert merged.total(network.with_classes(20)) == pytest.approx(1.1 * 49)
+    other = LatencyTable(replace(CONDITIONS, threads=2), {})
+    with pytest.raises(UserError, match="threads is 1 in one and 2 in the other"):
+        table.merged(other)
+    assert asdict(table.conditions)["date"] == "2026-11-24"

@@ -1,0 +1,110 @@
+import itertools
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from fbnet_mobile.arch import Architecture
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.space import SearchSpace, load_space, packaged_spaces
+
+TINY = """
+name: tiny
+resolution: [16, 32]
+classes: 4
+stem: {out_channels: 8}
+stages:
+  - out_channels: [8, 16]
+    depth: 2
+    skip: true
+    expansion_ratio: {low: 1, high: 2, step: 0.5}
+    kernel_size: [3, 5]
+    squeeze_excite: false
+    activation: relu
+head: {conv_channels: [16, 24]}
+"""
+
+
+def every_network(space: SearchSpace) -> set[Architecture]:
+    names, options = zip(*space.variables.items(), strict=True)
+    return {space.architecture(dict(zip(names, values, strict=True))) for values in itertools.product(*options)}
+
+
+def test_size_and_candidates_agree_with_enumeration() -> None:
+    space = SearchSpace.from_yaml(TINY)
+    networks = every_network(space)
+    # Two expansions, 1.5 and 2 of 8 channels, round to the same width of 16: fewer networks than choices.
+    by_hand = 2 * 2 * (3 * 2) * (3 * 2 + 1) * 2
+    assert space.size() == by_hand
+    assert len(networks) < by_hand
+    assert {block for network in networks for block in network.blocks} == set(space.candidates())
+    assert len(set(space.candidates())) == len(space.candidates()) < len(list(space.all_blocks()))
+
+
+def test_drawn_networks_keep_a_width_in_a_stage_and_skip_only_later_blocks() -> None:
+    space = load_space("fbnetv2-f")
+    rng = random.Random(0)
+    depths = set()
+    for _ in range(50):
+        network = space.architecture(space.draw(rng))
+        assert network.blocks[0].out_resolution == 112
+        assert network.blocks[-1].resolution == 7
+        depths.add(len(network.blocks))
+        assert set(network.blocks) <= set(space.candidates())
+    assert len(depths) > 3
+
+
+def test_costs_add_up_to_the_network() -> None:
+    space = load_space("small")
+    costs = space.costs(lambda block: block.macs)
+    assignment = space.draw(random.Random(3))
+    total = 0.0
+    for position in space.positions:
+        index = tuple(space.variables[name].index(assignment[name]) for name in position.names)
+        total += costs[position.name][index]
+    assert total == space.architecture(assignment).macs
+
+
+def test_packaged_spaces_load() -> None:
+    assert {"small", "fbnetv2-f"} <= set(packaged_spaces())
+    for name in packaged_spaces():
+        assert load_space(name).size() > 1
+    assert math.log10(load_space("fbnetv2-f").size()) > 30
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "expansion_ratio",
+            "expansion_ration",
+            "stage 1: unknown field 'expansion_ration'; did you mean 'expansion_ratio'?",
+        ),
+        ("kernel_size: [3, 5]", "kernel_size: [3, 4]", "kernel_size 4 is even"),
+        ("high: 2", "high: 0.5", "stage 1: choices.expansion_ratio: range from 1 to 0.5"),
+        ("step: 0.5", "step: 0.3", "do not reach 2"),
+        ("    activation: relu\n", "", "stage 1: no 'activation' for its blocks"),
+        ("[8, 16]", "[8, 8]", "options must be distinct"),
+        ("activation: relu", "activation: gelu", "activation: Input should be 'relu' or 'hswish'"),
+        ("classes: 4", "clases: 4", "clases"),
+        ("depth: 2", "depth: two", "stage 1: depth"),
+        ("depth: 2", "depth: 2\n    block: fused", "unknown block kind 'fused'"),
+    ],
+)
+def test_a_mistake_is_named_in_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in TINY
+    path = tmp_path / "mine.yaml"
+    path.write_text(TINY.replace(old, new))
+    with pytest.raises(UserError) as caught:
+        load_space(str(path))
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_space_lists_the_known_ones() -> None:
+    with pytest.raises(
+        UserError, match=r"unknown space 'smal'; did you mean 'small'\? packaged spaces: fbnetv2-f, small"
+    ):
+        load_space("smal")
