@@ -1,5 +1,6 @@
 """fbnet-benchmark: latency of exported files on a device, next to the prediction, and their accuracy."""
 
+import importlib.metadata
 import json
 import sys
 from dataclasses import asdict, replace
@@ -10,6 +11,8 @@ import typer
 
 from fbnet_mobile.cli.common import format_latency, progress_steps, run
 
+CHECKPOINT = ".pt"
+
 
 def main() -> None:
     """Entry point."""
@@ -17,7 +20,12 @@ def main() -> None:
 
 
 def command(
-    models: Annotated[list[Path], typer.Argument(help="Files: .tflite, .onnx or .mlpackage.", show_default=False)],
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Files: .tflite, .onnx, .mlpackage; a checkpoint (.pt) for its accuracy.", show_default=False
+        ),
+    ],
     device: Annotated[str, typer.Option(help="Where to measure: host is this machine.")] = "host",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     latency_table: Annotated[
@@ -54,7 +62,8 @@ def command(
 
         table = LatencyTable.load(latency_table)
     for model in models:
-        runtime_for_path(model)
+        if model.suffix != CHECKPOINT:
+            runtime_for_path(model)
         if not model.exists():
             raise UserError(f"there is no model at {model}; write one with fbnet-export")
     with get_device(device) as target:
@@ -78,12 +87,16 @@ def command(
 def _describe(model: Path, threads: int) -> dict[str, Any]:
     from fbnet_mobile.runtimes import runtime_for_path
 
-    runtime = runtime_for_path(model)
+    if model.suffix == CHECKPOINT:
+        runtime, version = "torch", importlib.metadata.version("torch")
+    else:
+        runner = runtime_for_path(model)
+        runtime, version = runner.name, runner.version()
     files = [item for item in (model, *model.rglob("*")) if item.is_file()]
     return {
         "model": str(model),
-        "runtime": runtime.name,
-        "runtime_version": runtime.version(),
+        "runtime": runtime,
+        "runtime_version": version,
         "threads": threads,
         "size_bytes": sum(item.stat().st_size for item in files),
     }
@@ -126,21 +139,31 @@ def _predict(result: dict[str, Any], table: Any) -> None:
 
 
 def _accuracy(results: list[dict[str, Any]], source: str, root: Path | None, limit: int | None, threads: int) -> None:
+    from fbnet_mobile.arch import Architecture
     from fbnet_mobile.errors import UserError
     from fbnet_mobile.export.formats import read_metadata
     from fbnet_mobile.export.metadata import ModelMetadata
+    from fbnet_mobile.nn import restore
     from fbnet_mobile.runtimes import runtime_for_path
+    from fbnet_mobile.train.checkpoint import load_checkpoint
     from fbnet_mobile.train.data import load_data
     from fbnet_mobile.train.loop import evaluate
 
     loaded: dict[int, Any] = {}
     for result in results:
         path = Path(result["model"])
-        metadata = ModelMetadata.from_strings(read_metadata(path))
-        if metadata is None:
-            raise UserError(f"{path} does not say how its input is normalised; export it with fbnet-export")
-        session = runtime_for_path(path).load(path, threads)
-        resolution = session.input_shape[-1]
+        predict: Any
+        if path.suffix == CHECKPOINT:
+            checkpoint = load_checkpoint(path)
+            network = Architecture.from_yaml(checkpoint.architecture, str(path))
+            predict, resolution = restore(network, checkpoint.state_dict, str(path)), network.resolution
+            metadata = ModelMetadata(checkpoint.architecture, checkpoint.classes, checkpoint.mean, checkpoint.std)
+        else:
+            found = ModelMetadata.from_strings(read_metadata(path))
+            if found is None:
+                raise UserError(f"{path} does not say how its input is normalised; export it with fbnet-export")
+            predict, metadata = runtime_for_path(path).load(path, threads), found
+            resolution = predict.input_shape[-1]
         if resolution not in loaded:
             loaded[resolution] = load_data(source, root=root, resolution=resolution)
         data = loaded[resolution]
@@ -152,16 +175,16 @@ def _accuracy(results: list[dict[str, Any]], source: str, root: Path | None, lim
         split = data.test.limit(limit) if limit is not None else data.test
         print(f"{path}: running {len(split)} test images", file=sys.stderr)
         own = replace(data, mean=metadata.mean, std=metadata.std)
-        result["accuracy"] = evaluate(session, split, own)
+        result["accuracy"] = evaluate(predict, split, own)
         result["images"] = len(split)
 
 
 def _print(result: dict[str, Any], where: str) -> None:
     print(f"{result['model']} ({result['size_bytes'] / 1e6:.3f} MB), {result['runtime']} {result['runtime_version']}")
     latency = result.get("latency")
-    if latency is None:
+    if latency is None and result["runtime"] == "coreml":
         print("  latency: Core ML runs on macOS only; the file was evaluated, not timed")
-    else:
+    elif latency is not None:
         values = ", ".join(
             f"{name} {format_latency(latency[f'{name}_us'])}" for name in ("min", "p10", "median", "p90", "mean")
         )

@@ -51,15 +51,18 @@ def command(
         raise UserError("give either --checkpoint or --architecture")
     chosen = check_suffix(output, file_format) if file_format else format_of(output)
 
+    import torch
+
     from fbnet_mobile.arch import Architecture
     from fbnet_mobile.export.metadata import ModelMetadata
     from fbnet_mobile.export.verify import export
-    from fbnet_mobile.nn import build
+    from fbnet_mobile.nn import build, restore
     from fbnet_mobile.train.checkpoint import load_checkpoint
 
     if checkpoint is not None:
         trained = load_checkpoint(checkpoint)
-        network, module = trained.network(str(checkpoint))
+        network = Architecture.from_yaml(trained.architecture, str(checkpoint))
+        module = restore(network, trained.state_dict, str(checkpoint))
         metadata = ModelMetadata(trained.architecture, trained.classes, trained.mean, trained.std)
     else:
         assert architecture is not None
@@ -69,10 +72,12 @@ def command(
         metadata = ModelMetadata(network.to_yaml(), names, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     inputs = None
     if data is not None:
-        from fbnet_mobile.train.data import inputs_from, load_data
+        from fbnet_mobile.train.augment import normalise
+        from fbnet_mobile.train.data import load_data
 
         test = load_data(data, root=data_root, resolution=network.resolution).test
-        inputs = inputs_from(test, images, metadata.mean, metadata.std)
+        pixels = torch.cat([batch for batch, _ in test.limit(max(images, len(metadata.classes))).batches(64)])
+        inputs = normalise(pixels[:images], metadata.mean, metadata.std).contiguous().numpy()
     report = export(
         module,
         output,

@@ -116,6 +116,6 @@ def _print_table(path: Path, table: object) -> None:
     else:
         print(
             f"sum of blocks scaled by {table.scale:.3f}; on {error.networks} networks, each left out in turn: mean "
-            f"error {error.mean:.1%}, {error.within_5_percent:.0%} within 5 %, {error.within_10_percent:.0%} within 10 %, "
-            f"Spearman {error.spearman:.3f}"
+            f"error {error.mean:.1%}, {error.within_5_percent:.0%} within 5 %, {error.within_10_percent:.0%} within "
+            f"10 %, Spearman {error.spearman:.3f}"
         )

@@ -87,8 +87,8 @@ class LatencyTable:
     """Rows of measurements under one set of conditions.
 
     A network's latency is predicted as ``scale * (fixed + sum over blocks of (block - fixed))``: each block was
-    measured as a model of its own, so each contains the fixed cost of an invocation once. ``scale`` is fitted on the table's own
-    whole networks, and 1 if it has none.
+    measured as a model of its own, so each contains the fixed cost of an invocation once. ``scale`` is fitted on the
+    table's own whole networks, and 1 if it has none.
 
     The file is CSV with one row for each measurement and the conditions repeated in each row, so that
     ``pandas.read_csv(path)`` opens it and two tables can be concatenated or compared.

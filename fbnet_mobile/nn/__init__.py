@@ -10,7 +10,7 @@ from fbnet_mobile.nn.blocks import (
     build_block,
     register_block,
 )
-from fbnet_mobile.nn.network import Network, build
+from fbnet_mobile.nn.network import Network, build, restore
 
 __all__ = [
     "BATCH_NORM_EPS",
@@ -23,4 +23,5 @@ __all__ = [
     "build",
     "build_block",
     "register_block",
+    "restore",
 ]

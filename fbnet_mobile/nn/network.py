@@ -1,8 +1,11 @@
 """From an architecture to a module."""
 
-from torch import nn
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 
 from fbnet_mobile.arch import Architecture
+from fbnet_mobile.errors import UserError
 from fbnet_mobile.nn.blocks import build_block
 
 
@@ -17,6 +20,22 @@ class Network(nn.Sequential):
 def build(architecture: Architecture) -> Network:
     """A freshly initialised network."""
     return Network(architecture)
+
+
+def restore(architecture: Architecture, weights: Mapping[str, Tensor], where: str) -> Network:
+    """A network with trained weights, ready for evaluation; ``where`` names their source in error messages.
+
+    Raises:
+        UserError: the weights are those of another network.
+    """
+    network = build(architecture)
+    try:
+        network.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise UserError(
+            f"{where}: its weights do not fit its architecture {architecture.name}; train it again"
+        ) from error
+    return network.eval()
 
 
 def initialise(module: nn.Module) -> None:
