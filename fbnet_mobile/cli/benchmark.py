@@ -30,11 +30,11 @@ def command(
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     latency_table: Annotated[
         Path | None,
-        typer.Option(help="Table to predict by, if the file holds its architecture.", show_default=False),
+        typer.Option(help="Table to predict by, if the file holds its architecture.", show_default="none"),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Images to measure the accuracy on, as for fbnet-train.", show_default=False),
+        typer.Option(help="Images to measure the accuracy on, as for fbnet-train.", show_default="none"),
     ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Where torchvision keeps its data sets.", show_default="./data")
@@ -44,7 +44,7 @@ def command(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Also write the results as JSON.", show_default=False),
+        typer.Option("--output", "-o", help="Also write the results as JSON.", show_default="none"),
     ] = None,
 ) -> None:
     """Measure the latency of model files on a device, and their accuracy on labelled images.

@@ -18,11 +18,11 @@ def command(
         Path, typer.Option("--output", "-o", help="File: .tflite, .onnx or .mlpackage.", show_default=False)
     ],
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Checkpoint that fbnet-train wrote.", show_default=False)
+        Path | None, typer.Option(help="Checkpoint that fbnet-train wrote.", show_default="none")
     ] = None,
     architecture: Annotated[
         Path | None,
-        typer.Option(help="Or an architecture file: its untrained network, to measure.", show_default=False),
+        typer.Option(help="Or an architecture file: its untrained network, to measure.", show_default="none"),
     ] = None,
     file_format: Annotated[
         str | None,

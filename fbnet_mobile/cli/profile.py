@@ -38,9 +38,9 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the measuring order and of the networks drawn.")] = 0,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Table to write, or to complete.", show_default=False),
+        typer.Option("--output", "-o", help="Table to write, or to complete.", show_default="none: give one"),
     ] = None,
-    show: Annotated[Path | None, typer.Option(help="Only print what a table holds.", show_default=False)] = None,
+    show: Annotated[Path | None, typer.Option(help="Only print what this table holds.", show_default="none")] = None,
 ) -> None:
     """Measure every candidate block of a search space on a device into a latency table.
 

@@ -1,0 +1,4 @@
+"""Training: images, augmentation, the training loop, checkpoints and the accuracy of a trained network.
+
+Import from the modules (``fbnet_mobile.train.loop`` and so on); this package itself does not load torch.
+"""

@@ -1,0 +1,106 @@
+"""The commands as a user types them: help, and one line for each thing that can be wrong."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+COMMANDS = ("profile", "search", "train", "export", "benchmark")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_every_default_without_loading_what_is_slow(command: str) -> None:
+    code = f"""
+import sys
+from fbnet_mobile.cli.{command} import main
+sys.argv = ["fbnet-{command}", "--help"]
+try:
+    main()
+finally:
+    slow = {{"torch", "torchvision", "pandas", "numpy", "coremltools", "onnx"}} & set(sys.modules)
+    assert not slow, slow
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert f"Example: fbnet-{command} " in shown.stdout
+    options = re.split(r"\n  (?=-)", shown.stdout.split("Options:")[1].split("  -h, --help")[0])[1:]
+    assert len(options) > 5
+    for option in options:
+        assert "[default:" in option or "[required]" in option, option
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of things that are wrong."""
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "images" / name / f"{number}.png")
+    (tmp_path / "images" / "b" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "typo.yaml").write_text("name: x\nresolution: 32\nblocks:\n  - {kind: conv, out_chanels: 8}\n")
+    (tmp_path / "good.yaml").write_text(
+        "name: x\nresolution: 32\nblocks:\n  - {kind: conv, out_channels: 8}\n"
+        "  - {kind: head, out_channels: 2, conv_channels: 8}\n"
+    )
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    (tmp_path / "text.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "text.tflite").write_text("not a model")
+    return tmp_path
+
+
+SEARCH = ("search", "--latency-table", "text.csv", "--data", "digits", "-o", "out", "--target-latency")
+TRAIN = ("train", "-o", "out", "--architecture")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("profile", "--space", "smal", "-o", "out"), "unknown space 'smal'; did you mean 'small'?"),
+        (("profile", "--space", "typo.yaml", "-o", "out"), "typo.yaml: blocks: unknown field"),
+        (("profile", "--device", "toaster", "-o", "out"), "unknown device 'toaster'; known devices: host"),
+        (("profile", "--runtime", "caffe", "-o", "out"), "unknown runtime 'caffe'; choose one of litert, onnxruntime"),
+        (("profile", "--budget", "soon", "-o", "out"), "'soon' is not a length of time"),
+        (("profile",), "no output path; add -o TABLE.csv"),
+        (("profile", "-o", "text.csv"), "text.csv is not a latency table: column 'schema_version' is missing"),
+        ((*SEARCH, "8"), "'8' is not a latency; write a number with its unit, such as 12ms or 350us"),
+        ((*SEARCH, "8ms"), "text.csv is not a latency table"),
+        ((*SEARCH[:2], "none.csv", *SEARCH[3:], "8ms"), "cannot read none.csv: No such file or directory"),
+        ((*TRAIN, "typo.yaml", "--data", "digits"), "did you mean 'out_channels'?"),
+        ((*TRAIN, "none.yaml", "--data", "digits"), "cannot read none.yaml: No such file or directory"),
+        ((*TRAIN, "good.yaml", "--data", "empty"), "empty"),
+        ((*TRAIN, "good.yaml", "--data", "none"), "none"),
+        ((*TRAIN, "good.yaml", "--data", "images"), "images/b/3.png"),
+        ((*TRAIN, "good.yaml", "--data", "digits", "--devices", "many"), "'many' is not a number of devices"),
+        (("export", "--checkpoint", "text.pt", "-o", "out.onnx"), "text.pt"),
+        (("export", "--checkpoint", "none.pt", "-o", "out.onnx"), "none.pt does not exist"),
+        (("export", "--architecture", "good.yaml", "-o", "out.tfl"), "cannot tell the format of out.tfl"),
+        (("export", "--architecture", "good.yaml", "--format", "onnx", "-o", "out.tflite"), "does not end in .onnx"),
+        (("export", "-o", "out.tflite"), "give either --checkpoint or --architecture"),
+        (("export", "--architecture", "good.yaml", "-o", "text.csv/out.onnx"), "cannot write text.csv/out.onnx"),
+        (("benchmark", "none.tflite"), "there is no model at none.tflite"),
+        (("benchmark", "text.csv"), "cannot tell the format of text.csv"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_leaves_nothing(
+    folder: Path,
+    arguments: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    before = sorted(folder.rglob("*"))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", [f"fbnet-{arguments[0]}", *arguments[1:]])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"fbnet_mobile.cli.{arguments[0]}").main()
+    said = capfd.readouterr().err
+    assert ended.value.code == 2, said
+    assert said.startswith("error: ")
+    assert message in said
+    assert said.count("\n") == 1
+    assert sorted(folder.rglob("*")) == before

@@ -1,0 +1,125 @@
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.train.checkpoint import load_checkpoint
+from fbnet_mobile.train.data import load_data
+from fbnet_mobile.train.loop import Recipe, TrainResult, evaluate
+
+PROGRAM = Path(__file__).with_name("digits_run.py")
+EPOCHS = 5
+
+run: Callable[..., TrainResult] = runpy.run_path(str(PROGRAM))["run"]
+network: Callable[..., Any] = runpy.run_path(str(PROGRAM))["network"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    return run(tmp_path_factory.mktemp("undisturbed"), EPOCHS)
+
+
+def test_it_learns_and_leaves_a_checkpoint_of_the_accuracy_it_states(undisturbed: TrainResult) -> None:
+    data = load_data("digits", resolution=16, limit=600)
+    checkpoint = load_checkpoint(undisturbed.checkpoint)
+    module = network(batch_norm=True)
+    module.load_state_dict(checkpoint.state_dict)
+
+    assert undisturbed.test_accuracy > 0.8
+    assert undisturbed.val_accuracy == max(row.val_accuracy for row in undisturbed.history)
+    assert evaluate(module, data.val, data) == checkpoint.val_accuracy == undisturbed.val_accuracy
+    assert evaluate(module, data.test, data) == checkpoint.test_accuracy == undisturbed.test_accuracy
+    assert checkpoint.classes == data.classes
+    assert checkpoint.recipe["epochs"] == EPOCHS
+
+    def exported(images: np.ndarray) -> np.ndarray:
+        assert images.dtype == np.float32
+        assert images.flags.c_contiguous
+        with torch.no_grad():
+            return module.eval()(torch.from_numpy(images)).numpy()
+
+    assert evaluate(exported, data.test, data, batch_size=1) == pytest.approx(undisturbed.test_accuracy)
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(undisturbed: TrainResult, tmp_path: Path) -> None:
+    job = subprocess.Popen([sys.executable, PROGRAM, tmp_path, str(EPOCHS), "1", "batch_norm"])
+    log = tmp_path / "log.csv"
+    give_up = time.monotonic() + 60
+    while not (log.exists() and len(log.read_text().splitlines()) > 2):
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    # What a process killed while it was writing would leave.
+    (tmp_path / ".last.pt.half").mkdir()
+
+    resumed = run(tmp_path, EPOCHS)
+
+    assert 3 <= resumed.first_epoch <= EPOCHS
+    assert _without_time(resumed) == _without_time(undisturbed)
+    assert pd.read_csv(log)["epoch"].tolist() == list(range(1, EPOCHS + 1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "last.pt", "log.csv"]
+    weights, expected = (load_checkpoint(item.checkpoint).state_dict for item in (resumed, undisturbed))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_a_finished_run_is_not_trained_again(undisturbed: TrainResult) -> None:
+    again = run(undisturbed.checkpoint.parent, EPOCHS)
+
+    assert again == replace(undisturbed, first_epoch=EPOCHS + 1)
+
+
+def test_another_recipe_is_refused(undisturbed: TrainResult) -> None:
+    with pytest.raises(UserError, match=r"a run with learning_rate 0.05, and this run asks for 0.2; use another"):
+        run(undisturbed.checkpoint.parent, EPOCHS, learning_rate=0.2)
+
+
+def test_a_loss_that_explodes_ends_the_job_and_keeps_what_was_good(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"the loss became nan in epoch 1; .* learning rate below 1e"):
+        run(tmp_path, 2, learning_rate=1e30)
+    with pytest.raises(JobError, match="the loss became nan in epoch 1"):
+        run(tmp_path, 2, learning_rate=1e30)
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, PROGRAM, tmp_path / "two", "2", "2", "plain"],
+        check=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    one = run(tmp_path / "one", 2, batch_norm=False)
+
+    two = pd.read_csv(tmp_path / "two" / "log.csv")
+    for row, losses in zip(one.history, two.to_dict("records"), strict=True):
+        assert losses["train_loss"] == pytest.approx(row.train_loss, rel=1e-4)
+        assert losses["val_accuracy"] == pytest.approx(row.val_accuracy, abs=0.01)
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    recipe = Recipe(epochs=10, learning_rate=0.4, warmup_epochs=2)
+
+    rates = [recipe.learning_rate_at(epoch) for epoch in (0, 1, 2, 6, 10)]
+
+    assert rates == pytest.approx([0, 0.2, 0.4, 0.2, 0])
+
+
+def test_an_impossible_recipe_is_refused() -> None:
+    with pytest.raises(UserError, match="a label_smoothing of 2 is impossible; give a value from 0 to 1"):
+        Recipe(label_smoothing=2)
+
+
+def _without_time(result: TrainResult) -> list[Any]:
+    return [replace(row, seconds=0) for row in result.history]
