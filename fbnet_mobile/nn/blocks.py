@@ -37,6 +37,12 @@ def activation_module(name: Activation) -> nn.Module:
     return nn.ReLU() if name == "relu" else nn.Hardswish()
 
 
+def start_as_identity(last_norm: nn.Module) -> None:
+    """Make a residual block add nothing at first, by a scale of 0, as the published FBNetV2 networks start."""
+    assert isinstance(last_norm, nn.BatchNorm2d)
+    nn.init.zeros_(last_norm.weight)
+
+
 class ConvBNAct(nn.Sequential):
     """Convolution padded by k // 2, batch norm, and an activation unless it is None."""
 
@@ -97,6 +103,8 @@ class InvertedResidualModule(nn.Module):
         )
         self.project = ConvBNAct(width, block.out_channels)
         self.residual = block.residual
+        if block.residual:
+            start_as_identity(self.project[1])
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, H', W')."""

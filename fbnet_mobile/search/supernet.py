@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fbnet_mobile.arch import Activation, Block, ConvBlock, Head, InvertedResidual
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.nn import BATCH_NORM_EPS
+from fbnet_mobile.nn.blocks import start_as_identity
 from fbnet_mobile.nn.network import initialise
 from fbnet_mobile.search.choices import Weights
 from fbnet_mobile.space import Option, Position, SearchSpace
@@ -164,6 +165,8 @@ class SuperInvertedResidual(SuperBlock):
             self._constant("squeeze_masks", column_masks(widths).reshape(*grid, max(widths)))
         self.project = nn.Conv2d(widest, widest_out, 1, bias=False)
         self.project_norm = MaskedBatchNorm(widest_out, eps=BATCH_NORM_EPS)
+        if self.input == self.output:
+            start_as_identity(self.project_norm)
         same = [[float(i == o) for o in self.out_widths] for i in self.in_widths]
         self._constant("same_width", torch.tensor(same))
 
