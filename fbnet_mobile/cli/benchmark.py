@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fbnet_mobile.cli import options
 from fbnet_mobile.cli.common import format_latency, progress_steps, run
 
 CHECKPOINT = ".pt"
@@ -26,19 +27,15 @@ def command(
             help="Files: .tflite, .onnx, .mlpackage; a checkpoint (.pt) for its accuracy.", show_default=False
         ),
     ],
-    device: Annotated[str, typer.Option(help="Where to measure: host is this machine.")] = "host",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    device: options.DeviceName = "host",
+    threads: options.Threads = 1,
     latency_table: Annotated[
         Path | None,
         typer.Option(help="Table to predict by, if the file holds its architecture.", show_default="none"),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Images to measure the accuracy on, as for fbnet-train.", show_default="none"),
-    ] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Where torchvision keeps its data sets.", show_default="./data")
-    ] = None,
+    data: options.OptionalData = None,
+    data_root: options.DataRoot = None,
+    split_seed: options.SplitSeed = 0,
     images: Annotated[
         int | None, typer.Option(min=1, help="Use about this many of the test images.", show_default="all")
     ] = None,
@@ -74,7 +71,7 @@ def command(
         for result in results:
             _predict(result, table)
     if data is not None:
-        _accuracy(results, data, data_root, images, threads)
+        _accuracy(results, data, data_root, split_seed, images, threads)
     for result in results:
         _print(result, f"{device} ({facts['cpu']})")
     if output is not None:
@@ -138,7 +135,9 @@ def _predict(result: dict[str, Any], table: Any) -> None:
         result["predicted_us"] = table.total(Architecture.from_yaml(metadata.architecture, result["model"]))
 
 
-def _accuracy(results: list[dict[str, Any]], source: str, root: Path | None, limit: int | None, threads: int) -> None:
+def _accuracy(
+    results: list[dict[str, Any]], source: str, root: Path | None, split_seed: int, limit: int | None, threads: int
+) -> None:
     from fbnet_mobile.arch import Architecture
     from fbnet_mobile.errors import UserError
     from fbnet_mobile.export.formats import read_metadata
@@ -165,7 +164,7 @@ def _accuracy(results: list[dict[str, Any]], source: str, root: Path | None, lim
             predict, metadata = runtime_for_path(path).load(path, threads), found
             resolution = predict.input_shape[-1]
         if resolution not in loaded:
-            loaded[resolution] = load_data(source, root=root, resolution=resolution)
+            loaded[resolution] = load_data(source, root=root, resolution=resolution, seed=split_seed)
         data = loaded[resolution]
         if data.classes != metadata.classes:
             raise UserError(

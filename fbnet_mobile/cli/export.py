@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fbnet_mobile.cli import options
 from fbnet_mobile.cli.common import run
 
 
@@ -28,13 +29,9 @@ def command(
         str | None,
         typer.Option("--format", help="tflite, onnx or coreml.", show_default="by the file's suffix"),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Images to compare on, as for fbnet-train.", show_default="seeded random inputs"),
-    ] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Where torchvision keeps its data sets.", show_default="./data")
-    ] = None,
+    data: options.OptionalData = None,
+    data_root: options.DataRoot = None,
+    split_seed: options.SplitSeed = 0,
     images: Annotated[int, typer.Option(min=1, help="How many test images to compare on.")] = 16,
     tolerance: Annotated[
         float, typer.Option(min=0, help="Largest difference accepted, relative to the largest logit.")
@@ -75,7 +72,7 @@ def command(
         from fbnet_mobile.train.augment import normalise
         from fbnet_mobile.train.data import load_data
 
-        test = load_data(data, root=data_root, resolution=network.resolution).test
+        test = load_data(data, root=data_root, resolution=network.resolution, seed=split_seed).test
         pixels = torch.cat([batch for batch, _ in test.limit(max(images, len(metadata.classes))).batches(64)])
         inputs = normalise(pixels[:images], metadata.mean, metadata.std).contiguous().numpy()
     report = export(

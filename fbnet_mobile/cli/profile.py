@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fbnet_mobile.cli import options
 from fbnet_mobile.cli.common import format_latency, parse_seconds, progress_steps, run
 
 
@@ -17,13 +18,13 @@ def main() -> None:
 
 
 def command(
-    device: Annotated[str, typer.Option(help="Where to measure: host is this machine.")] = "host",
+    device: options.DeviceName = "host",
     runtime: Annotated[str, typer.Option(help="What runs the models: litert or onnxruntime.")] = "litert",
     space: Annotated[str, typer.Option(help="Search space: the name of a packaged one or a YAML file.")] = "small",
     classes: Annotated[
         int | None, typer.Option(help="Classes of the data to come.", show_default="as the space says")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    threads: options.Threads = 1,
     statistic: Annotated[
         str, typer.Option(help="Which statistic is a row's latency: min, median or mean (all are written).")
     ] = "min",

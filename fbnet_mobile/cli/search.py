@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fbnet_mobile.cli import options
 from fbnet_mobile.cli.common import format_latency, parse_latency_us, run
 
 
@@ -20,34 +21,25 @@ def command(
     latency_table: Annotated[
         Path, typer.Option(help="Table that fbnet-profile wrote for the device.", show_default=False)
     ],
-    data: Annotated[
-        str,
-        typer.Option(
-            help="Labelled images: a folder of class folders, a torchvision data set's name, or digits.",
-            show_default=False,
-        ),
-    ],
+    data: options.Data,
     target_latency: Annotated[str, typer.Option(help="Budget such as 12ms or 350us.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.", show_default=False)],
+    output: options.RunFolder,
     space: Annotated[
         str | None,
         typer.Option(help="Search space: a packaged one or a YAML file.", show_default="the table's"),
     ] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Where torchvision keeps its data sets.", show_default="./data")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Use about this many training images.", show_default="all")
-    ] = None,
+    data_root: options.DataRoot = None,
+    split_seed: options.SplitSeed = 0,
+    limit: options.Limit = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images for the weights.")] = 90,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a step, over all processes.")] = 64,
+    batch_size: options.BatchSize = 64,
     learning_rate: Annotated[float, typer.Option(help="Of the weights, at its peak.")] = 0.1,
     architecture_learning_rate: Annotated[float, typer.Option(help="Of the architecture parameters.")] = 0.01,
     warmup: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the epochs that trains weights only.")] = 0.11,
     seed: Annotated[int, typer.Option(min=0, help="Of order, augmentation and Gumbel noise.")] = 0,
-    accelerator: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    devices: Annotated[str, typer.Option(help="How many accelerators or processes, or auto.")] = "1",
-    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = "32-true",
+    accelerator: options.Accelerator = "auto",
+    devices: options.Devices = "1",
+    precision: options.Precision = "32-true",
 ) -> None:
     """Find the most accurate network of a search space within a latency budget, by FBNetV2's DMaskingNAS.
 
@@ -68,7 +60,7 @@ def command(
 
     fabric = make_fabric(accelerator, devices, precision)
     with fabric.rank_zero_first():
-        images = load_data(data, root=data_root, resolution=max(search_space.resolution), seed=seed, limit=limit)
+        images = load_data(data, root=data_root, resolution=max(search_space.resolution), seed=split_seed, limit=limit)
     search_space = search_space.with_classes(len(images.classes))
     table.require(search_space, space_name)
     recipe = SearchRecipe(

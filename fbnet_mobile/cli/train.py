@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fbnet_mobile.cli import options
 from fbnet_mobile.cli.common import run
 
 
@@ -20,22 +21,13 @@ def command(
     architecture: Annotated[
         Path, typer.Option(help="Architecture file, such as fbnet-search wrote.", show_default=False)
     ],
-    data: Annotated[
-        str,
-        typer.Option(
-            help="Labelled images: a folder of class folders, a torchvision data set's name, or digits.",
-            show_default=False,
-        ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.", show_default=False)],
-    data_root: Annotated[
-        Path | None, typer.Option(help="Where torchvision keeps its data sets.", show_default="./data")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Use about this many training images.", show_default="all")
-    ] = None,
+    data: options.Data,
+    output: options.RunFolder,
+    data_root: options.DataRoot = None,
+    split_seed: options.SplitSeed = 0,
+    limit: options.Limit = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a step, over all processes.")] = 64,
+    batch_size: options.BatchSize = 64,
     learning_rate: Annotated[float, typer.Option(help="At its peak.")] = 0.1,
     weight_decay: Annotated[float, typer.Option(min=0, help="On weights, not on biases and batch norm.")] = 5e-4,
     label_smoothing: Annotated[float, typer.Option(min=0, max=1, help="Share spread over all classes.")] = 0.1,
@@ -51,9 +43,9 @@ def command(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of initial weights, order and augmentation.")] = 0,
-    accelerator: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    devices: Annotated[str, typer.Option(help="How many accelerators or processes, or auto.")] = "1",
-    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = "32-true",
+    accelerator: options.Accelerator = "auto",
+    devices: options.Devices = "1",
+    precision: options.Precision = "32-true",
 ) -> None:
     """Train the network of an architecture file; best.pt in the output folder is its checkpoint.
 
@@ -83,7 +75,7 @@ def command(
     )
     fabric = make_fabric(accelerator, devices, precision)
     with fabric.rank_zero_first():
-        images = load_data(data, root=data_root, resolution=network.resolution, seed=seed, limit=limit)
+        images = load_data(data, root=data_root, resolution=network.resolution, seed=split_seed, limit=limit)
     if network.classes != len(images.classes):
         print(
             f"{architecture} has {network.classes} classes, the data {len(images.classes)}: its classifier is changed"
