@@ -66,7 +66,7 @@ def format_latency(latency_us: float) -> str:
 
 @contextmanager
 def progress_steps() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar with an estimate of the time left, one for each step that is named; quiet when not a terminal."""
+    """A progress bar with the time left for each step that is named; not on a terminal, a line when a step is done."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -79,7 +79,7 @@ def progress_steps() -> Iterator[Callable[[str, int, int], None]]:
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description:28}"),
+        TextColumn("{task.description:24}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -93,5 +93,7 @@ def progress_steps() -> Iterator[Callable[[str, int, int], None]]:
             if step not in tasks:
                 tasks[step] = bars.add_task(step, total=total)
             bars.update(tasks[step], completed=done, total=total)
+            if done == total and not console.is_terminal:
+                print(f"{step}: {done} of {total}", file=sys.stderr)
 
         yield advance

@@ -62,7 +62,7 @@ def command(
     with fabric.rank_zero_first():
         images = load_data(data, root=data_root, resolution=max(search_space.resolution), seed=split_seed, limit=limit)
     search_space = search_space.with_classes(len(images.classes))
-    table.require(search_space, space_name)
+    table.require(search_space, space_name, latency_table)
     recipe = SearchRecipe(
         epochs=epochs,
         batch_size=batch_size,

@@ -183,12 +183,13 @@ class LatencyTable:
         known = self.blocks()
         return [block for block in blocks if block.key not in known]
 
-    def require(self, space: SearchSpace, name: str) -> None:
+    def require(self, space: SearchSpace, name: str, path: Path) -> None:
         """Refuse a table that lacks a candidate of the space.
 
         Args:
             space: the space to be searched.
             name: how the user named it, for the command in the message.
+            path: the table's file, for the same.
 
         Raises:
             UserError: how many candidates are missing, the first of them, and the command that measures them.
@@ -201,7 +202,7 @@ class LatencyTable:
                 f"the latency table lacks {len(missing)} of the {len(candidates)} candidate blocks of space {name}, "
                 f"'{missing[0].key}' first; measure them with: fbnet-profile --device {conditions.device} "
                 f"--runtime {conditions.runtime} --space {name} --classes {space.classes} "
-                f"--threads {conditions.threads} -o TABLE.csv"
+                f"--threads {conditions.threads} -o {path}"
             )
 
     def error(self) -> PredictionError | None:

@@ -124,9 +124,11 @@ def test_a_missing_block_is_never_counted_as_nothing(table: LatencyTable, networ
     with pytest.raises(UserError, match="no row for the block 'head in_channels=16 out_channels=20"):
         table.total(other)
     with pytest.raises(UserError) as caught:
-        table.require(load_space("small"), "small")
+        table.require(load_space("small"), "small", Path("mine.csv"))
     assert "lacks 1300 of the 1301 candidate blocks of space small" in str(caught.value)
-    assert "fbnet-profile --device host --runtime litert --space small --classes 10 --threads 1" in str(caught.value)
+    assert "fbnet-profile --device host --runtime litert --space small --classes 10 --threads 1 -o mine.csv" in str(
+        caught.value
+    )
 
 
 def test_tables_merge_only_under_the_same_conditions(table: LatencyTable, network: Architecture) -> None:
