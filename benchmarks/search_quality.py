@@ -3,9 +3,9 @@
     python benchmarks/search_quality.py --data path/to/cifar10 --latency-table runs/demo/host.csv \\
         --target-latency 130us --seeds 0 1 2 -o runs/search_quality
 
-For each seed: a search, a random network of the same space whose predicted latency is within 2 % of the found one's, and
-both trained in the same way, by the commands that a user would type. Interrupted, it continues where it was. Prints a
-table and writes results.json beside the runs.
+For each seed: a search, a random network of the same space whose predicted latency is within 2 % of the found one's,
+and both trained in the same way, by the commands that a user would type. Interrupted, it continues where it was. Prints
+a table and writes results.json beside the runs.
 """
 
 import argparse

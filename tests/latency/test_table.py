@@ -125,7 +125,7 @@ def test_a_missing_block_is_never_counted_as_nothing(table: LatencyTable, networ
         table.total(other)
     with pytest.raises(UserError) as caught:
         table.require(load_space("small"), "small", Path("mine.csv"))
-    assert "lacks 1300 of the 1301 candidate blocks of space small" in str(caught.value)
+    assert "lacks 1685 of the 1686 candidate blocks of space small" in str(caught.value)
     assert "fbnet-profile --device host --runtime litert --space small --classes 10 --threads 1 -o mine.csv" in str(
         caught.value
     )
