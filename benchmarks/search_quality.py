@@ -1,7 +1,7 @@
 """Is the network that the search finds better than one drawn at random at the same predicted latency?
 
     python benchmarks/search_quality.py --data path/to/cifar10 --latency-table runs/demo/host.csv \\
-        --target-latency 130us --seeds 0 1 2 -o runs/search_quality
+        --target-latency 80us --seeds 0 1 2 -o runs/search_quality
 
 For each seed: a search, a random network of the same space whose predicted latency is within 2 % of the found one's,
 and both trained in the same way, by the commands that a user would type. Interrupted, it continues where it was. Prints
@@ -36,8 +36,8 @@ def main() -> None:
     parser.add_argument("--latency-table", type=Path, required=True)
     parser.add_argument("--target-latency", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--search-epochs", type=int, default=2)
-    parser.add_argument("--train-epochs", type=int, default=6)
+    parser.add_argument("--search-epochs", type=int, default=3)
+    parser.add_argument("--train-epochs", type=int, default=7)
     parser.add_argument("--architecture-learning-rate", type=float, default=0.05)
     parser.add_argument("--randoms", type=int, default=1, help="random networks for each seed (default: 1)")
     parser.add_argument("-o", "--output", type=Path, required=True)
