@@ -22,11 +22,17 @@ def main() -> None:
 
 def command(
     models: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             help="Files: .tflite, .onnx, .mlpackage; a checkpoint (.pt) for its accuracy.", show_default=False
         ),
-    ],
+    ] = None,
+    list_models: Annotated[
+        bool,
+        typer.Option(
+            "--list-models", help="Instead, list the published networks and what they cost.", show_default="no"
+        ),
+    ] = False,
     device: options.DeviceName = "host",
     threads: options.Threads = 1,
     latency_table: Annotated[
@@ -53,6 +59,11 @@ def command(
     from fbnet_mobile.errors import UserError
     from fbnet_mobile.runtimes import runtime_for_path
 
+    if list_models:
+        _print_zoo()
+        return
+    if not models:
+        raise UserError("no model files; name some, or see the published networks with --list-models")
     table = None
     if latency_table is not None:
         from fbnet_mobile.latency.table import LatencyTable
@@ -79,6 +90,41 @@ def command(
 
         with write_whole(output) as partial:
             partial.write_text(json.dumps({"device": device, "facts": facts, "models": results}, indent=2) + "\n")
+
+
+def _print_zoo() -> None:
+    from fbnet_mobile.zoo import (
+        PUBLISHED_ACCURACY,
+        SOURCE,
+        load_network,
+        published_macs,
+        published_params,
+        zoo_names,
+    )
+
+    def row(*cells: str) -> str:
+        return "{:15} {:>6} {:>11} {:>9} {:>11} {:>9} {:>5}  {}".format(*cells).rstrip()
+
+    print(row("", "", "", "", "published", "published", "", ""))
+    print(row("network", "pixels", "MACs, M", "params, M", "MACs, M", "params, M", "top-1", "stated in"))
+    for name in zoo_names():
+        network, accuracy = load_network(name), PUBLISHED_ACCURACY.get(name)
+        counts = (network.macs, network.params, published_macs(network), published_params(network))
+        print(
+            row(
+                name,
+                str(network.resolution),
+                *(f"{count / 1e6:.6f}" for count in counts),
+                f"{accuracy.top1:.1f}" if accuracy else "-",
+                accuracy.source if accuracy else "",
+            )
+        )
+    print(
+        f"\nThe networks are those of {SOURCE}. It counts one multiply-accumulate more for each\n"
+        "element that a global average pool reads, and leaves biases and batch norm out of the parameters. Top-1 is\n"
+        "what it states for its own weights on ImageNet, in percent; they do not come with fbnet-mobile, and nothing\n"
+        "here has checked it."
+    )
 
 
 def _describe(model: Path, threads: int) -> dict[str, Any]:

@@ -19,11 +19,19 @@ def command(
         Path, typer.Option("--output", "-o", help="File: .tflite, .onnx or .mlpackage.", show_default=False)
     ],
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Checkpoint that fbnet-train wrote.", show_default="none")
+        Path | None,
+        typer.Option(help="Checkpoint that fbnet-train wrote; with --model, one of mobile_cv.", show_default="none"),
     ] = None,
     architecture: Annotated[
         Path | None,
         typer.Option(help="Or an architecture file: its untrained network, to measure.", show_default="none"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Or a published network (see fbnet-benchmark --list-models); untrained without --checkpoint.",
+            show_default="none",
+        ),
     ] = None,
     file_format: Annotated[
         str | None,
@@ -41,32 +49,45 @@ def command(
 
     The file is run in its own runtime and compared with PyTorch before it is put in place.
     """
+    from fbnet_mobile.arch import Architecture
     from fbnet_mobile.errors import UserError
     from fbnet_mobile.export.formats import check_suffix, format_of
+    from fbnet_mobile.zoo import load_network
 
-    if (checkpoint is None) == (architecture is None):
-        raise UserError("give either --checkpoint or --architecture")
+    if architecture is None and model is None and checkpoint is None:
+        raise UserError("no network; give --checkpoint, --architecture or --model")
+    if architecture is not None and (model is not None or checkpoint is not None):
+        raise UserError("--architecture exports an untrained network; leave out --checkpoint and --model")
     chosen = check_suffix(output, file_format) if file_format else format_of(output)
+    described = None
+    if model is not None:
+        described = load_network(model)
+    elif architecture is not None:
+        described = Architecture.load(architecture)
 
     import torch
 
-    from fbnet_mobile.arch import Architecture
     from fbnet_mobile.export.metadata import ModelMetadata
     from fbnet_mobile.export.verify import export
     from fbnet_mobile.nn import build, restore
     from fbnet_mobile.train.checkpoint import load_checkpoint
+    from fbnet_mobile.zoo.mobile_cv import MEAN, STD, load_mobile_cv
 
-    if checkpoint is not None:
+    if described is None:
+        assert checkpoint is not None
         trained = load_checkpoint(checkpoint)
         network = Architecture.from_yaml(trained.architecture, str(checkpoint))
         module = restore(network, trained.state_dict, str(checkpoint))
         metadata = ModelMetadata(trained.architecture, trained.classes, trained.mean, trained.std)
     else:
-        assert architecture is not None
-        network = Architecture.load(architecture)
-        module = build(network)
+        network = described
         names = tuple(str(number) for number in range(network.classes))
-        metadata = ModelMetadata(network.to_yaml(), names, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        if checkpoint is not None:
+            module = load_mobile_cv(checkpoint, network)
+            metadata = ModelMetadata(network.to_yaml(), names, MEAN, STD)
+        else:
+            module = build(network)
+            metadata = ModelMetadata(network.to_yaml(), names, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     inputs = None
     if data is not None:
         from fbnet_mobile.train.augment import normalise
@@ -89,3 +110,5 @@ def command(
         f"{report.path}: {report.size / 1e6:.3f} MB, largest difference from PyTorch on {report.inputs} {kind} "
         f"{report.largest_difference:.2g} ({report.relative_difference:.2g} of the largest logit)"
     )
+    if checkpoint is None:
+        print(f"the weights of {network.name} are freshly initialised: the file is for measuring, not for predicting")

@@ -1,4 +1,4 @@
-"""fbnet-train: train the network of an architecture file."""
+"""fbnet-train: train the network of an architecture file, or a published one."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +19,12 @@ def main() -> None:
 
 def command(
     architecture: Annotated[
-        Path, typer.Option(help="Architecture file, such as fbnet-search wrote.", show_default=False)
+        str,
+        typer.Option(
+            help="Architecture file, such as fbnet-search wrote, or a published network's name "
+            "(fbnet-benchmark --list-models).",
+            show_default=False,
+        ),
     ],
     data: options.Data,
     output: options.RunFolder,
@@ -34,6 +39,13 @@ def command(
     ema_decay: Annotated[
         float, typer.Option(min=0, max=1, help="Of a moving average of the weights; 0 for none.")
     ] = 0.0,
+    inherit: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from the supernet's weights: the folder of the search that found the architecture.",
+            show_default="random weights",
+        ),
+    ] = None,
     flip: Annotated[
         bool | None,
         typer.Option(
@@ -52,9 +64,9 @@ def command(
     The classifier gets as many classes as the data have. An interrupted training continues where it was when the same
     command is given again; a finished one is not run again.
     """
-    from fbnet_mobile.arch import Architecture
+    from fbnet_mobile.zoo import load_architecture
 
-    network = Architecture.load(architecture)
+    network = load_architecture(architecture)
 
     from lightning_fabric import seed_everything
 
@@ -82,7 +94,15 @@ def command(
         )
         network = network.with_classes(len(images.classes))
     seed_everything(seed, verbose=False)
-    result = train(build(network), images, recipe, output, fabric, architecture=network.to_yaml())
+    if inherit is not None:
+        from fbnet_mobile.search.loop import inherited_network
+
+        module, initial_weights = inherited_network(inherit, network), f"inherited from {inherit}"
+    else:
+        module, initial_weights = build(network), "random"
+    result = train(
+        module, images, recipe, output, fabric, architecture=network.to_yaml(), initial_weights=initial_weights
+    )
     if fabric.is_global_zero:
         print(
             f"{result.checkpoint}: accuracy {result.val_accuracy:.2%} on the {len(images.val)} validation images, "

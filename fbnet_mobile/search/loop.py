@@ -17,11 +17,13 @@ from torch import Tensor
 
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.files import write_whole
+from fbnet_mobile.files import read_text, write_whole
 from fbnet_mobile.latency.table import LatencyTable
+from fbnet_mobile.nn import Network
 from fbnet_mobile.search.choices import Choices
 from fbnet_mobile.search.cost import ExpectedCost
 from fbnet_mobile.search.derive import cost_range, most_probable
+from fbnet_mobile.search.inherit import inherit
 from fbnet_mobile.search.supernet import Supernet
 from fbnet_mobile.space import Option, SearchSpace
 from fbnet_mobile.train.allocator import tune_allocator
@@ -31,6 +33,7 @@ from fbnet_mobile.train.data import Data, training_batches
 from fbnet_mobile.train.progress import ProgressBar
 
 _STATE_FORMAT = "fbnet-mobile search state 1"
+_STATE_NAME, _RESULT_NAME = "last.pt", "result.json"
 _REPORT_STEPS = 20
 
 
@@ -219,6 +222,29 @@ def search(
     return result
 
 
+def inherited_network(folder: Path, architecture: Architecture) -> Network:
+    """The network that a search found, with the weights of the supernet that it was found in.
+
+    Args:
+        folder: of a finished search.
+        architecture: the network; must be the one that the search derived.
+
+    Raises:
+        UserError: the folder holds no finished search, or one that derived another network.
+    """
+    state = read_tensors(folder / _STATE_NAME, _STATE_FORMAT)
+    try:
+        assignment = json.loads(read_text(folder / _RESULT_NAME))["assignment"]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{folder / _RESULT_NAME} is damaged; give the search's command again") from error
+    supernet = Supernet(SearchSpace.model_validate_json(state["settings"]["space"]))
+    supernet.load_state_dict(state["supernet"])
+    network = inherit(supernet, assignment)
+    if supernet.space.architecture(assignment).blocks != architecture.blocks:
+        raise UserError(f"{folder} found another network than {architecture.name}; give the folder that found it")
+    return network
+
+
 class _Search:
     """A search folder and what is in motion."""
 
@@ -270,7 +296,7 @@ class _Search:
 
     @property
     def _state_path(self) -> Path:
-        return self.out_dir / "last.pt"
+        return self.out_dir / _STATE_NAME
 
     def resume(self) -> int:
         """Take up the state of ``last.pt`` if there is one; the number of epochs already done."""
@@ -457,5 +483,5 @@ def _write_result(result: SearchResult, space: SearchSpace, table: LatencyTable,
         "space": space.name,
         "assignment": result.assignment,
     }
-    with write_whole(out_dir / "result.json") as partial:
+    with write_whole(out_dir / _RESULT_NAME) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

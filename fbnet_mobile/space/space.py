@@ -90,8 +90,8 @@ class Stage(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _gather_choices(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            return data
+        if not isinstance(data, Mapping) or isinstance(data.get("choices"), Mapping):
+            return data  # as a space writes itself
         names = block_class(data.get("block", "inverted_residual")).choices
         own = {name: value for name, value in data.items() if name in cls.model_fields and name != "choices"}
         chosen = {name: value for name, value in data.items() if name not in own}

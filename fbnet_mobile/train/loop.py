@@ -153,6 +153,7 @@ def train(
     fabric: Fabric,
     *,
     architecture: str,
+    initial_weights: str = "random",
     show_progress: bool = True,
 ) -> TrainResult:
     """Train ``module``, or continue where an earlier run in ``out_dir`` stopped.
@@ -174,6 +175,7 @@ def train(
         out_dir: folder of the run; made if it is not there.
         fabric: where to train and at which precision; already launched.
         architecture: the network's architecture as YAML text, kept in the checkpoint.
+        initial_weights: where the module's weights come from; a run that began from others is not continued.
         show_progress: whether to draw a bar, if stderr is a terminal, and write a line per epoch.
 
     Raises:
@@ -181,7 +183,7 @@ def train(
         JobError: the loss stopped being a finite number; the last good epoch stays in ``out_dir``.
     """
     tune_allocator()
-    run = _Run(module, data, recipe, out_dir, fabric, architecture)
+    run = _Run(module, data, recipe, out_dir, fabric, architecture, initial_weights)
     first_epoch = run.resume() + 1
     images = data.train.steps(recipe.batch_size) * recipe.batch_size
     bar = ProgressBar(
@@ -265,7 +267,14 @@ class _Run:
     """A run folder and what is in motion."""
 
     def __init__(
-        self, module: nn.Module, data: Data, recipe: Recipe, out_dir: Path, fabric: Fabric, architecture: str
+        self,
+        module: nn.Module,
+        data: Data,
+        recipe: Recipe,
+        out_dir: Path,
+        fabric: Fabric,
+        architecture: str,
+        initial_weights: str,
     ) -> None:
         self.module = module.to(memory_format=torch.channels_last)
         self.data, self.recipe, self.fabric, self.architecture = data, recipe, fabric, architecture
@@ -285,6 +294,7 @@ class _Run:
         self.settings = {
             **asdict(recipe),
             "architecture": architecture,
+            "initial weights": initial_weights,
             "resolution": data.resolution,
             "classes": list(data.classes),
             "training images": len(data.train),

@@ -5,14 +5,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 from lightning_fabric import Fabric
 
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.latency.table import BLOCK, INVOCATION, Conditions, LatencyTable, Measurement
+from fbnet_mobile.nn import build
 from fbnet_mobile.search import loop
 from fbnet_mobile.search.loop import SearchRecipe, search
 from fbnet_mobile.space import SearchSpace
+from fbnet_mobile.train.augment import normalise
 from fbnet_mobile.train.data import Data, load_data
 
 SPACE = SearchSpace.from_yaml(
@@ -74,6 +77,24 @@ def test_search_meets_the_target_learns_and_is_reused(data: Data, tmp_path: Path
     stamp = (tmp_path / "last.pt").stat().st_mtime_ns
     assert run(data, tmp_path) == result
     assert (tmp_path / "last.pt").stat().st_mtime_ns == stamp
+
+
+def test_training_can_begin_with_the_supernets_weights(data: Data, tmp_path: Path) -> None:
+    result = run(data, tmp_path)
+    network = loop.inherited_network(tmp_path, result.architecture).eval()
+    # Without batch norm statistics of its own it is no finished network, but it is no untrained one either.
+    assert loss_of(network, data) < loss_of(build(result.architecture).eval(), data) - 0.1
+    other = result.architecture.with_classes(11)
+    with pytest.raises(UserError, match="found another network than tiny-120us"):
+        loop.inherited_network(tmp_path, other)
+    with pytest.raises(UserError, match=r"last\.pt does not exist"):
+        loop.inherited_network(tmp_path / "empty", result.architecture)
+
+
+@torch.no_grad()
+def loss_of(network: torch.nn.Module, data: Data) -> float:
+    images, labels = next(data.val.batches(64))
+    return float(torch.nn.functional.cross_entropy(network(normalise(images, data.mean, data.std)), labels))
 
 
 def test_a_tighter_target_gives_a_cheaper_network(data: Data, tmp_path: Path) -> None:
