@@ -32,7 +32,15 @@ def run(command: Callable[..., None], example: str) -> None:
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(epilog=f"Example: {example}", context_settings={"help_option_names": ["-h", "--help"]})(reporting)
-    app()
+    try:
+        code = app(standalone_mode=False)
+    except Exception as error:
+        # What typer raises for an option that is missing, misspelt or out of range; its class is not public.
+        if not hasattr(error, "format_message"):
+            raise
+        print(f"error: {error.format_message().rstrip('.')}; see --help", file=sys.stderr)
+        code = 2
+    sys.exit(code)
 
 
 def parse_latency_us(text: str) -> float:

@@ -33,6 +33,17 @@ finally:
         assert "[default:" in option or "[required]" in option, option
 
 
+def test_published_networks_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["fbnet-benchmark", "--list-models"])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module("fbnet_mobile.cli.benchmark").main()
+    assert not ended.value.code
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    source = "model_info_fbnet_v2.json@bb8465c"
+    assert ["fbnetv2-f1", "128", "56.231936", "6.024744", "56.410560", "5.999408", "68.3", source] in shown
+    assert ["fbnetv2-f0", "224", "66.280000", "2.822368", "66.554112", "2.811448", "-"] in shown
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder of things that are wrong."""
@@ -65,6 +76,9 @@ TRAIN = ("train", "-o", "out", "--architecture")
         (("profile", "--device", "toaster", "-o", "out"), "unknown device 'toaster'; known devices: host"),
         (("profile", "--runtime", "caffe", "-o", "out"), "unknown runtime 'caffe'; choose one of litert, onnxruntime"),
         (("profile", "--budget", "soon", "-o", "out"), "'soon' is not a length of time"),
+        (("profile", "--threads", "0", "-o", "out"), "Invalid value for '--threads': Input should be greater than or equal to 1"),
+        (("profile", "--spaec", "small"), "No such option: --spaec"),
+        (("train",), "Missing option '--architecture'"),
         (("profile",), "no output path; add -o TABLE.csv"),
         (("profile", "-o", "text.csv"), "text.csv is not a latency table: column 'schema_version' is missing"),
         ((*SEARCH, "8"), "'8' is not a latency; write a number with its unit, such as 12ms or 350us"),
@@ -72,6 +86,7 @@ TRAIN = ("train", "-o", "out", "--architecture")
         ((*SEARCH[:2], "none.csv", *SEARCH[3:], "8ms"), "cannot read none.csv: No such file or directory"),
         ((*TRAIN, "typo.yaml", "--data", "digits"), "did you mean 'out_channels'?"),
         ((*TRAIN, "none.yaml", "--data", "digits"), "cannot read none.yaml: No such file or directory"),
+        ((*TRAIN, "fbnetv2_f1", "--data", "digits"), "did you mean 'fbnetv2-f1'?"),
         ((*TRAIN, "good.yaml", "--data", "empty"), "empty"),
         ((*TRAIN, "good.yaml", "--data", "none"), "none"),
         ((*TRAIN, "good.yaml", "--data", "images"), "images/b/3.png"),
@@ -80,9 +95,13 @@ TRAIN = ("train", "-o", "out", "--architecture")
         (("export", "--checkpoint", "none.pt", "-o", "out.onnx"), "none.pt does not exist"),
         (("export", "--architecture", "good.yaml", "-o", "out.tfl"), "cannot tell the format of out.tfl"),
         (("export", "--architecture", "good.yaml", "--format", "onnx", "-o", "out.tflite"), "does not end in .onnx"),
-        (("export", "-o", "out.tflite"), "give either --checkpoint or --architecture"),
+        (("export", "-o", "out.tflite"), "no network; give --checkpoint, --architecture or --model"),
+        (("export", "--model", "fbnet_v2_l1", "-o", "out.tflite"), "did you mean 'fbnetv2-l1'?"),
+        (("export", "--model", "fbnet-a", "--architecture", "good.yaml", "-o", "out.onnx"), "leave out --checkpoint"),
+        (("export", "--model", "fbnet-a", "--checkpoint", "text.pt", "-o", "out.onnx"), "text.pt"),
         (("export", "--architecture", "good.yaml", "-o", "text.csv/out.onnx"), "cannot write text.csv/out.onnx"),
         (("benchmark", "none.tflite"), "there is no model at none.tflite"),
+        (("benchmark",), "no model files; name some, or see the published networks with --list-models"),
         (("benchmark", "text.csv"), "cannot tell the format of text.csv"),
     ],
 )  # fmt: skip
