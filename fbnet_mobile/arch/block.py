@@ -2,13 +2,18 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from fbnet_mobile.errors import UserError
 
 Activation = Literal["relu", "hswish"]
+
+# What only some published networks have is None in all others: a key leaves out what is None, so such a field changes
+# no key of a block without it, and the two ways of saying "without" are one key.
+Flag = Annotated[bool | None, AfterValidator(lambda on: on or None)]
+Groups = Annotated[PositiveInt | None, AfterValidator(lambda groups: None if groups == 1 else groups)]
 
 
 def round_channels(wanted: float, divisor: int = 8) -> int:
@@ -158,7 +163,8 @@ class InvertedResidual(Block):
     """1x1 expansion, depthwise convolution, optional squeeze-excite, 1x1 projection (MobileNetV2/V3, FBNetV2).
 
     Without ``expanded_channels`` the depthwise convolution works on the input itself (expansion ratio 1). The input is
-    added to the output when the stride is 1 and both have the same channels.
+    added to the output when the stride is 1 and both have the same channels. With ``groups`` the channels are shuffled
+    before the depthwise convolution, with or without an expansion, as in FBNet-A (arXiv 1812.03443).
     """
 
     kind: ClassVar[str] = "inverted_residual"
@@ -168,11 +174,20 @@ class InvertedResidual(Block):
     kernel_size: PositiveInt = 3
     se_channels: PositiveInt | None = Field(None, description="width of squeeze-excite's bottleneck; none: no SE")
     activation: Activation = "relu"
+    groups: Groups = Field(None, description="of the 1x1 convolutions; none: 1")
+    bias: Flag = Field(None, description="whether convolutions before a batch norm have a bias too")
 
     @model_validator(mode="after")
     def _odd_kernel(self) -> Self:
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size {self.kernel_size} is even; use an odd one")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Self:
+        for width in (self.in_channels, self.depthwise_channels, self.out_channels):
+            if self.groups is not None and width % self.groups != 0:
+                raise ValueError(f"{width} channels do not divide into {self.groups} groups")
         return self
 
     @classmethod
@@ -208,14 +223,15 @@ class InvertedResidual(Block):
     def convolutions(self) -> tuple[Convolution, ...]:
         """Expansion, depthwise, squeeze-excite's two, projection."""
         width, out = self.depthwise_channels, self.out_resolution
+        groups, bias = self.groups or 1, bool(self.bias)
         found = []
         if self.expanded_channels is not None:
-            found.append(Convolution(self.in_channels, width, 1, self.resolution))
-        found.append(Convolution(width, width, self.kernel_size, out, groups=width))
+            found.append(Convolution(self.in_channels, width, 1, self.resolution, groups, bias))
+        found.append(Convolution(width, width, self.kernel_size, out, width, bias))
         if self.se_channels is not None:
             found.append(Convolution(width, self.se_channels, 1, 1, bias=True, batch_norm=False))
             found.append(Convolution(self.se_channels, width, 1, 1, bias=True, batch_norm=False))
-        found.append(Convolution(width, self.out_channels, 1, out))
+        found.append(Convolution(width, self.out_channels, 1, out, groups, bias))
         return tuple(found)
 
 
@@ -227,6 +243,7 @@ class Head(Block):
     conv_channels: PositiveInt
     hidden_channels: PositiveInt | None = Field(None, description="width of a layer between pool and classifier")
     activation: Activation = "hswish"
+    bias: Flag = Field(None, description="whether the 1x1 convolution and the hidden layer have a bias too")
 
     @model_validator(mode="after")
     def _whole_map(self) -> Self:
@@ -241,10 +258,11 @@ class Head(Block):
 
     def convolutions(self) -> tuple[Convolution, ...]:
         """The 1x1 convolution before the pool, the hidden layer, the classifier."""
-        found = [Convolution(self.in_channels, self.conv_channels, 1, self.resolution)]
+        bias = bool(self.bias)
+        found = [Convolution(self.in_channels, self.conv_channels, 1, self.resolution, bias=bias)]
         width = self.conv_channels
         if self.hidden_channels is not None:
-            found.append(Convolution(width, self.hidden_channels, 1, 1, batch_norm=False))
+            found.append(Convolution(width, self.hidden_channels, 1, 1, bias=bias, batch_norm=False))
             width = self.hidden_channels
         found.append(Convolution(width, self.out_channels, 1, 1, bias=True, batch_norm=False))
         return tuple(found)

@@ -87,28 +87,29 @@ class InvertedResidualModule(nn.Module):
 
     def __init__(self, block: InvertedResidual) -> None:
         super().__init__()
-        width = block.depthwise_channels
+        width, groups, bias = block.depthwise_channels, block.groups or 1, bool(block.bias)
         self.expand = (
-            ConvBNAct(block.in_channels, width, activation=block.activation)
+            ConvBNAct(block.in_channels, width, groups=groups, activation=block.activation, bias=bias)
             if block.expanded_channels is not None
             else nn.Identity()
         )
+        self.shuffle = nn.ChannelShuffle(groups) if groups > 1 else nn.Identity()
         self.depthwise = ConvBNAct(
-            width, width, block.kernel_size, block.stride, groups=width, activation=block.activation
+            width, width, block.kernel_size, block.stride, groups=width, activation=block.activation, bias=bias
         )
         self.squeeze_excite = (
             SqueezeExcite(width, block.se_channels, block.activation)
             if block.se_channels is not None
             else nn.Identity()
         )
-        self.project = ConvBNAct(width, block.out_channels)
+        self.project = ConvBNAct(width, block.out_channels, groups=groups, bias=bias)
         self.residual = block.residual
         if block.residual:
             start_as_identity(self.project[1])
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, H', W')."""
-        out: Tensor = self.project(self.squeeze_excite(self.depthwise(self.expand(features))))
+        out: Tensor = self.project(self.squeeze_excite(self.depthwise(self.shuffle(self.expand(features)))))
         return features + out if self.residual else out
 
 
@@ -117,11 +118,12 @@ class HeadModule(nn.Module):
 
     def __init__(self, block: Head) -> None:
         super().__init__()
-        self.conv = ConvBNAct(block.in_channels, block.conv_channels, activation=block.activation)
+        bias = bool(block.bias)
+        self.conv = ConvBNAct(block.in_channels, block.conv_channels, activation=block.activation, bias=bias)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.hidden = (
             nn.Sequential(
-                nn.Conv2d(block.conv_channels, block.hidden_channels, 1, bias=False),
+                nn.Conv2d(block.conv_channels, block.hidden_channels, 1, bias=bias),
                 activation_module(block.activation),
             )
             if block.hidden_channels is not None
