@@ -41,6 +41,12 @@ def command(
         Path | None,
         typer.Option("--output", "-o", help="Table to write, or to complete.", show_default="none: give one"),
     ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            help="Only print which blocks are faster or slower in the second of two tables.", show_default="none"
+        ),
+    ] = None,
     show: Annotated[Path | None, typer.Option(help="Only print what this table holds.", show_default="none")] = None,
 ) -> None:
     """Measure every candidate block of a search space on a device into a latency table.
@@ -52,6 +58,9 @@ def command(
 
     if show is not None:
         _print_table(show, LatencyTable.load(show))
+        return
+    if compare is not None:
+        _print_comparison(*compare)
         return
     if output is None:
         raise UserError("no output path; add -o TABLE.csv")
@@ -91,6 +100,32 @@ def command(
             progress=progress,
         )
     _print_table(output, table)
+
+
+def _print_comparison(first: Path, second: Path) -> None:
+    from fbnet_mobile.errors import UserError
+    from fbnet_mobile.latency.table import BLOCK, LatencyTable
+
+    tables = [LatencyTable.load(path) for path in (first, second)]
+    frame = tables[0].compared(tables[1])
+    frame = frame[frame["kind"] == BLOCK]
+    if frame.empty:
+        raise UserError(f"{first} and {second} have no block in common")
+    for path, table in zip((first, second), tables, strict=True):
+        conditions = table.conditions
+        print(
+            f"{path}: {conditions.device} ({conditions.cpu}), {conditions.runtime} {conditions.runtime_version}, "
+            f"{conditions.threads} thread{'s' if conditions.threads > 1 else ''}, {conditions.precision}, "
+            f"{conditions.statistic}, {conditions.date}"
+        )
+    quantiles = frame["ratio"].quantile([0.0, 0.1, 0.5, 0.9, 1.0])
+    print(f"{len(frame)} blocks in both; latency in the second over the first:")
+    names = ("least", "10th percentile", "median", "90th percentile", "greatest")
+    print("  " + ", ".join(f"{name} {value:.3f}" for name, value in zip(names, quantiles, strict=True)))
+    for title, rows in (("fastest", frame.head(5)), ("slowest", frame.iloc[::-1].head(5))):
+        print(f"relatively {title} in the second:")
+        for row in rows.itertuples():
+            print(f"  x{row.ratio:.3f}  {row.latency_us:.1f} -> {row.other_us:.1f} us  {row.blocks}")
 
 
 def _print_table(path: Path, table: object) -> None:

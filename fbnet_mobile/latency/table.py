@@ -226,6 +226,18 @@ class LatencyTable:
             raise UserError(f"cannot mix two tables: {field} is {mine} in one and {theirs} in the other")
         return LatencyTable(other.conditions, {**self._rows, **other.rows})
 
+    def compared(self, other: "LatencyTable") -> pd.DataFrame:
+        """The rows that both tables have: ``kind``, ``blocks``, ``latency_us`` here, ``other_us``, and ``ratio``.
+
+        The ratio is the other's latency over this one's, sorted from what became faster to what became slower.
+        """
+        shared = [key for key in self._rows if key in other.rows]
+        frame = pd.DataFrame(shared, columns=["kind", "blocks"])
+        frame["latency_us"] = [self._rows[key].latency_us for key in shared]
+        frame["other_us"] = [other.rows[key].latency_us for key in shared]
+        frame["ratio"] = frame["other_us"] / frame["latency_us"]
+        return frame.sort_values("ratio", ignore_index=True)
+
     def save(self, path: Path) -> None:
         """Write the CSV file, whole or not at all."""
         shared = {"schema_version": SCHEMA_VERSION, **asdict(self.conditions)}

@@ -131,6 +131,15 @@ def test_a_missing_block_is_never_counted_as_nothing(table: LatencyTable, networ
     )
 
 
+def test_two_tables_are_compared_row_by_row(table: LatencyTable, network: Architecture) -> None:
+    stem, _, head = network.blocks
+    rows = {LatencyTable.row_key(BLOCK, [stem]): row(24.0), LatencyTable.row_key(BLOCK, [head]): row(3.5)}
+    frame = table.compared(LatencyTable(replace(CONDITIONS, threads=2), rows))
+    assert list(frame["blocks"]) == [head.key, stem.key]
+    assert list(frame["ratio"]) == [0.5, 2.0]
+    assert list(frame["latency_us"]) == [7.0, 12.0]
+
+
 def test_tables_merge_only_under_the_same_conditions(table: LatencyTable, network: Architecture) -> None:
     extra = Block.parse_key(network.with_classes(20).blocks[-1].key)
     later = replace(CONDITIONS, date="2026-12-01", space="other")
