@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -276,11 +276,13 @@ class _Search:
         self.parallel, self.optimizer = fabric.setup(self.supernet, self.optimizer)
         # Few numbers with gradients that are averaged by hand: no need of the machinery for distributed modules.
         self.choices = Choices(space).to(fabric.device)
-        self.architecture_optimizer = torch.optim.Adam(
+        adam = torch.optim.Adam(
             self.choices.parameters(),
             lr=recipe.architecture_learning_rate,
             weight_decay=recipe.architecture_weight_decay,
         )
+        # Set up by Fabric, so that its loss scaling in half precision covers this optimiser too.
+        self.architecture_optimizer = cast(torch.optim.Optimizer, fabric.setup_optimizers(adam))
         self.expected = ExpectedCost(space, costs, fixed_us).to(fabric.device)
         self.multiplier = 0.0
         self.history: list[SearchEpoch] = []
@@ -401,7 +403,7 @@ class _Search:
         # Augmented Lagrangian of excess <= 0 with penalty 1 (Nocedal and Wright, equation 17.65).
         constraint = 0.5 * F.relu(self.multiplier + excess).square()
         self.architecture_optimizer.zero_grad()
-        (loss + constraint).backward()  # type: ignore[no-untyped-call]
+        self.fabric.backward(loss + constraint)
         self.supernet.requires_grad_(True)
         if self.fabric.world_size > 1:
             for logits_of_choice in self.choices.parameters():
