@@ -30,6 +30,9 @@ def run(command: Callable[..., None], example: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
 
+    # OpenMP's threads spin while they wait for one another, which beside another busy program slows a training step
+    # several times over. Read when torch is loaded, hence set here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(epilog=f"Example: {example}", context_settings={"help_option_names": ["-h", "--help"]})(reporting)
     try:
