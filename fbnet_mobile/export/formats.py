@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from fbnet_mobile.errors import UserError
+from fbnet_mobile.export.precision import check_precision, convert
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.runtimes.packages import needs
 
 if TYPE_CHECKING:  # reading a file's metadata should not wait for numpy
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fbnet_mobile.export.graph import Graph
 
 
@@ -88,6 +93,8 @@ def write(
     path: Path,
     format: str,  # noqa: A002
     metadata: Mapping[str, str] | None = None,
+    precision: str = "fp32",
+    calibration: NDArray[np.float32] | None = None,
 ) -> None:
     """Write a graph to a file (a folder, for Core ML) of a format; whole, or not at all.
 
@@ -96,14 +103,36 @@ def write(
         path: ends in the format's suffix; what stands there is replaced.
         format: a key of :data:`FORMATS`.
         metadata: strings kept in the file, for :func:`read_metadata`.
+        precision: "fp32", "fp16" or "int8"; see :mod:`fbnet_mobile.export.precision`.
+        calibration: (N, channels, height, width) images for int8, normalised as the network's input.
 
     Raises:
-        UserError: an unknown format, another suffix, a missing package, an operation that the format has not,
-            or a path that cannot be written to.
+        UserError: an unknown format or precision, another suffix, a missing package, an operation that the
+            format has not, int8 without images, or a path that cannot be written to.
     """
-    emitter = check_suffix(path, format).emitter()
+    entry = check_suffix(path, format)
+    check_precision(format, precision, calibration is not None)
     with write_whole(path) as partial:
-        emitter.write(graph, partial, dict(metadata or {}))
+        write_new(graph, partial, entry, metadata or {}, precision, calibration)
+
+
+def write_new(
+    graph: Graph,
+    path: Path,
+    format: Format,  # noqa: A002
+    metadata: Mapping[str, str],
+    precision: str,
+    calibration: NDArray[np.float32] | None,
+) -> None:
+    """Do what :func:`write` does, at a path where nothing is yet, and that may be left half written."""
+    emitter = format.emitter()
+    if precision == "fp32":
+        emitter.write(graph, path, dict(metadata))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        full = Path(folder) / path.name
+        emitter.write(graph, full, dict(metadata))
+        convert(full, path, format.name, precision, calibration)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Export with proof: a file is run in its own runtime, and compared with PyTorch, before it is kept."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +12,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.export.formats import check_suffix
+from fbnet_mobile.export.formats import check_suffix, write_new
+from fbnet_mobile.export.precision import check_precision
 from fbnet_mobile.export.trace import evaluation, trace
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.runtimes import runtime_for_format
+
+TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "int8": math.inf}
+"""By precision, the largest relative difference that is accepted unless another is given. What int8 costs depends on
+the network; it shows in the answers, which are compared as well."""
 
 _RANDOM_INPUTS = 4
 
@@ -26,18 +32,22 @@ class ExportReport:
     Attributes:
         path: the file, or folder.
         format: its format.
+        precision: of what it stores: "fp32", "fp16" or "int8".
         inputs: number of inputs compared.
         largest_difference: between any two logits.
         relative_difference: the same, divided by the largest absolute logit of PyTorch's.
+        agreement: part of the answers (the class, or channel, of the largest logit) that is PyTorch's, from 0 to 1.
         size: of the file, or of the folder's files together, in bytes.
         seconds: that the export and its check took.
     """
 
     path: Path
     format: str
+    precision: str
     inputs: int
     largest_difference: float
     relative_difference: float
+    agreement: float
     size: int
     seconds: float
 
@@ -50,7 +60,10 @@ def export(
     input_shape: tuple[int, int, int, int],
     metadata: Mapping[str, str] | None = None,
     inputs: NDArray[np.float32] | None = None,
-    tolerance: float = 1e-3,
+    precision: str = "fp32",
+    calibration: NDArray[np.float32] | None = None,
+    tolerance: float | None = None,
+    min_agreement: float = 0.0,
 ) -> ExportReport:
     """Write a module to a file, and keep the file only if its runtime gives what PyTorch gives.
 
@@ -61,38 +74,58 @@ def export(
         input_shape: (1, channels, height, width).
         metadata: strings kept in the file; see :func:`fbnet_mobile.export.formats.read_metadata`.
         inputs: (N, channels, height, width) real inputs to compare on; seeded normal noise if not given.
-        tolerance: the largest relative difference that is accepted.
+        precision: "fp32", "fp16" or "int8"; see :mod:`fbnet_mobile.export.precision`.
+        calibration: (N, channels, height, width) images that int8 takes its ranges from, normalised as the
+            network's input: a few hundred of those it was trained on.
+        tolerance: the largest relative difference that is accepted; by default that of :data:`TOLERANCES`.
+        min_agreement: the smallest part of equal answers that is accepted, from 0 to 1.
 
     Raises:
-        UserError: a wrong format or suffix, a missing package, an unsupported operation, or inputs of another
-        shape. JobError: the file differs from PyTorch by more than the tolerance, or gives no finite numbers;
-        nothing is left
-            behind.
+        UserError: a wrong format, precision or suffix, a missing package, an unsupported operation, inputs or
+            images of another shape, or int8 without images.
+        JobError: the file differs from PyTorch by more than is accepted, or gives no finite numbers; nothing
+            is left behind.
     """
     start = time.perf_counter()
     path = Path(path)
-    emitter = check_suffix(path, format).emitter()
+    entry = check_suffix(path, format)
+    check_precision(format, precision, calibration is not None)
+    if tolerance is None:
+        tolerance = TOLERANCES[precision]
     runtime = runtime_for_format(format)
     runtime.version()
     if inputs is None:
         shape = (_RANDOM_INPUTS, *input_shape[1:])
         inputs = np.random.default_rng(0).standard_normal(shape, np.float32)
-    if inputs.shape[1:] != tuple(input_shape[1:]) or len(inputs) == 0:
-        raise UserError(f"the inputs to compare on have the shape {inputs.shape}, the model takes {input_shape}")
+    for images, purpose in ((inputs, "compare"), (inputs if calibration is None else calibration, "calibrate")):
+        if images.shape[1:] != tuple(input_shape[1:]) or len(images) == 0:
+            raise UserError(f"the inputs to {purpose} on have the shape {images.shape}, the model takes {input_shape}")
     graph = trace(module, input_shape)
     expected = _outputs(module, inputs)
     with write_whole(path) as partial:
-        emitter.write(graph, partial, dict(metadata or {}))
+        write_new(graph, partial, entry, metadata or {}, precision, calibration)
         actual = runtime.load(partial)(inputs)
         largest, relative = _difference(expected, actual)
-        if not relative <= tolerance:
+        if not math.isfinite(relative):
+            raise JobError(
+                f"the {format} file, or PyTorch, gives numbers that are not finite, or they give results of different "
+                f"shapes; nothing was written to {path}; check the weights"
+            )
+        if relative > tolerance:
             raise JobError(
                 f"the {format} file's results differ from PyTorch's by {relative:.2g} of the largest, more "
                 f"than the tolerance {tolerance:.2g}; nothing was written to {path}"
             )
+        agreement = float((expected.argmax(1) == actual.argmax(1)).mean())
+        if agreement < min_agreement:
+            raise JobError(
+                f"the {format} file gives PyTorch's answer on {agreement:.1%} of the inputs, less than the "
+                f"{min_agreement:.1%} asked for; nothing was written to {path}; calibrate on more images, or use fp16"
+            )
         files = [partial, *partial.rglob("*")] if partial.is_dir() else [partial]
         size = sum(file.stat().st_size for file in files if file.is_file())
-    return ExportReport(path, format, len(inputs), largest, relative, size, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return ExportReport(path, format, precision, len(inputs), largest, relative, agreement, size, seconds)
 
 
 def _outputs(module: nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 """How others' packages are used: a missing one is named with what installs it, and all are kept silent."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -42,12 +43,15 @@ def quiet() -> Iterator[None]:
     sys.stderr.flush()
     saved = [os.dup(number) for number in (1, 2)]
     nowhere = os.open(os.devnull, os.O_WRONLY)
+    handlers = logging.root.handlers[:]
     try:
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
         with redirect_stdout(_NOWHERE), redirect_stderr(_NOWHERE):
             yield
     finally:
+        # logging.warning gives a root logger without handlers one, here to nowhere, which would outlive this.
+        logging.root.handlers[:] = handlers
         sys.stdout.flush()
         sys.stderr.flush()
         for number, original in enumerate(saved, start=1):
