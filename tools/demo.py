@@ -24,7 +24,7 @@ from fbnet_mobile.space import SearchSpace, load_space
 from fbnet_mobile.train.data import load_data
 
 SPACE = "small"
-SEARCH_IMAGES, TRAIN_IMAGES, MOST_EPOCHS = 135_000, 315_000, 60
+SEARCH_IMAGES, TRAIN_IMAGES, MOST_EPOCHS = 135_000, 225_000, 60
 """How many images two CPU cores get through in a few minutes; the number of epochs follows from the data."""
 SEARCH_OPTIONS = ("--architecture-learning-rate", 0.05)
 """A short search must move its parameters further in a step than one of 90 epochs."""
@@ -76,7 +76,7 @@ def demo(source: str, root: str | None) -> None:
     checkpoint = train / "best.pt"
     files = [run / name for name in FILES.values()]
     for file_format, path in zip(FILES, files, strict=True):
-        fbnet("export", "--checkpoint", checkpoint, "--format", file_format, *images, "-o", path)
+        fbnet("export", "--checkpoint", checkpoint, "--format", file_format, "-o", path)
     report = run / "benchmark.json"
     fbnet(
         "benchmark", checkpoint, *files, *host, "--latency-table", table, *images, "--images", BENCHMARK_IMAGES,
