@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--target-latency", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--search-epochs", type=int, default=3)
-    parser.add_argument("--train-epochs", type=int, default=7)
+    parser.add_argument("--train-epochs", type=int, default=4)
     parser.add_argument("--architecture-learning-rate", type=float, default=0.05)
     parser.add_argument("--randoms", type=int, default=1, help="random networks for each seed (default: 1)")
     parser.add_argument("-o", "--output", type=Path, required=True)

@@ -24,11 +24,11 @@ from fbnet_mobile.space import SearchSpace, load_space
 from fbnet_mobile.train.data import load_data
 
 SPACE = "small"
-SEARCH_IMAGES, TRAIN_IMAGES, MOST_EPOCHS = 135_000, 225_000, 60
+SEARCH_IMAGES, TRAIN_IMAGES, MOST_EPOCHS = 135_000, 180_000, 60
 """How many images two CPU cores get through in a few minutes; the number of epochs follows from the data."""
 SEARCH_OPTIONS = ("--architecture-learning-rate", 0.05)
 """A short search must move its parameters further in a step than one of 90 epochs."""
-BENCHMARK_IMAGES = 500
+BENCHMARK_IMAGES = 300
 """Test images that every exported file is run on: evaluating a Core ML package without a Mac takes the longest."""
 FILES = {"tflite": "model.tflite", "onnx": "model.onnx", "coreml": "model.mlpackage"}
 

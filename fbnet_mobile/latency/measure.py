@@ -47,8 +47,8 @@ class MeasuringPlan:
     max_rounds: int = 10
     repeatability: float = 0.01
     budget_s: float | None = None
-    warmup_ms: float = 2.0
-    min_ms: float = 8.0
+    warmup_ms: float = 1.0
+    min_ms: float = 5.0
     seed: int = 0
 
 
