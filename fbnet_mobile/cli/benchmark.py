@@ -220,7 +220,7 @@ def _accuracy(
         split = data.test.limit(limit) if limit is not None else data.test
         print(f"{path}: running {len(split)} test images", file=sys.stderr)
         own = replace(data, mean=metadata.mean, std=metadata.std)
-        result["accuracy"] = evaluate(predict, split, own)
+        result["accuracy"] = evaluate(predict, split, own, pixels=metadata.input == "uint8")
         result["images"] = len(split)
 
 

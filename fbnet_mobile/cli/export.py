@@ -1,7 +1,8 @@
 """fbnet-export: turn a trained network into a file that a device runs, and prove that it computes the same."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,8 +10,8 @@ from fbnet_mobile.cli import options
 from fbnet_mobile.cli.common import run
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
+    from torch import nn
 
     from fbnet_mobile.export.metadata import ModelMetadata
 
@@ -56,6 +57,17 @@ def command(
         typer.Option("--format", help="tflite, onnx or coreml.", show_default="by the file's suffix"),
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16, or int8: 8-bit integers, calibrated on images.")] = "fp32",
+    input_type: Annotated[
+        str,
+        typer.Option(
+            "--input",
+            help="What the file takes: float32, normalised, or uint8, pixels that it normalises itself.",
+        ),
+    ] = "float32",
+    opset: Annotated[int | None, typer.Option(help="ONNX: version of the operations.", show_default="17")] = None,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="ONNX: any number of images at a time.", show_default="no")
+    ] = False,
     data: options.OptionalData = None,
     calibration_data: Annotated[
         str | None,
@@ -82,7 +94,7 @@ def command(
     """
     from fbnet_mobile.arch import Architecture
     from fbnet_mobile.errors import UserError
-    from fbnet_mobile.export.formats import check_suffix, format_of
+    from fbnet_mobile.export.formats import check_options, check_suffix, format_of
     from fbnet_mobile.export.precision import calibrates, check_precision
     from fbnet_mobile.zoo import load_network
 
@@ -93,51 +105,70 @@ def command(
     chosen = check_suffix(output, file_format) if file_format else format_of(output)
     calibration_data = calibration_data or data
     check_precision(chosen.name, precision, bool(calibration_data))
+    asked = {"opset": opset} if opset is not None else {}
+    format_options = {**asked, "dynamic_batch": True} if dynamic_batch else asked
+    check_options(chosen, format_options)
+    if input_type not in ("float32", "uint8"):
+        raise UserError(f"unknown input '{input_type}'; choose float32 or uint8")
+    peer = model if model is not None and ":" in model else None
+    if peer is None and (pretrained or resolution is not None):
+        given = "--pretrained" if pretrained else "--resolution"
+        raise UserError(f"{given} is for networks of timm and torchvision, as in --model timm:NAME; leave it out")
+    if peer is not None and checkpoint is not None:
+        raise UserError(f"the weights of {peer} are its own (--pretrained) or fresh; leave out --checkpoint")
     described = None
-    if model is not None:
+    if model is not None and peer is None:
         described = load_network(model)
     elif architecture is not None:
         described = Architecture.load(architecture)
 
     from fbnet_mobile.export.metadata import ModelMetadata
+    from fbnet_mobile.export.pixels import Normalisation
     from fbnet_mobile.export.verify import export
     from fbnet_mobile.nn import build, restore
     from fbnet_mobile.train.checkpoint import load_checkpoint
     from fbnet_mobile.zoo.mobile_cv import MEAN, STD, load_mobile_cv
+    from fbnet_mobile.zoo.peers import load_peer
 
-    if described is None:
+    module: nn.Module
+    if peer is not None:
+        module, input_shape, metadata = load_peer(peer, pretrained=pretrained, resolution=resolution)
+    elif described is None:
         assert checkpoint is not None
         trained = load_checkpoint(checkpoint)
         network = Architecture.from_yaml(trained.architecture, str(checkpoint))
-        module = restore(network, trained.state_dict, str(checkpoint))
+        module, input_shape = restore(network, trained.state_dict, str(checkpoint)), network.input_shape
         metadata = ModelMetadata(trained.architecture, trained.classes, trained.mean, trained.std)
     else:
-        network = described
-        names = tuple(str(number) for number in range(network.classes))
+        input_shape = described.input_shape
+        names = tuple(str(number) for number in range(described.classes))
         if checkpoint is not None:
-            module = load_mobile_cv(checkpoint, network)
-            metadata = ModelMetadata(network.to_yaml(), names, MEAN, STD)
+            module = load_mobile_cv(checkpoint, described)
+            metadata = ModelMetadata(described.to_yaml(), names, MEAN, STD)
         else:
-            module = build(network)
-            metadata = ModelMetadata(network.to_yaml(), names, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+            module = build(described)
+            metadata = ModelMetadata(described.to_yaml(), names, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    metadata = replace(metadata, input=input_type)
     inputs = calibration = None
     if data is not None:
-        inputs = _images(data, "test", images, network.resolution, data_root, split_seed, metadata)
+        inputs = _images(data, "test", images, input_shape[-1], data_root, split_seed, metadata)
     if calibration_data is not None and calibrates(chosen.name, precision):
         calibration = _images(
-            calibration_data, "train", CALIBRATION_IMAGES, network.resolution, data_root, split_seed, metadata
+            calibration_data, "train", CALIBRATION_IMAGES, input_shape[-1], data_root, split_seed, metadata
         )
     report = export(
         module,
         output,
         format=chosen.name,
-        input_shape=network.input_shape,
+        input_shape=input_shape,
         metadata=metadata.to_strings(),
         inputs=inputs,
         precision=precision,
         calibration=calibration,
         tolerance=tolerance,
         min_agreement=min_agreement,
+        pixels=Normalisation(metadata.mean, metadata.std) if input_type == "uint8" else None,
+        options=format_options,
     )
     kind = "test images" if data else "random inputs"
     print(
@@ -146,14 +177,15 @@ def command(
     )
     if precision != "fp32":
         print(f"{precision}: PyTorch's answer on {report.agreement:.1%} of them")
-    if checkpoint is None:
-        print(f"the weights of {network.name} are freshly initialised: the file is for measuring, not for predicting")
+    if checkpoint is None and not pretrained:
+        name = described.name if described is not None else peer
+        print(f"the weights of {name} are freshly initialised: the file is for measuring, not for predicting")
 
 
 def _images(
     source: str, part: str, count: int, resolution: int, root: Path | None, seed: int, metadata: "ModelMetadata"
-) -> "NDArray[np.float32]":
-    """Up to ``count`` images of the "train" or "test" part, of all classes: (N, 3, R, R), as the network takes them."""
+) -> "NDArray[Any]":
+    """Up to ``count`` images of the "train" or "test" part, of all classes: (N, 3, R, R), as the file takes them."""
     import torch
 
     from fbnet_mobile.train.augment import normalise
@@ -164,5 +196,7 @@ def _images(
     pixels = torch.cat([batch for batch, _ in split.limit(limit).batches(64)])
     # Images lie class by class, so the first ones would be of one class.
     chosen = pixels[torch.linspace(0, len(pixels) - 1, min(count, len(pixels))).long()]
-    array: NDArray[np.float32] = normalise(chosen, metadata.mean, metadata.std).contiguous().numpy()
+    if metadata.input == "float32":
+        chosen = normalise(chosen, metadata.mean, metadata.std)
+    array: NDArray[Any] = chosen.contiguous().numpy()
     return array

@@ -1,11 +1,16 @@
 """Writes a graph as a Core ML package: an ML Program for iOS 15 and later, in 32-bit floats, channels first.
 
+A network with a name for each of its logits becomes a classifier, as Xcode and the Vision framework know it: beside
+"output", the logits, it gives "classLabel" and "classLabel_probs", the softmax by name. A network that takes pixels
+takes an image.
+
 Built with the MIL builder of coremltools
 (https://apple.github.io/coremltools/docs-guides/source/mil-ops.html), which does not touch PyTorch. Equal
 graphs give equal operations and weights, but not equal bytes: coremltools puts the date and random
 identifiers into every package.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,28 +18,40 @@ from typing import Any
 import numpy as np
 
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.export.graph import INPUT, Graph, Node
+from fbnet_mobile.export.graph import INPUT, Graph, Node, Shape
 from fbnet_mobile.runtimes.packages import quiet
 
 with quiet():
     import coremltools as ct
     from coremltools.converters.mil import Builder as mil  # noqa: N813
     from coremltools.converters.mil import Function, Program
+    from coremltools.converters.mil.frontend.milproto.load import load
 
 _OWN_KEYS = "com.github.apple.coremltools."
 """Prefix of the metadata that coremltools adds."""
 
 
 def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write ``graph`` with the tensors "input" and "output".
+    """Write ``graph`` with the tensors, or the image, "input" and "output".
+
+    Args:
+        graph: the network.
+        path: is not there yet.
+        metadata: strings to keep; "classes", if there, is a JSON list of the names of the logits.
 
     Raises:
-        UserError: it resizes a feature map by a factor that is not whole.
+        UserError: it resizes a feature map by a factor that is not whole, or takes pixels of a number of channels
+            that no image has.
     """
-    target = ct.target.iOS15
+    if graph.pixels and graph.input_shape[1] not in _COLOURS:
+        raise UserError(
+            f"cannot write pixels of {graph.input_shape[1]} channels to Core ML, whose images have 1 or 3; let the "
+            "file take float32"
+        )
+    labels = _labels(graph, metadata)
     with quiet():
         program = Program()
-        with Function({INPUT: mil.placeholder(shape=graph.input_shape)}, opset_version=target) as function:
+        with Function({INPUT: mil.placeholder(shape=graph.input_shape)}, opset_version=_TARGET) as function:
             values: dict[str, Any] = {INPUT: function.inputs[INPUT]}
             for node in graph.nodes:
                 operands = [values[name] for name in node.inputs]
@@ -42,17 +59,83 @@ def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
                     operands.append(node.weights["constant"])
                 name = "output" if node.name == graph.output else node.name
                 values[node.name] = _RULES[node.op](node, operands, name)
-            function.set_outputs([values[graph.output]])
+            outputs = [values[graph.output]]
+            if labels:
+                outputs.append(mil.softmax(x=values[graph.output], axis=1, name=_PROBABILITIES))
+            function.set_outputs(outputs)
         program.add_function("main", function)
-        model = ct.convert(
-            program,
-            convert_to="mlprogram",
-            minimum_deployment_target=target,
-            compute_precision=ct.precision.FLOAT32,
-            skip_model_load=True,
-        )
+        model = _package(program, ct.precision.FLOAT32, labels, graph.input_shape if graph.pixels else None)
         model.user_defined_metadata.update(metadata)
         model.save(str(path))
+
+
+def half(path: Path, compress: Callable[[Any], Any] | None = None) -> Any:
+    """Return the package that :func:`write` wrote with every value in between, and every weight, in fp16.
+
+    Args:
+        path: the package.
+        compress: changes the weights of such a package into what Core ML reads from iOS 16 on.
+    """
+    with quiet():
+        model = ct.models.MLModel(str(path), skip_model_load=True)
+        program = _program(model)
+        labels: list[str] = []
+        function = program.functions["main"]
+        for operation in list(function.operations):
+            # Neither conversion nor compression keeps it in its place, the last; it is added at the end.
+            if operation.op_type == "classify":
+                labels = [str(label) for label in operation.classes.val]
+                logits = next(value for value in function.outputs if value.name == "output")
+                function.set_outputs([logits, operation.probabilities])
+                function.remove_ops([operation])
+        takes_image = model.get_spec().description.input[0].type.WhichOneof("Type") == "imageType"
+        image = tuple(function.inputs[INPUT].shape) if takes_image else None
+        if compress:
+            program = _program(compress(_package(program, ct.precision.FLOAT16)))
+        target = ct.target.iOS16 if compress else _TARGET
+        made = _package(program, ct.precision.FLOAT16, labels, image, target)
+        made.user_defined_metadata.update(model.user_defined_metadata)
+    return made
+
+
+_TARGET = ct.target.iOS15
+_PROBABILITIES = "probabilities"
+_COLOURS = {1: ct.colorlayout.GRAYSCALE, 3: ct.colorlayout.RGB}
+"""How the pixels of a number of channels are stored; a Core ML image is one of these."""
+
+
+def _program(model: Any) -> Any:
+    spec = model.get_spec()
+    return load(spec, spec.specificationVersion, model.weights_dir)
+
+
+def _package(
+    program: Any, precision: Any, labels: Sequence[str] = (), image: Shape | None = None, target: Any = _TARGET
+) -> Any:
+    """Convert a program to a package: a classifier if there are labels, of an image if its shape is given."""
+    extras: dict[str, Any] = {}
+    if labels:
+        extras["classifier_config"] = ct.ClassifierConfig(list(labels), predicted_probabilities_output=_PROBABILITIES)
+    if image:
+        extras["inputs"] = [ct.ImageType(name=INPUT, shape=image, color_layout=_COLOURS[image[1]])]
+    return ct.convert(
+        program,
+        convert_to="mlprogram",
+        minimum_deployment_target=target,
+        compute_precision=precision,
+        skip_model_load=True,
+        **extras,
+    )
+
+
+def _labels(graph: Graph, metadata: Mapping[str, str]) -> list[str]:
+    """Return a name for each logit, each another; none if they have no names, or are no logits."""
+    output = graph.node(graph.output)
+    classes = json.loads(metadata.get("classes", "[]"))
+    if len(output.shape) != 2 or output.shape[1] != len(classes) or output.op == "softmax":
+        return []
+    # Core ML gives the probabilities by name; among ImageNet's names two are there twice.
+    return [name if classes.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(classes)]
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.export.precision import check_precision, convert
@@ -15,7 +15,6 @@ from fbnet_mobile.files import write_whole
 from fbnet_mobile.runtimes.packages import needs
 
 if TYPE_CHECKING:  # reading a file's metadata should not wait for numpy
-    import numpy as np
     from numpy.typing import NDArray
 
     from fbnet_mobile.export.graph import Graph
@@ -24,8 +23,11 @@ if TYPE_CHECKING:  # reading a file's metadata should not wait for numpy
 class Emitter(Protocol):
     """What the module of a format provides. Both functions work on one file or folder of that format."""
 
-    def write(self, graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
-        """Write ``graph`` to ``path``, which is not there yet; UserError for what the format has not."""
+    def write(self, graph: Graph, path: Path, metadata: Mapping[str, str], **options: Any) -> None:
+        """Write ``graph`` to ``path``, which is not there yet; UserError for what the format has not.
+
+        ``options`` are some of :attr:`Format.options`.
+        """
 
     def read_metadata(self, path: Path) -> dict[str, str]:
         """Return the strings stored by :meth:`write`; UserError if ``path`` is no file of the format."""
@@ -40,12 +42,14 @@ class Format:
         suffix: of its files, with the dot.
         module: the emitter's.
         package: the package, beyond those always installed, that the emitter imports; "" for none.
+        options: names of what may be asked for besides; the emitter's ``write`` describes them.
     """
 
     name: str
     suffix: str
     module: str
     package: str = ""
+    options: frozenset[str] = frozenset()
 
     def emitter(self) -> Emitter:
         """Import the emitter; UserError with the line that installs its package if that is missing."""
@@ -57,7 +61,7 @@ FORMATS: dict[str, Format] = {
     entry.name: entry
     for entry in (
         Format("tflite", ".tflite", "fbnet_mobile.export.tflite"),
-        Format("onnx", ".onnx", "fbnet_mobile.export.onnx", package="onnx"),
+        Format("onnx", ".onnx", "fbnet_mobile.export.onnx", "onnx", frozenset({"opset", "dynamic_batch"})),
         Format("coreml", ".mlpackage", "fbnet_mobile.export.coreml", package="coremltools"),
     )
 }
@@ -88,13 +92,23 @@ def check_suffix(path: Path, format: str) -> Format:  # noqa: A002
     return found
 
 
+def check_options(format: Format, options: Mapping[str, Any]) -> None:  # noqa: A002
+    """UserError if one of ``options`` is not the format's."""
+    for option in options:
+        if option not in format.options:
+            having = [entry.name for entry in FORMATS.values() if option in entry.options]
+            where = f"only {', '.join(having)} has it" if having else "no format has it"
+            raise UserError(f"{format.name} has no {option.replace('_', ' ')}; {where}")
+
+
 def write(
     graph: Graph,
     path: Path,
     format: str,  # noqa: A002
     metadata: Mapping[str, str] | None = None,
     precision: str = "fp32",
-    calibration: NDArray[np.float32] | None = None,
+    calibration: NDArray[Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a graph to a file (a folder, for Core ML) of a format; whole, or not at all.
 
@@ -104,16 +118,18 @@ def write(
         format: a key of :data:`FORMATS`.
         metadata: strings kept in the file, for :func:`read_metadata`.
         precision: "fp32", "fp16" or "int8"; see :mod:`fbnet_mobile.export.precision`.
-        calibration: (N, channels, height, width) images for int8, normalised as the network's input.
+        calibration: (N, channels, height, width) images for int8, as the graph takes them.
+        options: of the format; see :attr:`Format.options`.
 
     Raises:
-        UserError: an unknown format or precision, another suffix, a missing package, an operation that the
+        UserError: an unknown format, precision or option, another suffix, a missing package, an operation that the
             format has not, int8 without images, or a path that cannot be written to.
     """
     entry = check_suffix(path, format)
     check_precision(format, precision, calibration is not None)
+    check_options(entry, options or {})
     with write_whole(path) as partial:
-        write_new(graph, partial, entry, metadata or {}, precision, calibration)
+        write_new(graph, partial, entry, metadata or {}, precision, calibration, options or {})
 
 
 def write_new(
@@ -122,16 +138,17 @@ def write_new(
     format: Format,  # noqa: A002
     metadata: Mapping[str, str],
     precision: str,
-    calibration: NDArray[np.float32] | None,
+    calibration: NDArray[Any] | None,
+    options: Mapping[str, Any],
 ) -> None:
     """Do what :func:`write` does, at a path where nothing is yet, and that may be left half written."""
     emitter = format.emitter()
     if precision == "fp32":
-        emitter.write(graph, path, dict(metadata))
+        emitter.write(graph, path, dict(metadata), **options)
         return
     with tempfile.TemporaryDirectory() as folder:
         full = Path(folder) / path.name
-        emitter.write(graph, full, dict(metadata))
+        emitter.write(graph, full, dict(metadata), **options)
         convert(full, path, format.name, precision, calibration)
 
 

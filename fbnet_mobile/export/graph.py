@@ -78,11 +78,13 @@ class Graph:
         input_shape: (1, channels, height, width), or (1, features), of the value :data:`INPUT`.
         nodes: in an order in which they can be computed.
         output: name of the node whose value is the result.
+        pixels: whether a file takes the input as uint8, from 0 to 255; it then begins with a cast to float32.
     """
 
     input_shape: Shape
     nodes: tuple[Node, ...]
     output: str
+    pixels: bool = False
 
     def node(self, name: str) -> Node:
         """Return the node that makes the value ``name``; KeyError for :data:`INPUT`."""

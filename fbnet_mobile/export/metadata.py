@@ -16,12 +16,14 @@ class ModelMetadata:
         classes: class names in the order of the logits.
         mean: of each channel, on the scale from 0 to 1: the input is (pixel / 255 - mean) / std.
         std: standard deviation of each channel, on the same scale.
+        input: "float32", normalised; or "uint8": pixels from 0 to 255, which the file normalises itself.
     """
 
     architecture: str
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    input: str = "float32"
 
     def to_strings(self) -> dict[str, str]:
         """As a file keeps it."""
@@ -30,6 +32,7 @@ class ModelMetadata:
             "classes": json.dumps(self.classes),
             "mean": json.dumps(self.mean),
             "std": json.dumps(self.std),
+            "input": self.input,
             "tool_version": __version__,
         }
 
@@ -43,4 +46,5 @@ class ModelMetadata:
             classes=tuple(json.loads(strings["classes"])),
             mean=tuple(json.loads(strings["mean"])),
             std=tuple(json.loads(strings["std"])),
+            input=strings.get("input", "float32"),
         )

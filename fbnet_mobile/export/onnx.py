@@ -1,5 +1,5 @@
-"""Writes a graph as an ONNX file: opset 17, batch 1, channels first. Equal graphs and metadata give equal
-bytes.
+"""Writes a graph as an ONNX file: opset 17 and batch 1 unless told otherwise, channels first. Equal graphs, metadata
+and options give equal bytes.
 
 The operations are those of https://onnx.ai/onnx/operators; what opset 17 has not (SiLU, GELU) is composed.
 """
@@ -15,28 +15,48 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.export.graph import INPUT, Graph, Node
+from fbnet_mobile.export.graph import INPUT, Graph, Node, Shape
 
 OPSET = 17
-_IR_VERSION = 8
-"""The IR version released with opset 17 (ONNX 1.12): what runtimes of that age read."""
+"""By default: that of ONNX 1.12, which runtimes of 2022 read."""
+OPSETS = (14, onnx.defs.onnx_opset_version())
+"""The oldest opset (hard swish came with it) and the newest that the installed ``onnx`` knows."""
+
+_BATCH = "batch"
+_ALL = np.iinfo(np.int64).max
 
 
-def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write ``graph`` with the tensors "input" and "output", and check it by ``onnx.checker``."""
-    builder = _Builder(graph)
+def write(
+    graph: Graph, path: Path, metadata: Mapping[str, str], *, opset: int = OPSET, dynamic_batch: bool = False
+) -> None:
+    """Write ``graph`` with the tensors "input" and "output", and check it by ``onnx.checker``.
+
+    Args:
+        graph: the network.
+        path: is not there yet.
+        metadata: strings for ``metadata_props``.
+        opset: version of the operations, within :data:`OPSETS`. The file's IR version is the oldest that has it.
+        dynamic_batch: leave the number of images open (the dimension "batch") instead of 1.
+
+    Raises:
+        UserError: an opset out of range, or one that cannot resize a feature map of a dynamic batch.
+    """
+    if not OPSETS[0] <= opset <= OPSETS[1]:
+        raise UserError(f"cannot write opset {opset}; choose one from {OPSETS[0]} to {OPSETS[1]}")
+    builder = _Builder(graph, opset, dynamic_batch)
     for node in graph.nodes:
         _RULES[node.op](builder, node)
+    kind = TensorProto.UINT8 if graph.pixels else TensorProto.FLOAT
     model = helper.make_model(
         helper.make_graph(
             builder.operations,
             "network",
-            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, graph.input_shape)],
-            [helper.make_tensor_value_info("output", TensorProto.FLOAT, graph.shapes()[graph.output])],
+            [helper.make_tensor_value_info(INPUT, kind, builder.border(graph.input_shape))],
+            [helper.make_tensor_value_info("output", TensorProto.FLOAT, builder.border(graph.shapes()[graph.output]))],
             builder.constants,
         ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=_IR_VERSION,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=helper.find_min_ir_version_for([helper.make_opsetid("", opset)]),
         producer_name="fbnet-mobile",
     )
     helper.set_model_props(model, dict(sorted(metadata.items())))
@@ -56,14 +76,29 @@ def read_metadata(path: Path) -> dict[str, str]:
 class _Builder:
     """The operations and constants made so far; a node's tensor has the node's name, the last is "output"."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.output = graph.output
+    def __init__(self, graph: Graph, opset: int, dynamic_batch: bool) -> None:
+        self.output, self.opset, self.dynamic_batch = graph.output, opset, dynamic_batch
         self.operations: list[onnx.NodeProto] = []
         self.constants: list[TensorProto] = []
+        self.input = INPUT
+        if graph.pixels:
+            self.input = f"{INPUT}_cast"
+            self.operations.append(
+                helper.make_node("Cast", [INPUT], [self.input], name=self.input, to=TensorProto.FLOAT)
+            )
 
     def tensor(self, name: str) -> str:
         """Return the tensor that holds a node's value."""
-        return "output" if name == self.output else name
+        return "output" if name == self.output else self.input if name == INPUT else name
+
+    def border(self, shape: Shape) -> list[int | str]:
+        """Return the shape, for one image, of an input or output as the file states it."""
+        return [_BATCH if self.dynamic_batch else shape[0], *shape[1:]]
+
+    def shape(self, node: Node, role: str, *sizes: int) -> str:
+        """Add a constant shape to reshape to, for one image, and return its tensor; 0 keeps the batch there is."""
+        kept = 0 if self.dynamic_batch else sizes[0]
+        return self.constant(node, role, np.array([kept, *sizes[1:]], np.int64))
 
     def inputs(self, node: Node) -> list[str]:
         """Return the tensors that the node reads, its constant last."""
@@ -158,15 +193,23 @@ def _pool(kind: str, **attributes: Any) -> Callable[[_Builder, Node], str]:
 def _global_avg_pool(to: _Builder, node: Node) -> str:
     if node.attributes["keepdims"]:
         return to.op(node, "GlobalAveragePool", to.inputs(node))
-    return to.op(node, "ReduceMean", to.inputs(node), axes=[2, 3], keepdims=0)
+    if to.opset < 18:
+        return to.op(node, "ReduceMean", to.inputs(node), axes=[2, 3], keepdims=0)
+    axes = to.constant(node, "axes", np.array([2, 3], np.int64))
+    return to.op(node, "ReduceMean", [*to.inputs(node), axes], keepdims=0)
 
 
 def _reshape(to: _Builder, node: Node) -> str:
-    return to.op(node, "Reshape", [*to.inputs(node), to.constant(node, "shape", np.array(node.shape, np.int64))])
+    return to.op(node, "Reshape", [*to.inputs(node), to.shape(node, "shape", *node.shape)])
 
 
 def _slice(to: _Builder, node: Node) -> str:
-    bounds = [to.constant(node, role, np.array(node.attributes[role], np.int64)) for role in ("start", "stop")]
+    start, stop = list(node.attributes["start"]), list(node.attributes["stop"])
+    if to.dynamic_batch:
+        stop[0] = _ALL
+    bounds = [
+        to.constant(node, role, np.array(limits, np.int64)) for role, limits in (("start", start), ("stop", stop))
+    ]
     return to.op(node, "Slice", [*to.inputs(node), *bounds])
 
 
@@ -180,7 +223,15 @@ def _resize(to: _Builder, node: Node) -> str:
     # PyTorch's nearest takes the pixel at or before i * in / out, without half a pixel's shift.
     bilinear, align = node.attributes["mode"] == "bilinear", node.attributes["align_corners"]
     positions = "align_corners" if align else "half_pixel" if bilinear else "asymmetric"
-    sizes = to.constant(node, "sizes", np.array(node.shape, np.int64))
+    axes: dict[str, Any] = {}
+    if to.dynamic_batch:
+        if to.opset < 18:
+            raise UserError(
+                f"cannot write {node.name} (in '{node.source}') to ONNX with a dynamic batch: a resize there needs "
+                "opset 18; ask for that"
+            )
+        axes = {"axes": [2, 3]}
+    sizes = to.constant(node, "sizes", np.array(node.shape[2:] if axes else node.shape, np.int64))
     return to.op(
         node,
         "Resize",
@@ -188,16 +239,17 @@ def _resize(to: _Builder, node: Node) -> str:
         mode="linear" if bilinear else "nearest",
         coordinate_transformation_mode=positions,
         nearest_mode="floor",
+        **axes,
     )
 
 
 def _channel_shuffle(to: _Builder, node: Node) -> str:
     batch, channels, height, width = node.shape
     groups = node.attributes["groups"]
-    split = to.constant(node, "split", np.array([batch, groups, channels // groups, height, width], np.int64))
+    split = to.shape(node, "split", batch, groups, channels // groups, height, width)
     viewed = to.op(node, "Reshape", [*to.inputs(node), split], part="viewed")
     swapped = to.op(node, "Transpose", [viewed], part="swapped", perm=[0, 2, 1, 3, 4])
-    return to.op(node, "Reshape", [swapped, to.constant(node, "shape", np.array(node.shape, np.int64))])
+    return to.op(node, "Reshape", [swapped, to.shape(node, "shape", *node.shape)])
 
 
 _RULES: dict[str, Callable[[_Builder, Node], str]] = {

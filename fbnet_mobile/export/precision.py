@@ -13,7 +13,7 @@ Core ML   weights and computation                weights per channel; computed i
                                                  need Core ML to calibrate, so a Mac
 ========  =====================================  ==========================================================
 
-Inputs and outputs stay float32 in all, so a file is fed as its float32 twin is.
+Inputs and outputs stay what they are in all, so a file is fed as its float32 twin is.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ from fbnet_mobile.errors import UserError
 from fbnet_mobile.runtimes.packages import needs, quiet
 
 if TYPE_CHECKING:  # choosing a precision should not wait for numpy
-    import numpy as np
     from numpy.typing import NDArray
 
-    Images = NDArray[np.float32]
+    Images = NDArray[Any]
 
 PRECISIONS = ("fp32", "fp16", "int8")
 """As users write them."""
@@ -44,7 +43,7 @@ class Conversion:
 
     Attributes:
         run: writes the file (third argument) from the float32 one (first) and images of shape (N, channels,
-            height, width), normalised as the network's input.
+            height, width), as the file takes them.
         calibrates: whether it looks at the images.
     """
 
@@ -80,8 +79,8 @@ def convert(source: Path, target: Path, format: str, precision: str, calibration
         target: is not there yet.
         format: of both.
         precision: "fp16" or "int8".
-        calibration: (N, channels, height, width) images, normalised as the network's input; a few hundred
-            serve. Only int8 looks at them.
+        calibration: (N, channels, height, width) images, as the file takes them: normalised, or uint8 pixels; a
+            few hundred serve. Only int8 looks at them.
 
     Raises:
         UserError: as :func:`check_precision`, or a package is missing.
@@ -89,7 +88,8 @@ def convert(source: Path, target: Path, format: str, precision: str, calibration
     check_precision(format, precision, calibration is not None)
     import numpy as np
 
-    images = np.zeros((0,), np.float32) if calibration is None else np.ascontiguousarray(calibration, np.float32)
+    images: Images = np.zeros((0,), np.float32) if calibration is None else calibration
+    images = np.ascontiguousarray(images, np.uint8 if images.dtype == np.uint8 else np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries' remarks on their own debugging modes
         _CONVERSIONS[format, precision].run(source, images, target)
@@ -265,40 +265,23 @@ class _Reader:
 
 
 def _coreml_fp16(source: Path, images: Images, target: Path) -> None:
-    _coreml_half(source).save(str(target))
+    with needs("coremltools", "fbnet-mobile[coreml]"):
+        from fbnet_mobile.export.coreml import half
+
+    half(source).save(str(target))
 
 
 def _coreml_int8(source: Path, images: Images, target: Path) -> None:
     """Quantise the weights alone. The file is for iOS 16 and later, which is where Core ML reads such weights."""
-    half = _coreml_half(source)
-    with quiet():
+    with needs("coremltools", "fbnet-mobile[coreml]"), quiet():
         from coremltools.optimize import coreml as optimize
 
-        # Every weight, however small: the default leaves those of fewer than 2048 numbers alone.
-        weights = optimize.OpLinearQuantizerConfig(
-            mode="linear_symmetric", granularity="per_channel", weight_threshold=0
-        )
-        optimize.linear_quantize_weights(half, optimize.OptimizationConfig(global_config=weights)).save(str(target))
+        from fbnet_mobile.export.coreml import half
 
-
-def _coreml_half(source: Path) -> Any:
-    """Return the package with every value in between and every weight in fp16."""
-    with needs("coremltools", "fbnet-mobile[coreml]"), quiet():
-        import coremltools as ct
-        from coremltools.converters.mil.frontend.milproto.load import load
-
-    with quiet():
-        model = ct.models.MLModel(str(source), skip_model_load=True)
-        spec = model.get_spec()
-        made = ct.convert(
-            load(spec, spec.specificationVersion, model.weights_dir),
-            convert_to="mlprogram",
-            minimum_deployment_target=ct.target.iOS15,
-            compute_precision=ct.precision.FLOAT16,
-            skip_model_load=True,
-        )
-        made.user_defined_metadata.update(model.user_defined_metadata)
-    return made
+    # Every weight, however small: the default leaves those of fewer than 2048 numbers alone.
+    weights = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", granularity="per_channel", weight_threshold=0)
+    settings = optimize.OptimizationConfig(global_config=weights)
+    half(source, lambda package: optimize.linear_quantize_weights(package, settings)).save(str(target))
 
 
 _CONVERSIONS: dict[tuple[str, str], Conversion] = {

@@ -60,7 +60,7 @@ def _module(graph: Graph, metadata: Mapping[str, str]) -> ir.Module:
     module = ir.Module.create()
     text = json.dumps(dict(sorted(metadata.items())), ensure_ascii=False)
     module.operation.attributes["tfl.metadata"] = ir.DictAttr.get({METADATA: ir.StringAttr.get(text)})
-    input_type = _tensor(_nhwc(graph.input_shape))
+    input_type = _tensor(_nhwc(graph.input_shape), ir.IntegerType.get_unsigned(8) if graph.pixels else None)
     output_type = _tensor(_nhwc(graph.shapes()[graph.output]))
     function = ir.Operation.create(
         "func.func",
@@ -110,6 +110,8 @@ class _Builder:
 
     def __init__(self, graph: Graph, argument: ir.Value) -> None:
         self.values: dict[str, ir.Value] = {INPUT: argument}
+        if graph.pixels:
+            self.values[INPUT] = self.op("cast", [argument], _nhwc(graph.input_shape))
         self.shapes = graph.shapes()
         self.fused = _activations_to_fuse(graph)
 

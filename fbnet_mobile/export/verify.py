@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.export.formats import check_suffix, write_new
+from fbnet_mobile.export.formats import check_options, check_suffix, write_new
+from fbnet_mobile.export.pixels import Normalisation, take_pixels
 from fbnet_mobile.export.precision import check_precision
 from fbnet_mobile.export.trace import evaluation, trace
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.runtimes import runtime_for_format
+from fbnet_mobile.train.augment import normalise
 
 TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "int8": math.inf}
 """By precision, the largest relative difference that is accepted unless another is given. What int8 costs depends on
@@ -59,11 +62,13 @@ def export(
     format: str,  # noqa: A002
     input_shape: tuple[int, int, int, int],
     metadata: Mapping[str, str] | None = None,
-    inputs: NDArray[np.float32] | None = None,
+    inputs: NDArray[Any] | None = None,
     precision: str = "fp32",
-    calibration: NDArray[np.float32] | None = None,
+    calibration: NDArray[Any] | None = None,
     tolerance: float | None = None,
     min_agreement: float = 0.0,
+    pixels: Normalisation | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> ExportReport:
     """Write a module to a file, and keep the file only if its runtime gives what PyTorch gives.
 
@@ -73,15 +78,18 @@ def export(
         format: "tflite", "onnx" or "coreml".
         input_shape: (1, channels, height, width).
         metadata: strings kept in the file; see :func:`fbnet_mobile.export.formats.read_metadata`.
-        inputs: (N, channels, height, width) real inputs to compare on; seeded normal noise if not given.
+        inputs: (N, channels, height, width) real inputs to compare on, uint8 if ``pixels`` is given; seeded noise
+            if not given.
         precision: "fp32", "fp16" or "int8"; see :mod:`fbnet_mobile.export.precision`.
         calibration: (N, channels, height, width) images that int8 takes its ranges from, normalised as the
-            network's input: a few hundred of those it was trained on.
+            network's input or, if ``pixels`` is given, uint8: a few hundred of those it was trained on.
         tolerance: the largest relative difference that is accepted; by default that of :data:`TOLERANCES`.
         min_agreement: the smallest part of equal answers that is accepted, from 0 to 1.
+        pixels: let the file take uint8 images, from 0 to 255, and normalise them so itself.
+        options: of the format; see :attr:`fbnet_mobile.export.formats.Format.options`.
 
     Raises:
-        UserError: a wrong format, precision or suffix, a missing package, an unsupported operation, inputs or
+        UserError: a wrong format, precision, option or suffix, a missing package, an unsupported operation, inputs or
             images of another shape, or int8 without images.
         JobError: the file differs from PyTorch by more than is accepted, or gives no finite numbers; nothing
             is left behind.
@@ -90,20 +98,25 @@ def export(
     path = Path(path)
     entry = check_suffix(path, format)
     check_precision(format, precision, calibration is not None)
+    check_options(entry, options or {})
     if tolerance is None:
         tolerance = TOLERANCES[precision]
     runtime = runtime_for_format(format)
     runtime.version()
     if inputs is None:
-        shape = (_RANDOM_INPUTS, *input_shape[1:])
-        inputs = np.random.default_rng(0).standard_normal(shape, np.float32)
+        shape, rng = (_RANDOM_INPUTS, *input_shape[1:]), np.random.default_rng(0)
+        inputs = rng.integers(0, 256, shape, np.uint8) if pixels else rng.standard_normal(shape, np.float32)
     for images, purpose in ((inputs, "compare"), (inputs if calibration is None else calibration, "calibrate")):
         if images.shape[1:] != tuple(input_shape[1:]) or len(images) == 0:
             raise UserError(f"the inputs to {purpose} on have the shape {images.shape}, the model takes {input_shape}")
+        if pixels and images.dtype != np.uint8:
+            raise UserError(f"the inputs to {purpose} on are {images.dtype}, the file takes uint8 pixels; give those")
     graph = trace(module, input_shape)
-    expected = _outputs(module, inputs)
+    if pixels:
+        graph = take_pixels(graph, pixels)
+    expected = _outputs(module, normalise(torch.from_numpy(inputs), *pixels).numpy() if pixels else inputs)
     with write_whole(path) as partial:
-        write_new(graph, partial, entry, metadata or {}, precision, calibration)
+        write_new(graph, partial, entry, metadata or {}, precision, calibration, options or {})
         actual = runtime.load(partial)(inputs)
         largest, relative = _difference(expected, actual)
         if not math.isfinite(relative):

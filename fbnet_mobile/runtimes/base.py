@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fbnet_mobile.errors import UserError
 
@@ -26,9 +26,12 @@ class Session(ABC):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of the input, (batch, channels, height, width); a batch of 0 if any will do."""
 
+    takes_pixels: bool = False
+    """Whether the images are uint8, from 0 to 255, rather than float32 and normalised."""
+
     @abstractmethod
-    def set_input(self, images: Array) -> None:
-        """Copy in float32 images of :attr:`input_shape`."""
+    def set_input(self, images: NDArray[Any]) -> None:
+        """Copy in images of :attr:`input_shape`; uint8 or float32, see :attr:`takes_pixels`."""
 
     @abstractmethod
     def invoke(self) -> None:
@@ -38,17 +41,17 @@ class Session(ABC):
     def output(self) -> Array:
         """Return the last result: (batch, classes), or a feature map (batch, channels, height, width)."""
 
-    def __call__(self, images: Array) -> Array:
+    def __call__(self, images: NDArray[Any]) -> Array:
         """Run any number of images, as many at a time as the file takes.
 
         Args:
-            images: (N, channels, height, width), float32.
+            images: (N, channels, height, width); uint8 or float32, see :attr:`takes_pixels`.
 
         Returns:
             (N, classes), or (N, channels, height, width) for a network that ends in a feature map.
 
         Raises:
-            UserError: the shape does not fit the model's.
+            UserError: the shape does not fit the model's, or it takes pixels and these are none.
         """
         batch, *rest = self.input_shape
         if list(images.shape[1:]) != rest or len(images) == 0 or (batch and len(images) % batch):
@@ -59,7 +62,9 @@ class Session(ABC):
             )
         import numpy as np
 
-        images = np.ascontiguousarray(images, np.float32)
+        if self.takes_pixels and images.dtype != np.uint8:
+            raise UserError(f"the model takes uint8 pixels, not {images.dtype}; give images that are not normalised")
+        images = np.ascontiguousarray(images, np.uint8 if self.takes_pixels else np.float32)
         step = batch or len(images)
         outputs = []
         for start in range(0, len(images), step):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.runtimes.base import Runtime, Session, existing, unreadable
@@ -35,7 +36,10 @@ class CoreML(Runtime):
         return str(_coremltools().__version__)
 
     def load(self, path: Path, threads: int = 1) -> Session:
-        """Load a package of one input and one output; see :meth:`Runtime.load`. It ignores ``threads``."""
+        """Load a package of one input and one output, besides what a classifier adds; see :meth:`Runtime.load`.
+
+        It ignores ``threads``.
+        """
         ct = _coremltools()
         existing(path)
         native = sys.platform == "darwin"
@@ -45,9 +49,10 @@ class CoreML(Runtime):
                 description = model.get_spec().description
         except Exception as error:  # coremltools' own are plain Exception and RuntimeError
             raise unreadable(path, "coremltools", error) from error
-        if len(description.input) != 1 or len(description.output) != 1:
+        arrays = _arrays(description)
+        if len(description.input) != 1 or len(arrays) != 1:
             raise UserError(
-                f"{path} has {len(description.input)} inputs and {len(description.output)} outputs; only "
+                f"{path} has {len(description.input)} inputs and {len(arrays)} outputs; only "
                 "models of one each can be run"
             )
         return CoreMLSession(model) if native else EvaluatedSession(model)
@@ -59,9 +64,16 @@ class _DescribedSession(Session):
     def __init__(self, model: Any) -> None:
         self.model = model
         description = model.get_spec().description
-        self._input, self._output = description.input[0].name, description.output[0].name
-        self._shape = tuple(int(size) for size in description.input[0].type.multiArrayType.shape)
-        self._images: Array = np.zeros((0,), np.float32)
+        (given,) = description.input
+        self._input, self._output = given.name, _arrays(description)[0]
+        self.takes_pixels = given.type.WhichOneof("Type") == "imageType"
+        if self.takes_pixels:
+            image = given.type.imageType
+            channels = 1 if image.colorSpace == image.ColorSpace.Value("GRAYSCALE") else 3
+            self._shape: tuple[int, ...] = (1, channels, int(image.height), int(image.width))
+        else:
+            self._shape = tuple(int(size) for size in given.type.multiArrayType.shape)
+        self._images: NDArray[Any] = np.zeros((0,), np.float32)
         self._result: Array = self._images
 
     @property
@@ -69,7 +81,7 @@ class _DescribedSession(Session):
         """See :attr:`Session.input_shape`."""
         return self._shape
 
-    def set_input(self, images: Array) -> None:
+    def set_input(self, images: NDArray[Any]) -> None:
         """See :meth:`Session.set_input`."""
         self._images = images
 
@@ -83,7 +95,11 @@ class CoreMLSession(_DescribedSession):
 
     def invoke(self) -> None:
         """See :meth:`Session.invoke`."""
-        self._result = np.asarray(self.model.predict({self._input: self._images})[self._output], np.float32)
+        given: Any = self._images
+        if self.takes_pixels:
+            (pixels,) = self._images
+            given = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        self._result = np.asarray(self.model.predict({self._input: given})[self._output], np.float32)
 
 
 class EvaluatedSession(_DescribedSession):
@@ -99,12 +115,21 @@ class EvaluatedSession(_DescribedSession):
 
     def invoke(self) -> None:
         """See :meth:`Session.invoke`; JobError for an operation that neither coremltools nor we compute."""
-        values: dict[Any, Any] = {self._function.inputs[self._input]: self._images}
+        # Core ML hands the program an image as the numbers that its pixels are.
+        values: dict[Any, Any] = {self._function.inputs[self._input]: self._images.astype(np.float32, copy=False)}
         with quiet():
             for operation in self._function.operations:
+                if operation.op_type == "classify":  # puts names to what is computed without it
+                    continue
                 results = _evaluate(operation, values, self._function.opset_version)
                 values.update(zip(operation.outputs, results, strict=True))
-        self._result = np.asarray(values[self._function.outputs[0]], np.float32)
+        (output,) = (value for value in self._function.outputs if value.name == self._output)
+        self._result = np.asarray(values[output], np.float32)
+
+
+def _arrays(description: Any) -> list[str]:
+    """Return the names of the outputs that are arrays; a classifier's label and dictionary are none."""
+    return [output.name for output in description.output if output.type.WhichOneof("Type") == "multiArrayType"]
 
 
 def _evaluate(operation: Any, values: Mapping[Any, Any], opset: Any) -> list[Any]:

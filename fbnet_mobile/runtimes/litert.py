@@ -40,7 +40,7 @@ class LiteRT(Runtime):
         return "unknown"
 
     def load(self, path: Path, threads: int = 1) -> Session:
-        """Load a file of one float32 input and one float32 output; see :meth:`Runtime.load`."""
+        """Load a file of one float32 or uint8 input and one float32 output; see :meth:`Runtime.load`."""
         module = _interpreter_module()
         existing(path)
         try:
@@ -60,8 +60,12 @@ class LiteRTSession(Session):
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1:
             raise UserError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; only one each can be run")
-        if inputs[0]["dtype"] != np.float32 or outputs[0]["dtype"] != np.float32:
-            raise UserError(f"{path} does not take and give float32; export it with float32 inputs and outputs")
+        # Pixels are plain numbers; an input of a fully quantised file has a scale.
+        self.takes_pixels = inputs[0]["dtype"] == np.uint8 and inputs[0]["quantization"] == (0.0, 0)
+        if (inputs[0]["dtype"] != np.float32 and not self.takes_pixels) or outputs[0]["dtype"] != np.float32:
+            raise UserError(
+                f"{path} does not take float32, or pixels, and give float32; export it with such inputs and outputs"
+            )
         self._input, self._output = inputs[0]["index"], outputs[0]["index"]
         self._shape = tuple(int(size) for size in inputs[0]["shape"])
         # TFLite's order is NHWC, and ours. Files that other tools convert from PyTorch may keep NCHW: with
@@ -77,7 +81,7 @@ class LiteRTSession(Session):
             return batch, channels, height, width
         return self._shape
 
-    def set_input(self, images: Array) -> None:
+    def set_input(self, images: NDArray[Any]) -> None:
         """See :meth:`Session.set_input`."""
         if self._channels_last:
             images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))

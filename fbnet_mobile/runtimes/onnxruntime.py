@@ -26,7 +26,7 @@ class OnnxRuntime(Runtime):
         return str(_module().__version__)
 
     def load(self, path: Path, threads: int = 1) -> Session:
-        """Load a file of one float32 input and one output; see :meth:`Runtime.load`."""
+        """Load a file of one float32 or uint8 input and one output; see :meth:`Runtime.load`."""
         ort = _module()
         existing(path)
         options = ort.SessionOptions()
@@ -46,16 +46,17 @@ class OnnxSession(Session):
     def __init__(self, path: Path, session: Any) -> None:
         self.session = session
         inputs, outputs = session.get_inputs(), session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type != "tensor(float)":
+        if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type not in ("tensor(float)", "tensor(uint8)"):
             raise UserError(
                 f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; only one float32 "
-                "input and one output can be run"
+                "or uint8 input and one output can be run"
             )
+        self.takes_pixels = inputs[0].type == "tensor(uint8)"
         shape = [size if isinstance(size, int) else 0 for size in inputs[0].shape]
         if 0 in shape[1:]:
             raise UserError(f"{path} leaves the size of its input open: {inputs[0].shape}; export it for one size")
         self._shape, self._name = tuple(shape), inputs[0].name
-        self._images: Array = np.zeros((0,), np.float32)
+        self._images: NDArray[Any] = np.zeros((0,), np.float32)
         self._result: Array = self._images
 
     @property
@@ -63,7 +64,7 @@ class OnnxSession(Session):
         """See :attr:`Session.input_shape`."""
         return self._shape
 
-    def set_input(self, images: Array) -> None:
+    def set_input(self, images: NDArray[Any]) -> None:
         """See :meth:`Session.set_input`."""
         self._images = images
 

@@ -35,7 +35,7 @@ from fbnet_mobile.train.progress import ProgressBar
 _STATE_FORMAT = "fbnet-mobile training state 1"
 _REPORT_STEPS = 20
 
-Predict = nn.Module | Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Predict = nn.Module | Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -206,22 +206,33 @@ def train(
 
 
 def evaluate(
-    predict: Predict, split: Split, data: Data, *, batch_size: int = 64, fabric: Fabric | None = None
+    predict: Predict,
+    split: Split,
+    data: Data,
+    *,
+    batch_size: int = 64,
+    fabric: Fabric | None = None,
+    pixels: bool = False,
 ) -> float:
     """Top-1 accuracy on a split, from 0 to 1.
 
     Args:
         predict: a network, evaluated where its weights are and left in the mode it was in; or any function of
-            (B, 3, R, R) float32 normalised images that gives (B, classes) logits, such as an exported file.
+            (B, 3, R, R) float32 normalised images, or of pixels, that gives (B, classes) logits, such as an exported
+            file.
         split: the images.
         data: whose statistics normalise them.
         batch_size: images at a time; the last batch may be smaller, so use 1 for a file of fixed batch 1.
         fabric: shares the images out among its processes if given.
+        pixels: whether ``predict``, then a function, takes the images as they are, uint8.
     """
     rank, world_size = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     batches = split.batches(batch_size * world_size, rank=rank, world_size=world_size)
-    count = _module_hits if isinstance(predict, nn.Module) else _function_hits
-    hits = torch.tensor(count(predict, batches, data), dtype=torch.float64)
+    if isinstance(predict, nn.Module):
+        count = _module_hits(predict, batches, data)
+    else:
+        count = _function_hits(predict, batches, None if pixels else data)
+    hits = torch.tensor(count, dtype=torch.float64)
     if fabric and world_size > 1:
         hits = _summed(fabric, hits)
     return float(hits) / len(split)
@@ -240,11 +251,11 @@ def _module_hits(module: Any, batches: Iterator[tuple[Tensor, Tensor]], data: Da
     return int(hits)
 
 
-def _function_hits(function: Any, batches: Iterator[tuple[Tensor, Tensor]], data: Data) -> int:
+def _function_hits(function: Any, batches: Iterator[tuple[Tensor, Tensor]], normalising: Data | None) -> int:
     hits = 0
     for images, labels in batches:
-        inputs = normalise(images, data.mean, data.std).contiguous().numpy()
-        hits += int((np.asarray(function(inputs)).argmax(1) == labels.numpy()).sum())
+        inputs = normalise(images, normalising.mean, normalising.std) if normalising else images
+        hits += int((np.asarray(function(inputs.contiguous().numpy())).argmax(1) == labels.numpy()).sum())
     return hits
 
 

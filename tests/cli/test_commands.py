@@ -66,6 +66,7 @@ def folder(tmp_path: Path) -> Path:
 
 SEARCH = ("search", "--latency-table", "text.csv", "--data", "digits", "-o", "out", "--target-latency")
 TRAIN = ("train", "-o", "out", "--architecture")
+GOOD = ("--architecture", "good.yaml")
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,14 @@ TRAIN = ("train", "-o", "out", "--architecture")
         (("export", "--model", "fbnet-a", "--architecture", "good.yaml", "-o", "out.onnx"), "leave out --checkpoint"),
         (("export", "--model", "fbnet-a", "--checkpoint", "text.pt", "-o", "out.onnx"), "text.pt"),
         (("export", "--architecture", "good.yaml", "-o", "text.csv/out.onnx"), "cannot write text.csv/out.onnx"),
+        (("export", "--model", "fbnet-a", "--pretrained", "-o", "out.onnx"), "--pretrained is for networks of timm"),
+        (("export", "--model", "fbnet-a", "--resolution", "64", "-o", "out.onnx"), "--resolution is for networks of"),
+        (("export", "--model", "timm:resnet18", "--checkpoint", "text.pt", "-o", "out.onnx"), "leave out --checkpoint"),
+        (("export", "--model", "torchvision:resnet19", "-o", "out.onnx"), "did you mean 'torchvision:resnet18'?"),
+        (("export", *GOOD, "--input", "uint16", "-o", "out.onnx"), "unknown input 'uint16'; choose float32 or uint8"),
+        (("export", *GOOD, "--opset", "18", "-o", "out.tflite"), "tflite has no opset; only onnx has it"),
+        (("export", *GOOD, "--dynamic-batch", "-o", "out.mlpackage"), "coreml has no dynamic batch; only onnx has it"),
+        (("export", *GOOD, "--opset", "5", "-o", "out.onnx"), "cannot write opset 5; choose one from 14 to"),
         (("benchmark", "none.tflite"), "there is no model at none.tflite"),
         (("benchmark",), "no model files; name some, or see the published networks with --list-models"),
         (("benchmark", "text.csv"), "cannot tell the format of text.csv"),

@@ -1,0 +1,115 @@
+"""Networks that a user would otherwise pick, those of timm and torchvision, to hold a searched one against.
+
+They are named ``timm:NAME`` and ``torchvision:NAME``, with the names of ``timm.list_models`` and
+``torchvision.models.list_models``. What their input looks like is read from what comes with their weights: timm's
+``pretrained_cfg``, and the ``transforms`` of torchvision's default weights.
+"""
+
+import difflib
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.export.metadata import ModelMetadata
+from fbnet_mobile.runtimes.packages import needs, quiet
+
+
+class Peer(NamedTuple):
+    """A network that is not ours.
+
+    Attributes:
+        module: takes (1, channels, height, width) float images and returns logits.
+        input_shape: (1, channels, height, width).
+        metadata: the normalisation and the classes; the architecture is empty.
+    """
+
+    module: nn.Module
+    input_shape: tuple[int, int, int, int]
+    metadata: ModelMetadata
+
+
+def load_peer(name: str, *, pretrained: bool = False, resolution: int | None = None) -> Peer:
+    """Build a network of timm or torchvision.
+
+    Args:
+        name: ``timm:NAME`` or ``torchvision:NAME``; timm's may end in the tag of its weights, as in
+            ``timm:mobilenetv3_large_100.ra_in1k``.
+        pretrained: with its weights, downloaded unless they were before; freshly initialised otherwise.
+        resolution: height and width of the input, in pixels; by default that which its weights were trained for.
+
+    Raises:
+        UserError: no such network (the message has the nearest name), timm is not installed, or the weights do not
+            exist or cannot be downloaded.
+    """
+    library, _, own = name.partition(":")
+    if library not in _LIBRARIES:
+        raise UserError(f"unknown library in {name!r}; write {' or '.join(f'{known}:NAME' for known in _LIBRARIES)}")
+    return _LIBRARIES[library](own, pretrained, resolution)
+
+
+def _timm(name: str, pretrained: bool, resolution: int | None) -> Peer:
+    with needs("timm", "fbnet-mobile[timm]"):
+        import timm
+        from timm.data.imagenet_info import infer_imagenet_subset
+    _check(name, [*timm.list_models(), *timm.list_pretrained()], "timm")
+    with _building(f"timm:{name}", pretrained):
+        module: Any = timm.create_model(name, pretrained=pretrained)
+    config = module.pretrained_cfg
+    channels, height, width = config["input_size"]
+    imagenet = infer_imagenet_subset(module) == "imagenet-1k"
+    classes = _imagenet_classes() if imagenet else tuple(str(number) for number in range(module.num_classes))
+    metadata = ModelMetadata("", classes, tuple(config["mean"]), tuple(config["std"]))
+    return Peer(module, (1, channels, resolution or height, resolution or width), metadata)
+
+
+def _torchvision(name: str, pretrained: bool, resolution: int | None) -> Peer:
+    from torchvision import models
+
+    _check(name, models.list_models(module=models), "torchvision")
+    weights = models.get_model_weights(name).DEFAULT
+    with _building(f"torchvision:{name}", pretrained):
+        module = models.get_model(name, weights=weights if pretrained else None)
+    transforms = weights.transforms()
+    height, width = (transforms.crop_size * 2)[:2]  # one number, for both, or two
+    metadata = ModelMetadata("", tuple(weights.meta["categories"]), tuple(transforms.mean), tuple(transforms.std))
+    return Peer(module, (1, len(metadata.mean), resolution or height, resolution or width), metadata)
+
+
+_LIBRARIES = {"timm": _timm, "torchvision": _torchvision}
+
+
+def _check(name: str, known: Sequence[str], library: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
+        hint = f"did you mean '{library}:{near[0]}'?" if near else f"see {_LISTS[library]} for those it has"
+        raise UserError(f"{library} has no network {name!r}; {hint}")
+
+
+_LISTS = {"timm": "timm.list_models()", "torchvision": "torchvision.models.list_models()"}
+
+
+@contextmanager
+def _building(name: str, pretrained: bool) -> Iterator[None]:
+    """Keep the libraries' remarks away, and turn the ways in which weights fail to arrive into one error."""
+    try:
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (OSError, RuntimeError, ValueError) as error:
+        lines = str(error).strip().splitlines() or [repr(error)]
+        if not pretrained:
+            raise UserError(f"cannot build {name}: {lines[0]}") from error
+        raise UserError(
+            f"cannot get the weights of {name}: {lines[0]}; connect to the network, or leave out --pretrained"
+        ) from error
+
+
+def _imagenet_classes() -> tuple[str, ...]:
+    """The names of ImageNet's 1000 classes, which come with torchvision."""
+    from torchvision.models import MobileNet_V3_Small_Weights
+
+    return tuple(MobileNet_V3_Small_Weights.DEFAULT.meta["categories"])
