@@ -114,7 +114,11 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     content = {
         "machine": {"cpu": facts.cpu, "cores": facts.cores, "system": facts.operating_system},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "options": {name: str(value) for name, value in vars(options).items() if name not in {"data", "output"}},
+        "options": {
+            name: value.name if isinstance(value, Path) else str(value)
+            for name, value in vars(options).items()
+            if name not in {"data", "output"}
+        },
         "rows": rows,
     }
     (options.output / "results.json").write_text(json.dumps(content, indent=2) + "\n")
