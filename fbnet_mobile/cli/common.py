@@ -104,7 +104,7 @@ def progress_steps() -> Iterator[Callable[[str, int, int], None]]:
             if step not in tasks:
                 tasks[step] = bars.add_task(step, total=total)
             bars.update(tasks[step], completed=done, total=total)
-            if done == total and not console.is_terminal:
+            if done == total > 1 and not console.is_terminal:
                 print(f"{step}: {done} of {total}", file=sys.stderr)
 
         yield advance
