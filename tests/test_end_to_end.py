@@ -93,7 +93,7 @@ def test_from_images_to_files_that_agree_with_pytorch(folder: Path, table: Path)
     result = json.loads((folder / "search" / "result.json").read_text())
     assert result["predicted_us"] <= result["target_us"]
 
-    train = ("--architecture", "search/architecture.yaml", *data, "--epochs", 4, "--batch-size", 32)
+    train = ("--architecture", "search/architecture.yaml", *data, "--epochs", 12, "--batch-size", 32)
     said = fbnet("train", *train, "-o", "train", cwd=folder)
     assert "test images" in said
     again = fbnet("train", *train, "-o", "train", cwd=folder)
@@ -109,7 +109,7 @@ def test_from_images_to_files_that_agree_with_pytorch(folder: Path, table: Path)
     rows = json.loads((folder / "benchmark.json").read_text())["models"]
     assert [row["runtime"] for row in rows] == ["torch", "litert", "onnxruntime", "coreml"]
     assert len({row["accuracy"] for row in rows}) == 1, "the same network on the same images"
-    assert rows[0]["accuracy"] > 0.3, "it has learned something"
+    assert rows[0]["accuracy"] > 0.3, f"it has learned something: {rows[0]}"
     assert rows[1]["latency"]["min_us"] > 0
     assert rows[1]["predicted_us"] == pytest.approx(result["predicted_us"])
     assert "predicted_us" not in rows[2], "the table is of another runtime"
