@@ -128,16 +128,22 @@ def _print_zoo() -> None:
 
 
 def _describe(model: Path, threads: int) -> dict[str, Any]:
+    from fbnet_mobile.export.formats import read_metadata
+    from fbnet_mobile.export.metadata import ModelMetadata
     from fbnet_mobile.runtimes import runtime_for_path
 
+    precision: str | None = "fp32"
     if model.suffix == CHECKPOINT:
         runtime, version = "torch", importlib.metadata.version("torch")
     else:
         runner = runtime_for_path(model)
         runtime, version = runner.name, runner.version()
+        metadata = ModelMetadata.from_strings(read_metadata(model))
+        precision = metadata.precision if metadata is not None else None
     files = [item for item in (model, *model.rglob("*")) if item.is_file()]
     return {
         "model": str(model),
+        "precision": precision,
         "runtime": runtime,
         "runtime_version": version,
         "threads": threads,
@@ -174,7 +180,8 @@ def _predict(result: dict[str, Any], table: Any) -> None:
     from fbnet_mobile.export.metadata import ModelMetadata
 
     conditions = table.conditions
-    if (result["runtime"], result["threads"]) != (conditions.runtime, conditions.threads):
+    asked = (conditions.runtime, conditions.threads, conditions.precision)
+    if (result["runtime"], result["threads"], result["precision"]) != asked:
         return
     metadata = ModelMetadata.from_strings(read_metadata(Path(result["model"])))
     if metadata is not None and metadata.architecture:
@@ -225,7 +232,9 @@ def _accuracy(
 
 
 def _print(result: dict[str, Any], where: str) -> None:
-    print(f"{result['model']} ({result['size_bytes'] / 1e6:.3f} MB), {result['runtime']} {result['runtime_version']}")
+    precision = f", {result['precision']}" if result["precision"] else ""
+    size = f"{result['size_bytes'] / 1e6:.3f} MB"
+    print(f"{result['model']} ({size}{precision}), {result['runtime']} {result['runtime_version']}")
     latency = result.get("latency")
     if latency is None and result["runtime"] == "coreml":
         print("  latency: Core ML runs on macOS only; the file was evaluated, not timed")

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fbnet_mobile.cli import options
-from fbnet_mobile.cli.common import run
+from fbnet_mobile.cli.common import format_latency, run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import nn
+    from torch import Tensor, nn
 
+    from fbnet_mobile.arch import Architecture
+    from fbnet_mobile.devices import Device
     from fbnet_mobile.export.metadata import ModelMetadata
+    from fbnet_mobile.latency.table import LatencyTable
 
 CALIBRATION_IMAGES = 256
 """How many images int8 takes its ranges from: enough, as ranges of 24 and of 100 images differed little."""
@@ -71,11 +74,13 @@ def command(
     data: options.OptionalData = None,
     calibration_data: Annotated[
         str | None,
-        typer.Option(help="Images whose training part int8 takes its ranges from.", show_default="those of --data"),
+        typer.Option(
+            help="Images whose training part int8 takes its ranges from, 256 at most.", show_default="those of --data"
+        ),
     ] = None,
     data_root: options.DataRoot = None,
     split_seed: options.SplitSeed = 0,
-    images: Annotated[int, typer.Option(min=1, help="How many test images to compare on.")] = 16,
+    images: Annotated[int, typer.Option(min=1, help="How many test images of --data to compare on, at most.")] = 256,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -87,16 +92,24 @@ def command(
     min_agreement: Annotated[
         float, typer.Option(min=0, max=1, help="Part of the inputs on which the file must give PyTorch's answer.")
     ] = 0.0,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Measure the file's latency there; host is this machine.", show_default="not measured"),
+    ] = None,
+    threads: options.Threads = 1,
+    latency_table: Annotated[
+        Path | None,
+        typer.Option(help="With --device: table to predict the latency by.", show_default="none"),
+    ] = None,
 ) -> None:
     """Export a network to TFLite, ONNX or Core ML.
 
-    The file is run in its own runtime and compared with PyTorch before it is put in place.
+    The file is run in its own runtime and compared with PyTorch before it is put in place: on test images of --data,
+    or on random inputs without. With --device it is then measured where it will run.
     """
-    from fbnet_mobile.arch import Architecture
     from fbnet_mobile.errors import UserError
     from fbnet_mobile.export.formats import check_options, check_suffix, format_of
     from fbnet_mobile.export.precision import calibrates, check_precision
-    from fbnet_mobile.zoo import load_network
 
     if architecture is None and model is None and checkpoint is None:
         raise UserError("no network; give --checkpoint, --architecture or --model")
@@ -110,52 +123,44 @@ def command(
     check_options(chosen, format_options)
     if input_type not in ("float32", "uint8"):
         raise UserError(f"unknown input '{input_type}'; choose float32 or uint8")
+    if device is None and latency_table is not None:
+        raise UserError("--latency-table predicts what --device measures; add --device host, or leave it out")
+    target = _device(device, chosen.name) if device is not None else None
+    table = _table(latency_table) if latency_table is not None else None
     peer = model if model is not None and ":" in model else None
     if peer is None and (pretrained or resolution is not None):
         given = "--pretrained" if pretrained else "--resolution"
         raise UserError(f"{given} is for networks of timm and torchvision, as in --model timm:NAME; leave it out")
     if peer is not None and checkpoint is not None:
         raise UserError(f"the weights of {peer} are its own (--pretrained) or fresh; leave out --checkpoint")
-    described = None
-    if model is not None and peer is None:
-        described = load_network(model)
-    elif architecture is not None:
-        described = Architecture.load(architecture)
+    module, input_shape, metadata, network = _network(checkpoint, architecture, model, pretrained, resolution)
 
-    from fbnet_mobile.export.metadata import ModelMetadata
     from fbnet_mobile.export.pixels import Normalisation
     from fbnet_mobile.export.verify import export
-    from fbnet_mobile.nn import build, restore
-    from fbnet_mobile.train.checkpoint import load_checkpoint
-    from fbnet_mobile.zoo.mobile_cv import MEAN, STD, load_mobile_cv
-    from fbnet_mobile.zoo.peers import load_peer
+    from fbnet_mobile.train.data import load_images
 
-    module: nn.Module
-    if peer is not None:
-        module, input_shape, metadata = load_peer(peer, pretrained=pretrained, resolution=resolution)
-    elif described is None:
-        assert checkpoint is not None
-        trained = load_checkpoint(checkpoint)
-        network = Architecture.from_yaml(trained.architecture, str(checkpoint))
-        module, input_shape = restore(network, trained.state_dict, str(checkpoint)), network.input_shape
-        metadata = ModelMetadata(trained.architecture, trained.classes, trained.mean, trained.std)
-    else:
-        input_shape = described.input_shape
-        names = tuple(str(number) for number in range(described.classes))
-        if checkpoint is not None:
-            module = load_mobile_cv(checkpoint, described)
-            metadata = ModelMetadata(described.to_yaml(), names, MEAN, STD)
-        else:
-            module = build(described)
-            metadata = ModelMetadata(described.to_yaml(), names, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    metadata = replace(metadata, input=input_type)
-    inputs = calibration = None
+    predicted_us = None
+    if device is not None and table is not None:
+        predicted_us = _predict(table, network, device, chosen.name, threads, precision)
+    metadata = replace(metadata, input=input_type, precision=precision)
+    inputs = labels = calibration = None
+    same_classes = False
     if data is not None:
-        inputs = _images(data, "test", images, input_shape[-1], data_root, split_seed, metadata)
-    if calibration_data is not None and calibrates(chosen.name, precision):
-        calibration = _images(
-            calibration_data, "train", CALIBRATION_IMAGES, input_shape[-1], data_root, split_seed, metadata
+        pixels, found, classes = load_images(
+            data, "test", images, root=data_root, resolution=input_shape[-1], seed=split_seed
         )
+        inputs, same_classes = _as_taken(pixels, metadata), classes == metadata.classes
+        labels = found.numpy() if same_classes else None
+    if calibration_data is not None and calibrates(chosen.name, precision):
+        pixels, _, _ = load_images(
+            calibration_data,
+            "train",
+            CALIBRATION_IMAGES,
+            root=data_root,
+            resolution=input_shape[-1],
+            seed=split_seed,
+        )
+        calibration = _as_taken(pixels, metadata)
     report = export(
         module,
         output,
@@ -163,6 +168,7 @@ def command(
         input_shape=input_shape,
         metadata=metadata.to_strings(),
         inputs=inputs,
+        labels=labels,
         precision=precision,
         calibration=calibration,
         tolerance=tolerance,
@@ -175,28 +181,119 @@ def command(
         f"{report.path}: {report.size / 1e6:.3f} MB, largest difference from PyTorch on {report.inputs} {kind} "
         f"{report.largest_difference:.2g} ({report.relative_difference:.2g} of the largest logit)"
     )
-    if precision != "fp32":
-        print(f"{precision}: PyTorch's answer on {report.agreement:.1%} of them")
+    if data is not None or precision != "fp32":
+        line = f"{precision}: PyTorch's answer on {report.agreement:.1%} of them"
+        if report.accuracy is not None and report.pytorch_accuracy is not None:
+            points = 100 * (report.accuracy - report.pytorch_accuracy)
+            line += f"; accuracy {report.accuracy:.2%}, PyTorch's {report.pytorch_accuracy:.2%} ({points:+.2f} points)"
+        print(line)
+    if data is not None and not same_classes:
+        print(f"accuracy not counted: the classes of {data} are not those of the network")
     if checkpoint is None and not pretrained:
-        name = described.name if described is not None else peer
+        name = network.name if network is not None else peer
         print(f"the weights of {name} are freshly initialised: the file is for measuring, not for predicting")
+    if target is not None:
+        _measure(output, target, chosen.name, threads, table.conditions.statistic if table else "min", predicted_us)
 
 
-def _images(
-    source: str, part: str, count: int, resolution: int, root: Path | None, seed: int, metadata: "ModelMetadata"
-) -> "NDArray[Any]":
-    """Up to ``count`` images of the "train" or "test" part, of all classes: (N, 3, R, R), as the file takes them."""
-    import torch
+def _network(
+    checkpoint: Path | None, architecture: Path | None, model: str | None, pretrained: bool, resolution: int | None
+) -> "tuple[nn.Module, tuple[int, int, int, int], ModelMetadata, Architecture | None]":
+    """The module, its input's shape, what its file says of itself, and its architecture if it has one."""
+    from fbnet_mobile.arch import Architecture
+    from fbnet_mobile.zoo import load_network
 
+    network = None
+    if architecture is not None:
+        network = Architecture.load(architecture)
+    elif model is not None and ":" not in model:
+        network = load_network(model)
+
+    from fbnet_mobile.export.metadata import ModelMetadata
+    from fbnet_mobile.nn import build, restore
+    from fbnet_mobile.train.checkpoint import load_checkpoint
+    from fbnet_mobile.zoo.mobile_cv import MEAN, STD, load_mobile_cv
+    from fbnet_mobile.zoo.peers import load_peer
+
+    if network is not None:
+        module = build(network) if checkpoint is None else load_mobile_cv(checkpoint, network)
+        mean, std = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)) if checkpoint is None else (MEAN, STD)
+        names = tuple(str(number) for number in range(network.classes))
+        return module, network.input_shape, ModelMetadata(network.to_yaml(), names, mean, std), network
+    if model is not None:
+        return *load_peer(model, pretrained=pretrained, resolution=resolution), None
+    assert checkpoint is not None
+    trained = load_checkpoint(checkpoint)
+    network = Architecture.from_yaml(trained.architecture, str(checkpoint))
+    metadata = ModelMetadata(trained.architecture, trained.classes, trained.mean, trained.std)
+    return restore(network, trained.state_dict, str(checkpoint)), network.input_shape, metadata, network
+
+
+def _device(name: str, file_format: str) -> "Device":
+    from fbnet_mobile.devices import get_device
+    from fbnet_mobile.errors import UserError
+    from fbnet_mobile.latency.measure import RUNTIMES
+    from fbnet_mobile.runtimes import runtime_for_format
+
+    if runtime_for_format(file_format).name not in RUNTIMES:
+        raise UserError(f"files of the format {file_format} cannot be measured; leave out --device")
+    return get_device(name)
+
+
+def _table(path: Path) -> "LatencyTable":
+    from fbnet_mobile.latency.table import LatencyTable
+
+    return LatencyTable.load(path)
+
+
+def _as_taken(pixels: "Tensor", metadata: "ModelMetadata") -> "NDArray[Any]":
+    """Pixels as the file takes them."""
     from fbnet_mobile.train.augment import normalise
-    from fbnet_mobile.train.data import Split, load_data
 
-    limit = max(count, len(metadata.classes))
-    split: Split = getattr(load_data(source, root=root, resolution=resolution, seed=seed, limit=limit), part)
-    pixels = torch.cat([batch for batch, _ in split.limit(limit).batches(64)])
-    # Images lie class by class, so the first ones would be of one class.
-    chosen = pixels[torch.linspace(0, len(pixels) - 1, min(count, len(pixels))).long()]
     if metadata.input == "float32":
-        chosen = normalise(chosen, metadata.mean, metadata.std)
-    array: NDArray[Any] = chosen.contiguous().numpy()
+        pixels = normalise(pixels, metadata.mean, metadata.std)
+    array: NDArray[Any] = pixels.contiguous().numpy()
     return array
+
+
+def _predict(
+    table: "LatencyTable", network: "Architecture | None", device: str, file_format: str, threads: int, precision: str
+) -> float | None:
+    """What the table predicts for the network, in microseconds; None, and why, if it is of other conditions."""
+    from fbnet_mobile.runtimes import runtime_for_format
+
+    if network is None:
+        print("no prediction: the network is not made of a search space's blocks")
+        return None
+    conditions = table.conditions
+    for what, here, there in (
+        ("device", device, conditions.device),
+        ("runtime", runtime_for_format(file_format).name, conditions.runtime),
+        ("number of threads", threads, conditions.threads),
+        ("precision", precision, conditions.precision),
+    ):
+        if here != there:
+            print(f"no prediction: the {what} is {here}, that of the latency table {there}")
+            return None
+    return table.total(network)
+
+
+def _measure(
+    path: Path, device: "Device", file_format: str, threads: int, statistic: str, predicted_us: float | None
+) -> None:
+    """Measure the file where it will run, and print that beside the prediction."""
+    from fbnet_mobile.latency.benchmark import benchmark
+    from fbnet_mobile.runtimes import runtime_for_format
+
+    runtime = runtime_for_format(file_format).name
+    with device:
+        (row,) = benchmark([path], device, runtime, threads=threads, statistic=statistic)
+        facts = device.facts()
+    print(
+        f"latency on {device.name} ({facts.cpu}), {runtime}, {threads} thread{'s' if threads > 1 else ''}: "
+        f"{statistic} {format_latency(row.latency_us)}, median {format_latency(row.median_us)}, 90th percentile "
+        f"{format_latency(row.p90_us)}; {row.runs} runs"
+    )
+    if predicted_us is not None:
+        error = predicted_us / row.latency_us - 1
+        print(f"predicted {format_latency(predicted_us)}, {error:+.1%} of the measured {statistic}")

@@ -17,6 +17,7 @@ class ModelMetadata:
         mean: of each channel, on the scale from 0 to 1: the input is (pixel / 255 - mean) / std.
         std: standard deviation of each channel, on the same scale.
         input: "float32", normalised; or "uint8": pixels from 0 to 255, which the file normalises itself.
+        precision: "fp32", "fp16" or "int8"; see :mod:`fbnet_mobile.export.precision`.
     """
 
     architecture: str
@@ -24,6 +25,7 @@ class ModelMetadata:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     input: str = "float32"
+    precision: str = "fp32"
 
     def to_strings(self) -> dict[str, str]:
         """As a file keeps it."""
@@ -33,6 +35,7 @@ class ModelMetadata:
             "mean": json.dumps(self.mean),
             "std": json.dumps(self.std),
             "input": self.input,
+            "precision": self.precision,
             "tool_version": __version__,
         }
 
@@ -47,4 +50,5 @@ class ModelMetadata:
             mean=tuple(json.loads(strings["mean"])),
             std=tuple(json.loads(strings["std"])),
             input=strings.get("input", "float32"),
+            precision=strings.get("precision", "fp32"),
         )

@@ -1,8 +1,8 @@
 """Writes a graph as a TFLite file, through the MLIR dialect of Google's own converter (``litert_converter``).
 
 The file works on height, width, channels (NHWC) from its input to its output; a feature map is never
-transposed. Only a channel shuffle holds a TRANSPOSE, which is that operation itself. Equal graphs and
-metadata give equal bytes.
+transposed. A channel shuffle holds a TRANSPOSE, which is that operation itself, and so does flattening a feature map
+where no linear layer follows, as its numbers must come in PyTorch's order. Equal graphs and metadata give equal bytes.
 
 The operations and their attributes are those of ``tensorflow/compiler/mlir/lite/ir/tfl_ops.td``. They are
 made with MLIR's generic builder: the graph already knows every shape, so nothing is left to infer, and an
@@ -29,11 +29,7 @@ SIGNATURE = "serving_default"
 
 
 def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write ``graph`` with a signature of one "input" and one "output".
-
-    Raises:
-        UserError: a feature map is flattened, or viewed, in a way that depends on the order of its axes.
-    """
+    """Write ``graph`` with a signature of one "input" and one "output"."""
     with quiet():
         # MLIR keeps every constant for the life of its context, so each file gets a context of its own.
         context = transform.get_ir_context()
@@ -328,15 +324,19 @@ def _global_avg_pool(to: _Builder, node: Node) -> ir.Value:
 
 
 def _reshape(to: _Builder, node: Node) -> ir.Value:
-    for shape in (to.shapes[node.inputs[0]], node.shape):
-        if len(shape) == 4 and shape[1] > 1 and shape[2] * shape[3] > 1:
-            raise UserError(
-                f"cannot write {node.name} (in '{node.source}') to TFLite: it flattens the "
-                f"feature map {shape}, whose axes TFLite orders otherwise; pool it to 1x1 first, or let a  "
-                "layer follow"
-            )
-    shape = _nhwc(node.shape)
-    return to.op("reshape", [*to.inputs(node), to.numbers(*shape)], shape)
+    """Reshape; where the order of a feature map's axes shows, in PyTorch's order, which takes a TRANSPOSE."""
+    (value,), before = to.inputs(node), to.shapes[node.inputs[0]]
+    if _order_shows(before):
+        value = to.op("transpose", [value, to.numbers(0, 3, 1, 2)], before)
+    if not _order_shows(node.shape):
+        shape = _nhwc(node.shape)
+        return to.op("reshape", [value, to.numbers(*shape)], shape)
+    value = to.op("reshape", [value, to.numbers(*node.shape)], node.shape)
+    return to.op("transpose", [value, to.numbers(0, 2, 3, 1)], _nhwc(node.shape))
+
+
+def _order_shows(shape: Shape) -> bool:
+    return len(shape) == 4 and shape[1] > 1 and shape[2] * shape[3] > 1
 
 
 def _pad(to: _Builder, node: Node) -> ir.Value:

@@ -40,6 +40,8 @@ class ExportReport:
         largest_difference: between any two logits.
         relative_difference: the same, divided by the largest absolute logit of PyTorch's.
         agreement: part of the answers (the class, or channel, of the largest logit) that is PyTorch's, from 0 to 1.
+        accuracy: part of the answers that are the inputs' labels, from 0 to 1; None without labels.
+        pytorch_accuracy: the same of PyTorch's answers.
         size: of the file, or of the folder's files together, in bytes.
         seconds: that the export and its check took.
     """
@@ -51,6 +53,8 @@ class ExportReport:
     largest_difference: float
     relative_difference: float
     agreement: float
+    accuracy: float | None
+    pytorch_accuracy: float | None
     size: int
     seconds: float
 
@@ -63,6 +67,7 @@ def export(
     input_shape: tuple[int, int, int, int],
     metadata: Mapping[str, str] | None = None,
     inputs: NDArray[Any] | None = None,
+    labels: NDArray[np.integer[Any]] | None = None,
     precision: str = "fp32",
     calibration: NDArray[Any] | None = None,
     tolerance: float | None = None,
@@ -80,6 +85,7 @@ def export(
         metadata: strings kept in the file; see :func:`fbnet_mobile.export.formats.read_metadata`.
         inputs: (N, channels, height, width) real inputs to compare on, uint8 if ``pixels`` is given; seeded noise
             if not given.
+        labels: (N,) class of each of the inputs, to count right answers by.
         precision: "fp32", "fp16" or "int8"; see :mod:`fbnet_mobile.export.precision`.
         calibration: (N, channels, height, width) images that int8 takes its ranges from, normalised as the
             network's input or, if ``pixels`` is given, uint8: a few hundred of those it was trained on.
@@ -129,7 +135,8 @@ def export(
                 f"the {format} file's results differ from PyTorch's by {relative:.2g} of the largest, more "
                 f"than the tolerance {tolerance:.2g}; nothing was written to {path}"
             )
-        agreement = float((expected.argmax(1) == actual.argmax(1)).mean())
+        answers, own = actual.argmax(1), expected.argmax(1)
+        agreement = float((answers == own).mean())
         if agreement < min_agreement:
             raise JobError(
                 f"the {format} file gives PyTorch's answer on {agreement:.1%} of the inputs, less than the "
@@ -138,7 +145,19 @@ def export(
         files = [partial, *partial.rglob("*")] if partial.is_dir() else [partial]
         size = sum(file.stat().st_size for file in files if file.is_file())
     seconds = time.perf_counter() - start
-    return ExportReport(path, format, precision, len(inputs), largest, relative, agreement, size, seconds)
+    return ExportReport(
+        path=path,
+        format=format,
+        precision=precision,
+        inputs=len(inputs),
+        largest_difference=largest,
+        relative_difference=relative,
+        agreement=agreement,
+        accuracy=None if labels is None else float((answers == labels).mean()),
+        pytorch_accuracy=None if labels is None else float((own == labels).mean()),
+        size=size,
+        seconds=seconds,
+    )
 
 
 def _outputs(module: nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float32]:

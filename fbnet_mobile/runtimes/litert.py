@@ -71,7 +71,7 @@ class LiteRTSession(Session):
         # TFLite's order is NHWC, and ours. Files that other tools convert from PyTorch may keep NCHW: with
         # few input channels, the axis that holds them is plain to see.
         looks_first = len(self._shape) == 4 and self._shape[1] in (1, 3) and self._shape[3] not in (1, 3)
-        self._channels_last = len(self._shape) == 4 and (not looks_first or _is_ours(path))
+        self._channels_last = len(self._shape) == 4 and (not looks_first or self._is_ours(path))
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -96,10 +96,13 @@ class LiteRTSession(Session):
         result: Array = self.interpreter.get_tensor(self._output)
         return result.transpose(0, 3, 1, 2) if self._channels_last and result.ndim == 4 else result
 
-
-def _is_ours(path: Path) -> bool:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(METADATA.encode()) >= 0
+    def _is_ours(self, path: Path) -> bool:
+        """Tell by its signature and by its metadata's name, which alone says nothing: litert-torch, for one, writes
+        the names of PyTorch's modules, and those of our networks, into its files."""
+        if list(self.interpreter.get_signature_list().values()) != [{"inputs": ["input"], "outputs": ["output"]}]:
+            return False
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(METADATA.encode()) >= 0
 
 
 def _interpreter_module() -> ModuleType:

@@ -341,14 +341,7 @@ def load_data(
         UserError: the source does not exist, cannot be downloaded, or is of no use: no images, an unreadable
             one, one class, a class that is only in ``val/`` or ``test/``, or too few images to hold some out.
     """
-    if resolution < 1:
-        raise UserError(f"a resolution of {resolution} pixels is impossible; give one of at least 1, such as 32")
-    if seed < 0:
-        raise UserError(f"a seed of {seed} is impossible; give 0 or more")
-    parts, classes, name = _open_source(source, root)
-    if len(classes) < 2:
-        raise UserError(f"{source} has only one class ({', '.join(classes)}); training needs at least two")
-    drawn = _hold_out(parts, classes, source, seed)
+    drawn, classes, name = _draw(source, root, resolution, seed)
     if limit is not None:
         images, positions = drawn["train"]
         drawn["train"] = images, positions[_limited(images.labels[positions], limit, seed)]
@@ -376,6 +369,33 @@ def load_data(
         flip=name not in _NO_FLIP,
         source=source,
     )
+
+
+def load_images(
+    source: str, part: str, count: int, *, root: Path | None = None, resolution: int, seed: int = 0
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Decode a few images of one part of the data that :func:`load_data` loads, and no others.
+
+    Args:
+        source: see :func:`load_data`.
+        part: "train", "val" or "test".
+        count: how many at most; they are spread evenly over the part, whose images lie class by class in a folder.
+        root: see :func:`load_data`.
+        resolution: height and width in pixels to bring the images to.
+        seed: decides which images are taken out of the training images, as in :func:`load_data`.
+
+    Returns:
+        (N, 3, R, R) uint8 pixels, (N,) int64 labels, and the class names in the order of the labels.
+
+    Raises:
+        UserError: as :func:`load_data`; of unreadable images, only those that are chosen are noticed.
+    """
+    drawn, classes, _ = _draw(source, root, resolution, seed)
+    images, positions = drawn[part]
+    chosen = positions[torch.linspace(0, len(positions) - 1, min(count, len(positions))).long()]
+    with ProgressBar("reading images", len(chosen)) as bar:
+        pixels = _decode_all(images, chosen, resolution, bar)
+    return pixels.permute(0, 3, 1, 2), images.labels[chosen], classes
 
 
 class _Images(Protocol):
@@ -543,6 +563,20 @@ def _list_images(folder: Path) -> tuple[list[str], list[int], list[str]]:
     for name in sorted(set(found) - {found[label] for label in listing.targets}):
         raise UserError(f"{folder / name} holds no images; put some there or remove the folder")
     return [path for path, _ in listing.samples], listing.targets, found
+
+
+def _draw(
+    source: str, root: Path | None, resolution: int, seed: int
+) -> tuple[dict[str, tuple[_Images, Tensor]], tuple[str, ...], str]:
+    """Open a source and choose the images of each part; with the class names and the source's own name."""
+    if resolution < 1:
+        raise UserError(f"a resolution of {resolution} pixels is impossible; give one of at least 1, such as 32")
+    if seed < 0:
+        raise UserError(f"a seed of {seed} is impossible; give 0 or more")
+    parts, classes, name = _open_source(source, root)
+    if len(classes) < 2:
+        raise UserError(f"{source} has only one class ({', '.join(classes)}); training needs at least two")
+    return _hold_out(parts, classes, source, seed), classes, name
 
 
 def _hold_out(parts: _Parts, classes: Sequence[str], source: str, seed: int) -> dict[str, tuple[_Images, Tensor]]:
