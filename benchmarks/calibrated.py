@@ -4,15 +4,15 @@ import torch
 from torch import nn
 
 
-def calibrated(module: nn.Module, channels: int, size: int) -> nn.Module:
+def calibrated(module: nn.Module, channels: int, size: int | tuple[int, int]) -> nn.Module:
     """Give batch norms random affines and the statistics of seeded data, in place; fresh ones hide faults.
 
     With default statistics an untrained network's output hardly depends on its input, and any file agrees with it.
 
     Args:
-        module: takes (N, channels, size, size) float images.
+        module: takes (N, channels, height, width) float images.
         channels: of the images.
-        size: height and width of the images, in pixels.
+        size: height and width of the images, in pixels; one number for both.
 
     Returns:
         The module, in evaluation mode.
@@ -26,5 +26,5 @@ def calibrated(module: nn.Module, channels: int, size: int) -> nn.Module:
             norm.reset_running_stats()
     module.train()
     with torch.no_grad():
-        module(torch.randn((8, channels, size, size), generator=generator))
+        module(torch.randn((8, channels, *(size if isinstance(size, tuple) else (size, size))), generator=generator))
     return module.eval()

@@ -6,7 +6,7 @@
 The network is EfficientNet-Lite0 with the ImageNet weights that come with those packages; the photographs lie in
 folders named by WordNet id, as ImageNet's do (``n01440764/...``), of any number of its classes. Each file is exported
 through ``fbnet_mobile.export.verify.export`` and run in its own runtime; Core ML's where there is no Mac, operation by
-operation (about SECONDS s a photograph on one core; ``--formats`` leaves it out).
+operation (about half a second a photograph on one core; ``--formats`` leaves it out).
 
 int8 takes its ranges from the first ``--calibration`` photographs of each class in the order of their names, and is
 then looked at on the others alone; fp32 and fp16 are looked at on all. Accuracies are of the same photographs on both

@@ -6,11 +6,12 @@ takes an image.
 
 Built with the MIL builder of coremltools
 (https://apple.github.io/coremltools/docs-guides/source/mil-ops.html), which does not touch PyTorch. Equal
-graphs give equal operations and weights, but not equal bytes: coremltools puts the date and random
-identifiers into every package.
+graphs and metadata give equal bytes, once the date and the random identifiers that coremltools puts into every package
+are replaced.
 """
 
 import json
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,21 @@ def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
         program.add_function("main", function)
         model = _package(program, ct.precision.FLOAT32, labels, graph.input_shape if graph.pixels else None)
         model.user_defined_metadata.update(metadata)
-        model.save(str(path))
+        save(model, path)
+
+
+def save(model: Any, path: Path) -> None:
+    """Write a package with nothing in it that differs from one time to the next."""
+    model.user_defined_metadata.pop(f"{_OWN_KEYS}conversion_date", None)
+    model.save(str(path))
+    (description,) = path.glob("Data/*/*.mlmodel")
+    specification = type(model.get_spec()).FromString(description.read_bytes())
+    description.write_bytes(specification.SerializeToString(deterministic=True))
+    manifest = path / "Manifest.json"
+    text = manifest.read_text()
+    for identifier, entry in json.loads(text)["itemInfoEntries"].items():
+        text = text.replace(identifier, str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])))
+    manifest.write_text(json.dumps(json.loads(text), indent=4, sort_keys=True) + "\n")
 
 
 def half(path: Path, compress: Callable[[Any], Any] | None = None) -> Any:

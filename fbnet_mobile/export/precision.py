@@ -266,9 +266,9 @@ class _Reader:
 
 def _coreml_fp16(source: Path, images: Images, target: Path) -> None:
     with needs("coremltools", "fbnet-mobile[coreml]"):
-        from fbnet_mobile.export.coreml import half
+        from fbnet_mobile.export.coreml import half, save
 
-    half(source).save(str(target))
+    save(half(source), target)
 
 
 def _coreml_int8(source: Path, images: Images, target: Path) -> None:
@@ -276,12 +276,12 @@ def _coreml_int8(source: Path, images: Images, target: Path) -> None:
     with needs("coremltools", "fbnet-mobile[coreml]"), quiet():
         from coremltools.optimize import coreml as optimize
 
-        from fbnet_mobile.export.coreml import half
+        from fbnet_mobile.export.coreml import half, save
 
     # Every weight, however small: the default leaves those of fewer than 2048 numbers alone.
     weights = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", granularity="per_channel", weight_threshold=0)
     settings = optimize.OptimizationConfig(global_config=weights)
-    half(source, lambda package: optimize.linear_quantize_weights(package, settings)).save(str(target))
+    save(half(source, lambda package: optimize.linear_quantize_weights(package, settings)), target)
 
 
 _CONVERSIONS: dict[tuple[str, str], Conversion] = {

@@ -111,15 +111,25 @@ class EvaluatedSession(_DescribedSession):
         with quiet():
             spec = model.get_spec()
             program = load.load(spec, spec.specificationVersion, model.weights_dir)
-        self._function = program.functions["main"]
+            self._function = program.functions["main"]
+            # Once and not for each image: an int8 package holds its weights compressed.
+            self._constants = {
+                operation.outputs[0]: operation.outputs[0].val
+                if operation.op_type == "const"
+                else operation.materialized_val_inference()
+                for operation in self._function.operations
+                if _is_constant(operation)
+            }
 
     def invoke(self) -> None:
         """See :meth:`Session.invoke`; JobError for an operation that neither coremltools nor we compute."""
         # Core ML hands the program an image as the numbers that its pixels are.
-        values: dict[Any, Any] = {self._function.inputs[self._input]: self._images.astype(np.float32, copy=False)}
+        image = self._images.astype(np.float32, copy=False)
+        values: dict[Any, Any] = {**self._constants, self._function.inputs[self._input]: image}
         with quiet():
             for operation in self._function.operations:
-                if operation.op_type == "classify":  # puts names to what is computed without it
+                # What classifies puts names to what is computed without it.
+                if _is_constant(operation) or operation.op_type == "classify":
                     continue
                 results = _evaluate(operation, values, self._function.opset_version)
                 values.update(zip(operation.outputs, results, strict=True))
@@ -132,12 +142,12 @@ def _arrays(description: Any) -> list[str]:
     return [output.name for output in description.output if output.type.WhichOneof("Type") == "multiArrayType"]
 
 
+def _is_constant(operation: Any) -> bool:
+    return operation.op_type == "const" or operation.op_type.startswith("constexpr_")
+
+
 def _evaluate(operation: Any, values: Mapping[Any, Any], opset: Any) -> list[Any]:
     """Return the results of one operation of a program, given the values of the variables before it."""
-    if operation.op_type == "const":
-        return [operation.outputs[0].val]
-    if operation.op_type.startswith("constexpr_"):
-        return [operation.materialized_val_inference()]
 
     def value(variable: Any) -> Any:
         if isinstance(variable, list | tuple):

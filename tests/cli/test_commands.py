@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from fbnet_mobile.arch import Architecture
+from fbnet_mobile.nn import build
+from fbnet_mobile.train.checkpoint import Checkpoint, save_checkpoint
+
 COMMANDS = ("profile", "search", "train", "export", "benchmark")
 
 
@@ -61,12 +65,20 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "text.pt").write_text("not a checkpoint")
     (tmp_path / "text.csv").write_text("a,b\n1,2\n")
     (tmp_path / "text.tflite").write_text("not a model")
+    good = Architecture.load(tmp_path / "good.yaml")
+    wider = Architecture.from_yaml((tmp_path / "good.yaml").read_text().replace("conv_channels: 8", "conv_channels: 9"))
+    images = {"classes": ("a", "b"), "mean": (0.5,) * 3, "std": (0.25,) * 3, "resolution": 32, "val_accuracy": 0.5}
+    weights = build(good).state_dict()
+    save_checkpoint(tmp_path / "good.pt", Checkpoint(good.to_yaml(), weights, **images))  # type: ignore[arg-type]
+    save_checkpoint(tmp_path / "other.pt", Checkpoint(wider.to_yaml(), weights, **images))  # type: ignore[arg-type]
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "good.pt").read_bytes()[:-200])
     return tmp_path
 
 
 SEARCH = ("search", "--latency-table", "text.csv", "--data", "digits", "-o", "out", "--target-latency")
 TRAIN = ("train", "-o", "out", "--architecture")
 GOOD = ("--architecture", "good.yaml")
+INT8 = ("--precision", "int8", "--calibration-data")
 
 
 @pytest.mark.parametrize(
@@ -109,6 +121,24 @@ GOOD = ("--architecture", "good.yaml")
         (("export", *GOOD, "--opset", "18", "-o", "out.tflite"), "tflite has no opset; only onnx has it"),
         (("export", *GOOD, "--dynamic-batch", "-o", "out.mlpackage"), "coreml has no dynamic batch; only onnx has it"),
         (("export", *GOOD, "--opset", "5", "-o", "out.onnx"), "cannot write opset 5; choose one from 14 to"),
+        (("export", "--checkpoint", "cut.pt", "-o", "out.onnx"), "cut.pt is damaged or no checkpoint"),
+        (("export", "--checkpoint", "other.pt", "-o", "out.onnx"), "other.pt: its weights do not fit its architecture"),
+        (
+            ("export", "--model", "fbnet-a", "--checkpoint", "good.pt", "-o", "out.onnx"),
+            "good.pt is not a checkpoint that mobile_cv saved for fbnet-a",
+        ),
+        (("export", *GOOD, *INT8, "images", "-o", "out.tflite"), "cannot decode images/b/3.png"),
+        (("export", *GOOD, *INT8, "images", "-o", "out.onnx"), "cannot decode images/b/3.png"),
+        (("export", *GOOD, *INT8, "none", "-o", "out.onnx"), "none is no folder and no known data set"),
+        (("export", *GOOD, *INT8[:2], "-o", "out.onnx"), "int8 for onnx needs images to calibrate its activations on"),
+        (("export", "--model", "timm:test_vit", "-o", "out.onnx"), "cannot export permute in 'patch_embed'"),
+        (("export", *GOOD, "--device", "toaster", "-o", "out.onnx"), "unknown device 'toaster'"),
+        (("export", *GOOD, "--device", "host", "-o", "out.mlpackage"), "coreml cannot be measured; leave out --device"),
+        (("export", *GOOD, "--latency-table", "text.csv", "-o", "out.onnx"), "add --device host, or leave it out"),
+        (
+            ("export", *GOOD, "--device", "host", "--latency-table", "text.csv", "-o", "out.onnx"),
+            "text.csv is not a latency table",
+        ),
         (("benchmark", "none.tflite"), "there is no model at none.tflite"),
         (("benchmark",), "no model files; name some, or see the published networks with --list-models"),
         (("benchmark", "text.csv"), "cannot tell the format of text.csv"),

@@ -58,7 +58,7 @@ def test_its_accuracy_is_that_of_the_checkpoint(
     with pytest.raises(SystemExit) as ended:
         export.main()
     assert not ended.value.code
-    assert "on 16 test images" in capsys.readouterr().out
+    assert "on 179 test images" in capsys.readouterr().out
     assert read_metadata(path)["input"] == "uint8"
 
     results: list[dict[str, Any]] = [{"model": str(path)}, {"model": str(checkpoint)}]

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.export.formats import FORMATS, read_metadata, write
+from fbnet_mobile.export.formats import FORMATS, read_metadata
 from fbnet_mobile.export.precision import calibrates
-from fbnet_mobile.export.trace import trace
 from fbnet_mobile.export.verify import ExportReport, export
 from fbnet_mobile.runtimes import runtime_for_path
 
@@ -193,21 +192,6 @@ def test_every_operation_can_be_had_in_int8(name: str, tmp_path: Path) -> None:
         expected = network(torch.from_numpy(images)).numpy()
     # Deep, random, and ending in the difference of two small numbers: it loses much more than a network of use.
     assert np.corrcoef(runtime_for_path(path).load(path)(images).ravel(), expected.ravel())[0, 1] > 0.85
-
-
-@pytest.mark.parametrize("name", ["tflite", "onnx"])
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_equal_networks_give_equal_bytes_and_nothing_is_printed(
-    name: str, precision: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    torch.manual_seed(0)
-    graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)), (1, 3, 8, 8))
-    images = np.random.default_rng(0).standard_normal((8, 3, 8, 8), np.float32)
-    paths = [tmp_path / f"{number}{FORMATS[name].suffix}" for number in range(2)]
-    for path in paths:
-        write(graph, path, name, METADATA, precision, images)
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert capfd.readouterr() == ("", "")
 
 
 def test_a_file_whose_answers_differ_is_not_kept(tmp_path: Path) -> None:

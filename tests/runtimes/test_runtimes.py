@@ -47,6 +47,15 @@ def test_a_missing_or_damaged_file(name: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_the_layout_of_another_tools_file_is_told_by_its_shape(tmp_path: Path) -> None:
+    path = tmp_path / "m.tflite"
+    write(trace(nn.Conv2d(7, 2, 1), (1, 7, 3, 5)), path, "tflite")
+    assert runtime_for_path(path).load(path).input_shape == (1, 7, 3, 5)
+    # litert-torch keeps PyTorch's axes, and writes the names of modules, ours among them, into its files.
+    path.write_bytes(path.read_bytes().replace(b"input", b"args0"))
+    assert runtime_for_path(path).load(path).input_shape == (1, 3, 5, 7)
+
+
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="litert, onnxruntime, coreml"):
         get_runtime("tvm")

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.train.data import Data, FileStore, MemoryStore, load_data, training_batches
+from fbnet_mobile.train.data import Data, FileStore, MemoryStore, load_data, load_images, training_batches
 
 MakeFolder = Callable[..., Path]
 
@@ -54,6 +54,26 @@ def test_limit_leaves_the_held_out_images_alone(make_folder: MakeFolder) -> None
 
     assert len(part.train) == 24
     assert torch.equal(_pixels(part.val), _pixels(whole.val))
+
+
+def test_a_few_images_of_a_part_are_decoded_and_no_others(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder(PLAIN)
+    data = load(folder)
+
+    for part in ("train", "val", "test"):
+        split = getattr(data, part)
+        pixels, labels, classes = load_images(str(folder), part, 1000, resolution=16)
+        assert classes == data.classes
+        assert torch.equal(labels, split.labels)
+        assert torch.equal(pixels, _pixels(split))
+
+    opened, original = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda path: (opened.append(path), original(path))[1])
+    _, labels, _ = load_images(str(folder), "train", 4, resolution=16)
+    assert labels.tolist() == [0, 0, 1, 2]
+    assert len(opened) == 4
 
 
 @pytest.mark.parametrize("memory_limit", [0, 10**9], ids=["decoded when needed", "in memory"])

@@ -1,0 +1,114 @@
+"""What fbnet-export says of a file: its answers beside PyTorch's, and its latency beside the prediction."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from calibrated import calibrated
+
+from fbnet_mobile.arch import Architecture
+from fbnet_mobile.cli import benchmark, export
+from fbnet_mobile.latency.table import BLOCK, INVOCATION, Conditions, LatencyTable, Measurement
+from fbnet_mobile.nn import build
+from fbnet_mobile.train.checkpoint import Checkpoint, save_checkpoint
+from fbnet_mobile.train.data import load_data
+
+NETWORK = """
+name: tiny
+resolution: 16
+blocks:
+  - {kind: conv, out_channels: 8, stride: 2}
+  - {kind: head, out_channels: 10, conv_channels: 16}
+"""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = load_data("digits", resolution=16)
+    network = Architecture.from_yaml(NETWORK)
+    torch.manual_seed(0)
+    module = calibrated(build(network), 3, 16)
+    path = tmp_path_factory.mktemp("run") / "best.pt"
+    made = Checkpoint(network.to_yaml(), module.state_dict(), data.classes, data.mean, data.std, 16, 0.1)
+    save_checkpoint(path, made)
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    network = Architecture.from_yaml(NETWORK)
+    rows = {
+        LatencyTable.row_key(BLOCK, [block]): Measurement(us, us, us, us, us, us, 9, 3, 0.0)
+        for block, us in zip(network.blocks, (40.0, 30.0), strict=True)
+    }
+    rows[LatencyTable.row_key(INVOCATION)] = Measurement(10, 10, 10, 10, 10, 10, 9, 3, 0.0)
+    conditions = Conditions("host", "a processor", "litert", "2", 1, "fp32", "median", "tiny", "2026-01-01")
+    path = tmp_path_factory.mktemp("table") / "host.csv"
+    LatencyTable(conditions, rows).save(path)
+    return path
+
+
+def run(program: Any, *words: object) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["fbnet", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            program.main()
+    assert not ended.value.code
+
+
+@pytest.mark.parametrize("suffix", ["tflite", "onnx", "mlpackage"])
+def test_accuracy_on_the_test_images_is_that_of_the_benchmark(
+    suffix: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"m.{suffix}"
+    run(export, "--checkpoint", checkpoint, "--precision", "int8", "--data", "digits", "--images", 500, "-o", path)
+    said = capsys.readouterr().out
+    assert "on 179 test images" in said
+    found = re.search(
+        r"int8: PyTorch's answer on (\S+)% of them; accuracy (\S+)%, PyTorch's (\S+)% \((\S+) points\)", said
+    )
+    assert found
+    agreement, accuracy, own, points = map(float, found.groups())
+    assert agreement > 90
+    assert points == pytest.approx(accuracy - own, abs=0.011)
+
+    run(benchmark, path, checkpoint, "--data", "digits")
+    said = capsys.readouterr().out
+    assert "MB, int8), " in said
+    assert [float(text) for text in re.findall(r"accuracy (\S+)% on 179 test images", said)] == [accuracy, own]
+
+
+def test_data_of_other_classes_are_compared_but_not_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoint: Path
+) -> None:
+    network = tmp_path / "network.yaml"
+    Architecture.from_yaml(NETWORK).with_classes(3).save(network)
+    run(export, "--architecture", network, "--data", "digits", "--images", 20, "-o", tmp_path / "m.onnx")
+    said = capsys.readouterr().out
+    assert "on 20 test images" in said
+    assert "fp32: PyTorch's answer on 100.0% of them\n" in said
+    assert "accuracy not counted: the classes of digits are not those of the network" in said
+
+
+def test_measured_on_a_device_beside_the_prediction(
+    checkpoint: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--checkpoint", checkpoint, "--device", "host", "--latency-table", table, "-o")
+    run(export, *words, tmp_path / "m.tflite")
+    said = capsys.readouterr().out
+    assert re.search(r"^latency on host \(.+\), litert, 1 thread: median \S+ \S+, median .*; \d+ runs$", said, re.M)
+    # The fixed cost once, and each block's without it.
+    assert re.search(r"^predicted 60\.0 us, [+-]\S+% of the measured median$", said, re.M)
+
+    for more, why in (
+        (("m.onnx",), "runtime is onnxruntime, that of the latency table litert"),
+        (("m.tflite", "--threads", "2"), "number of threads is 2, that of the latency table 1"),
+        (("m.tflite", "--precision", "fp16"), "precision is fp16, that of the latency table fp32"),
+    ):
+        run(export, *words, tmp_path / more[0], *more[1:])
+        said = capsys.readouterr().out
+        assert f"no prediction: the {why}" in said
+        assert "latency on host" in said
+        assert "predicted" not in said
