@@ -1,5 +1,6 @@
 """fbnet-export: turn a trained network into a file that a device runs, and prove that it computes the same."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -134,11 +135,14 @@ def command(
     if peer is not None and checkpoint is not None:
         raise UserError(f"the weights of {peer} are its own (--pretrained) or fresh; leave out --checkpoint")
     module, input_shape, metadata, network = _network(checkpoint, architecture, model, pretrained, resolution)
+    fresh = checkpoint is None and not pretrained
 
     from fbnet_mobile.export.pixels import Normalisation
     from fbnet_mobile.export.verify import export
     from fbnet_mobile.train.data import load_images
 
+    if fresh:
+        _calibrate(module, input_shape)
     predicted_us = None
     if device is not None and table is not None:
         predicted_us = _predict(table, network, device, chosen.name, threads, precision)
@@ -189,7 +193,7 @@ def command(
         print(line)
     if data is not None and not same_classes:
         print(f"accuracy not counted: the classes of {data} are not those of the network")
-    if checkpoint is None and not pretrained:
+    if fresh:
         name = network.name if network is not None else peer
         print(f"the weights of {name} are freshly initialised: the file is for measuring, not for predicting")
     if target is not None:
@@ -209,12 +213,15 @@ def _network(
     elif model is not None and ":" not in model:
         network = load_network(model)
 
+    import torch
+
     from fbnet_mobile.export.metadata import ModelMetadata
     from fbnet_mobile.nn import build, restore
     from fbnet_mobile.train.checkpoint import load_checkpoint
     from fbnet_mobile.zoo.mobile_cv import MEAN, STD, load_mobile_cv
     from fbnet_mobile.zoo.peers import load_peer
 
+    torch.manual_seed(0)  # fresh weights, too, give the same file every time
     if network is not None:
         module = build(network) if checkpoint is None else load_mobile_cv(checkpoint, network)
         mean, std = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)) if checkpoint is None else (MEAN, STD)
@@ -227,6 +234,16 @@ def _network(
     network = Architecture.from_yaml(trained.architecture, str(checkpoint))
     metadata = ModelMetadata(trained.architecture, trained.classes, trained.mean, trained.std)
     return restore(network, trained.state_dict, str(checkpoint)), network.input_shape, metadata, network
+
+
+def _calibrate(module: "nn.Module", input_shape: tuple[int, int, int, int]) -> None:
+    """Give a fresh network the statistics of noise, so that its values are as large as a trained one's."""
+    import torch
+
+    from fbnet_mobile.nn import calibrate_batch_norm
+
+    with contextlib.suppress(Exception):  # the export says what a network that does not run refuses
+        calibrate_batch_norm(module, torch.randn((4, *input_shape[1:]), generator=torch.Generator().manual_seed(0)))
 
 
 def _device(name: str, file_format: str) -> "Device":

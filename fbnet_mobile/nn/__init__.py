@@ -10,7 +10,7 @@ from fbnet_mobile.nn.blocks import (
     build_block,
     register_block,
 )
-from fbnet_mobile.nn.network import Network, build, restore
+from fbnet_mobile.nn.network import Network, build, calibrate_batch_norm, restore
 
 __all__ = [
     "BATCH_NORM_EPS",
@@ -22,6 +22,7 @@ __all__ = [
     "activation_module",
     "build",
     "build_block",
+    "calibrate_batch_norm",
     "register_block",
     "restore",
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from fbnet_mobile.arch import Architecture
@@ -48,3 +49,18 @@ def initialise(module: nn.Module) -> None:
         elif isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, std=0.01)
             nn.init.zeros_(part.bias)
+
+
+def calibrate_batch_norm(module: nn.Module, images: Tensor) -> None:
+    """Give every batch norm the statistics of ``images``, (N, channels, height, width), and leave evaluation mode on.
+
+    A fresh network's statistics are those of no data: after a few dozen layers its values are too small for 16 bits.
+    """
+    for norm in module.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.momentum = None  # the mean over all batches since the reset, which is one
+            norm.reset_running_stats()
+    module.train()
+    with torch.no_grad():
+        module(images)
+    module.eval()

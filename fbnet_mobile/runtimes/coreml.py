@@ -143,7 +143,7 @@ def _arrays(description: Any) -> list[str]:
 
 
 def _is_constant(operation: Any) -> bool:
-    return operation.op_type == "const" or operation.op_type.startswith("constexpr_")
+    return bool(operation.op_type == "const" or operation.op_type.startswith("constexpr_"))
 
 
 def _evaluate(operation: Any, values: Mapping[Any, Any], opset: Any) -> list[Any]:

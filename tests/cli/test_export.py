@@ -112,3 +112,15 @@ def test_measured_on_a_device_beside_the_prediction(
         assert f"no prediction: the {why}" in said
         assert "latency on host" in said
         assert "predicted" not in said
+
+
+@pytest.mark.parametrize("model", ["fbnetv2-f1", "torchvision:efficientnet_b0"])
+def test_a_fresh_network_of_many_layers_has_values_that_16_bits_hold_and_is_the_same_every_time(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / f"{number}.tflite" for number in range(2)]
+    for path in paths:
+        run(export, "--model", model, "--precision", "fp16", "--tolerance", "0.1", "-o", path)
+        assert f"the weights of {model} are freshly initialised" in capsys.readouterr().out
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    run(export, "--model", model, "--precision", "fp16", "-o", tmp_path / "m.onnx")
