@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fbnet_mobile.cli import options
-from fbnet_mobile.cli.common import format_latency, run
+from fbnet_mobile.cli.common import format_latency, progress_steps, run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -303,8 +303,15 @@ def _measure(
     from fbnet_mobile.runtimes import runtime_for_format
 
     runtime = runtime_for_format(file_format).name
-    with device:
-        (row,) = benchmark([path], device, runtime, threads=threads, statistic=statistic)
+    with device, progress_steps() as progress:
+        (row,) = benchmark(
+            [path],
+            device,
+            runtime,
+            threads=threads,
+            statistic=statistic,
+            progress=lambda number, done, total: progress(f"measuring, round {number + 1}", done, total),
+        )
         facts = device.facts()
     print(
         f"latency on {device.name} ({facts.cpu}), {runtime}, {threads} thread{'s' if threads > 1 else ''}: "

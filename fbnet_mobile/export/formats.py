@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.export.precision import check_precision, convert
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.runtimes.packages import needs
@@ -124,6 +124,7 @@ def write(
     Raises:
         UserError: an unknown format, precision or option, another suffix, a missing package, an operation that the
             format has not, int8 without images, or a path that cannot be written to.
+        JobError: writing failed half-way, as on a full disk.
     """
     entry = check_suffix(path, format)
     check_precision(format, precision, calibration is not None)
@@ -143,13 +144,16 @@ def write_new(
 ) -> None:
     """Do what :func:`write` does, at a path where nothing is yet, and that may be left half written."""
     emitter = format.emitter()
-    if precision == "fp32":
-        emitter.write(graph, path, dict(metadata), **options)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        full = Path(folder) / path.name
-        emitter.write(graph, full, dict(metadata), **options)
-        convert(full, path, format.name, precision, calibration)
+    try:
+        if precision == "fp32":
+            emitter.write(graph, path, dict(metadata), **options)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            full = Path(folder) / path.name
+            emitter.write(graph, full, dict(metadata), **options)
+            convert(full, path, format.name, precision, calibration)
+    except OSError as error:
+        raise JobError(f"cannot write {path.name}: {error.strerror or error}; free some space there") from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 
@@ -96,6 +97,16 @@ def test_a_file_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.Mon
         export(mobile_network(), path, format="tflite", input_shape=(1, 3, 33, 33))
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.tflite"]
     assert path.read_bytes() == b"what was there"
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(JobError, match=r"^cannot write m\.tflite: No space left on device; free some space there$"):
+        export(nn.Conv2d(3, 4, 1), tmp_path / "m.tflite", format="tflite", input_shape=(1, 3, 2, 2))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_network_without_finite_results_is_not_exported(tmp_path: Path) -> None:
