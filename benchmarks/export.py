@@ -89,7 +89,7 @@ def build_module(name: str) -> nn.Module:
     return build(load_network(name))
 
 
-Side = Callable[[nn.Module, tuple[int, int, int, int], Path], None]
+Side = Callable[[nn.Module, tuple[int, int, int, int], Path], object]
 
 
 def litert_torch(module: nn.Module, shape: tuple[int, int, int, int], path: Path) -> None:
@@ -115,13 +115,9 @@ def sides(format_: str) -> dict[str, Side]:
     """Ours, ours with its check, and the other's, in the order of their turns."""
     return {
         "ours": lambda module, shape, path: write(trace(module, shape), path, format_),
-        "checked": lambda module, shape, path: void(export(module, path, format=format_, input_shape=shape)),
+        "checked": lambda module, shape, path: export(module, path, format=format_, input_shape=shape),
         "peer": PEERS[format_][0],
     }
-
-
-def void(_: object) -> None:
-    """Nothing."""
 
 
 @contextlib.contextmanager
