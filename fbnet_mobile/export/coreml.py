@@ -269,6 +269,18 @@ def _leaky_relu(node: Node, operands: Sequence[Any], name: str) -> Any:
     return mil.leaky_relu(x=operands[0], alpha=np.float32(node.attributes["slope"]), name=name)
 
 
+def _elu(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.elu(x=operands[0], alpha=np.float32(1), name=name)
+
+
+def _prelu(node: Node, operands: Sequence[Any], name: str) -> Any:
+    (x,), slope = operands, node.weights["slope"]
+    if len(node.shape) == 4:
+        return mil.prelu(x=x, alpha=slope, name=name)
+    positive = mil.relu(x=x)  # the operation takes no features without height and width
+    return mil.add(x=positive, y=mil.mul(x=mil.sub(x=x, y=positive), y=slope), name=name)
+
+
 _RULES: dict[str, Rule] = {
     "conv2d": _conv2d,
     "linear": _linear,
@@ -294,4 +306,6 @@ _RULES: dict[str, Rule] = {
     "gelu": _gelu,
     "tanh": _unary(mil.tanh),
     "leaky_relu": _leaky_relu,
+    "elu": _elu,
+    "prelu": _prelu,
 }

@@ -19,7 +19,7 @@ INPUT = "input"
 """Name of the value that enters the network."""
 
 ACTIVATIONS = frozenset(
-    {"relu", "relu6", "hard_sigmoid", "hard_swish", "sigmoid", "silu", "gelu", "tanh", "leaky_relu"}
+    {"relu", "relu6", "hard_sigmoid", "hard_swish", "sigmoid", "silu", "gelu", "tanh", "leaky_relu", "elu"}
 )
 """Operations of one input that work on each element alone. ``leaky_relu`` has the attribute ``slope``
 (float), ``gelu`` has ``approximate`` (bool: the tanh approximation). ``hard_sigmoid`` is relu6(x + 3) / 6 and
@@ -42,6 +42,7 @@ OPERATIONS: Mapping[str, str] = {
     "resize": "mode 'nearest' or 'bilinear', align_corners (bool)",
     "channel_shuffle": "groups",
     "softmax": "over the channels or features",
+    "prelu": "weight 'slope', one a channel",
     **dict.fromkeys(sorted(ACTIVATIONS), "element by element"),
 }
 """Every operation and its weights and attributes. ``padding`` is always (top, bottom, left, right)."""

@@ -252,6 +252,11 @@ def _channel_shuffle(to: _Builder, node: Node) -> str:
     return to.op(node, "Reshape", [swapped, to.shape(node, "shape", *node.shape)])
 
 
+def _prelu(to: _Builder, node: Node) -> str:
+    slope = node.weights["slope"].reshape(-1, *[1] * (len(node.shape) - 2))
+    return to.op(node, "PRelu", [*to.inputs(node), to.constant(node, "slope", slope)])
+
+
 _RULES: dict[str, Callable[[_Builder, Node], str]] = {
     "conv2d": _conv2d,
     "linear": _linear,
@@ -277,4 +282,6 @@ _RULES: dict[str, Callable[[_Builder, Node], str]] = {
     "gelu": _gelu,
     "tanh": _plain("Tanh"),
     "leaky_relu": lambda to, node: to.op(node, "LeakyRelu", to.inputs(node), alpha=node.attributes["slope"]),
+    "elu": _plain("Elu"),
+    "prelu": _prelu,
 }

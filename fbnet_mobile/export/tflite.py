@@ -285,6 +285,11 @@ def _leaky_relu(to: _Builder, node: Node) -> ir.Value:
     return to.op("leaky_relu", to.inputs(node), _nhwc(node.shape), alpha=node.attributes["slope"])
 
 
+def _prelu(to: _Builder, node: Node) -> ir.Value:
+    shape = [1] * (len(node.shape) - 2) + [node.shape[1]]
+    return to.op("prelu", [*to.inputs(node), to.constant(node.weights["slope"].reshape(shape))], _nhwc(node.shape))
+
+
 def _concat(to: _Builder, node: Node) -> ir.Value:
     axis = _nhwc(range(len(node.shape))).index(node.attributes["axis"])
     return to.op("concatenation", to.inputs(node), _nhwc(node.shape), axis=axis, fused_activation_function="NONE")
@@ -394,4 +399,6 @@ _RULES: dict[str, Callable[[_Builder, Node], ir.Value]] = {
     "gelu": _gelu,
     "tanh": _elementwise("tanh"),
     "leaky_relu": _leaky_relu,
+    "elu": _elementwise("elu"),
+    "prelu": _prelu,
 }

@@ -369,6 +369,19 @@ def _leaky_relu(to: _Watch, input: Any, negative_slope: float = 0.01, inplace: b
     return to.add("leaky_relu", input, slope=float(negative_slope))
 
 
+@_lowers("elu")
+def _elu(to: _Watch, input: Any, alpha: float = 1.0, inplace: bool = False) -> Value:
+    if alpha != 1:
+        raise to.refused(f"its alpha is {alpha}; only 1 can be")
+    return to.add("elu", input)
+
+
+@_lowers("prelu")
+def _prelu(to: _Watch, input: Any, weight: Any) -> Value:
+    slope = np.broadcast_to(to.array(weight).astype(np.float32), (input.shape[1],))
+    return to.add("prelu", input, weights={"slope": slope.copy()})
+
+
 @_lowers("hardtanh")
 def _hardtanh(to: _Watch, input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Value:
     return _clamp(to, input, min_val, max_val)

@@ -72,12 +72,14 @@ class EveryOperation(nn.Module):
         self.vector_norm = nn.BatchNorm1d(12)
         self.last_norm = nn.BatchNorm1d(12)
         self.scale = nn.Parameter(torch.rand(8, 1, 1) + 0.5)
+        self.prelu = nn.PReLU(8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(x)  # stands alone
         x = F.relu6(F.pad(x, (1, 0, 0, 2)))[:, :, :12, 1:]
         x = F.leaky_relu(self.dilated(x) * self.scale - 0.1, 0.2)
         x = F.silu(x) + F.gelu(x) + F.gelu(x, approximate="tanh") + torch.tanh(1 - x)
+        x = F.elu(self.prelu(x - 0.2))
         pooled = F.max_pool2d(x, 3, 2, 1, ceil_mode=True)[:, :, 1:, 1:] + F.avg_pool2d(x, 3, 2, 1)[:, :, :1]
         x = x - F.interpolate(pooled[:, :, :6, :6], scale_factor=2, mode="bilinear")
         x = x + F.interpolate(F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), scale_factor=2)

@@ -47,9 +47,10 @@ PARTS: dict[str, Callable[[], nn.Module]] = {
         f"{kind.__name__}": lambda kind=kind: nn.Sequential(nn.Conv2d(8, 8, 1), kind(), nn.Dropout(0.5))
         for kind in (
             nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.SiLU, nn.GELU, nn.Tanh, nn.LeakyReLU,
-            nn.Identity, nn.Dropout2d,
+            nn.ELU, nn.PReLU, nn.Identity, nn.Dropout2d,
         )
     },
+    "slopes": lambda: nn.Sequential(ramp(nn.PReLU(8)), nn.Flatten(), nn.Linear(1008, 4), ramp(nn.PReLU(4))),
     "max pool": lambda: nn.MaxPool2d(3, 2, 1),
     "max pool, ceil": lambda: nn.MaxPool2d((2, 3), ceil_mode=True),
     "average pool": lambda: nn.AvgPool2d((3, 2), 2, 1),
@@ -73,6 +74,12 @@ PARTS: dict[str, Callable[[], nn.Module]] = {
     "flatten and view again": lambda: Function(lambda x: x.flatten(1).relu().unflatten(1, (8, 9, 14)) + 1),
     "softmax over channels": lambda: nn.Softmax(1),
 }  # fmt: skip
+
+
+def ramp(module: nn.PReLU) -> nn.PReLU:
+    with torch.no_grad():
+        module.weight.copy_(torch.linspace(-0.5, 1.5, len(module.weight)))
+    return module
 
 
 def check(module: nn.Module, folder: Path) -> None:
