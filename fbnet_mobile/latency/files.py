@@ -23,6 +23,7 @@ from fbnet_mobile.nn import build_block
 
 _AT_ONCE = 16
 """Files between two reports of a process."""
+_IMAGE_CHANNELS = 3
 
 
 def build(
@@ -72,7 +73,9 @@ def digest(text: str) -> str:
 
 def _write_some(portion: Sequence[tuple[Sequence[Block], Path]], format: str, precision: str) -> int:  # noqa: A002
     for blocks, path in portion:
-        write(graph_of(blocks), path, format, precision)
+        first = not blocks or blocks[0].in_channels == _IMAGE_CHANNELS
+        last = not blocks or blocks[-1].out_resolution == 1
+        write(graph_of(blocks), path, format, precision, first, last)
     return len(portion)
 
 

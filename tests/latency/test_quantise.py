@@ -1,4 +1,5 @@
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,17 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from fbnet_mobile.arch import Block
+from fbnet_mobile.devices import HostDevice
 from fbnet_mobile.export import formats
 from fbnet_mobile.latency.files import graph_of
+from fbnet_mobile.latency.jobs import MeasuringPlan, run_models
 from fbnet_mobile.latency.quantise import write
+from fbnet_mobile.runtimes import runtime_for_path
 from fbnet_mobile.space import load_space
 from fbnet_mobile.zoo import load_network
 
+BuiltinOperator = schema.BuiltinOperator
+Operations = Callable[[Path], Counter[tuple[object, ...]]]
 BLOCKS = (
     "conv in_channels=3 out_channels=16 resolution=32 stride=2 kernel_size=3 activation=hswish bias=False",
     "inverted_residual in_channels=16 out_channels=16 resolution=14 stride=1 kernel_size=3 activation=relu",
@@ -29,7 +35,7 @@ CHAINS = {
 }
 
 
-def tflite_operations(path: Path) -> Counter[object]:
+def tflite_operations(path: Path) -> Counter[tuple[object, ...]]:
     """Each operator with the type and shape of what it reads and writes, and along what axis that is quantised."""
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     (graph,) = model.subgraphs
@@ -45,7 +51,7 @@ def tflite_operations(path: Path) -> Counter[object]:
     )
 
 
-def onnx_operations(path: Path) -> Counter[object]:
+def onnx_operations(path: Path) -> Counter[tuple[object, ...]]:
     """Each operation with its attributes and the types and shapes of its constants."""
     model = onnx.load(path)
     constants = {constant.name: (constant.data_type, tuple(constant.dims)) for constant in model.graph.initializer}
@@ -65,7 +71,7 @@ def onnx_operations(path: Path) -> Counter[object]:
     [("tflite", ".tflite", tflite_operations), ("onnx", ".onnx", onnx_operations)],
 )
 def test_int8_for_measuring_holds_the_operations_of_int8_as_exported(
-    tmp_path: Path, chain: str, file_format: str, suffix: str, operations: object
+    tmp_path: Path, chain: str, file_format: str, suffix: str, operations: Operations
 ) -> None:
     graph = graph_of(CHAINS[chain])
     images = np.random.default_rng(0).standard_normal((4, *graph.input_shape[1:])).astype(np.float32)
@@ -73,3 +79,26 @@ def test_int8_for_measuring_holds_the_operations_of_int8_as_exported(
     formats.write(graph, exported, file_format, precision="int8", calibration=images)
     write(graph, measured, file_format, "int8")
     assert operations(measured) == operations(exported)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "suffix", "operations", "conversions"),
+    [
+        ("tflite", ".tflite", tflite_operations, {BuiltinOperator.QUANTIZE, BuiltinOperator.DEQUANTIZE}),
+        ("onnx", ".onnx", onnx_operations, {"QuantizeLinear", "DequantizeLinear"}),
+    ],
+)
+def test_a_block_within_a_network_differs_only_by_the_conversions_at_its_ends(
+    tmp_path: Path, file_format: str, suffix: str, operations: Operations, conversions: set[object]
+) -> None:
+    graph = graph_of((Block.parse_key(BLOCKS[3]),))
+    whole, inner = tmp_path / f"whole{suffix}", tmp_path / f"inner{suffix}"
+    write(graph, whole, file_format, "int8")
+    write(graph, inner, file_format, "int8", first=False, last=False)
+    more, fewer = operations(whole), operations(inner)
+    assert {operation[0] for operation in (more - fewer)} == conversions
+    assert (more - fewer).total() == 2
+    assert not fewer - more
+    plan = MeasuringPlan(warmup_ms=0, min_ms=0.1)
+    ((_, sample),) = run_models(HostDevice(), runtime_for_path(inner).name, 1, [inner], plan)
+    assert sample["min_us"] > 0
