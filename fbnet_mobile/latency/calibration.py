@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fbnet_mobile.arch import Block
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 Term = Callable[[Block], float]
 Network = tuple[float, tuple[Block, ...], float]
 """The sum of its blocks in us, the blocks, and what was measured in us."""
@@ -120,4 +120,5 @@ def _left_out(features: Array, measured: Array) -> Array:
     relative = features / measured[:, None]
     leverage = np.einsum("ij,ji->i", relative, np.linalg.pinv(relative))
     residual = 1 - relative @ _fit(features, measured)
-    return 1 - residual / np.maximum(1 - leverage, 1e-9)
+    left_out: Array = 1 - residual / np.maximum(1 - leverage, 1e-9)
+    return left_out

@@ -69,7 +69,7 @@ def demand(block: Block) -> Demand:
         if convolution.batch_norm:
             found["activation", fields.get("activation"), number] += convolution.out_channels * pixels
         else:  # squeeze-excite and classifiers, which pool a feature map before and may scale it after
-            found["pooled"] += convolution.out_channels * block.out_resolution**2
+            found["pooled", block.kind] += convolution.out_channels * block.out_resolution**2
     return found
 
 
@@ -78,7 +78,8 @@ def _matrix(blocks: Iterable[Block]) -> NDArray[np.float64]:
     demands = [demand(block) for block in blocks]
     names = sorted({name for entry in demands for name in entry}, key=str)
     matrix = np.array([[entry[name] for name in names] for entry in demands], np.float64)
-    return matrix / matrix.max(axis=0)
+    scaled: NDArray[np.float64] = matrix / matrix.max(axis=0)
+    return scaled
 
 
 def _fit(demands: NDArray[np.float64], latency_us: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -37,7 +37,7 @@ Progress = Callable[[str, int, int], None]
 
 NETWORKS = 40
 """Whole networks to calibrate with, unless told otherwise."""
-_NETWORK_REPEATS = 6
+NETWORK_REPEATS = 10
 """How often a whole network is measured in each round: it is long, so few runs of it fit in one turn."""
 _REFERENCE_EVERY = 50
 _TRIAL = 128
@@ -83,7 +83,6 @@ def profile(
         JobError: the device failed, and what was measured is kept; or some blocks cannot be run, which the written
             table then lacks.
     """
-    started = time.monotonic()
     plan = plan or MeasuringPlan()
     conditions = Conditions(
         device=device.name,
@@ -110,46 +109,15 @@ def profile(
 
     work = out.with_name(out.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
-    journal = work / f"journal-{digest(repr((*_values(conditions), plan.seed)))}.jsonl"
-    candidates = space.candidates()
-    reference = sorted(candidates, key=lambda block: block.macs)[len(candidates) // 2]
-    files: dict[RowKey, Path] = {}
-
-    def prepare(chains: Mapping[RowKey, Sequence[Block]]) -> float:
-        """Build these files; how long it took."""
-        begun = time.monotonic()
-
-        def on_files(count: int) -> None:
-            nonlocal built
-            built += count
-            progress("building model files", built, len(wanted) + 1)
-
-        files.update(build(chains, work / "models", get_runtime(runtime).format, precision, on_files))
-        return time.monotonic() - begun
-
-    def rounds(keys: Sequence[RowKey], own: MeasuringPlan) -> Measured:
-        repeats = {key: _NETWORK_REPEATS for key in keys if key[0] == NETWORK}
-        repeats[_REFERENCE] = max(len(keys) // _REFERENCE_EVERY, 4)
-        chosen = {key: files[key] for key in (*keys, _REFERENCE)}
-        return measure(
-            device, runtime, threads, chosen, statistic, own, journal,
-            lambda done, total: progress("measuring", done, total), repeats,
-        )  # fmt: skip
-
-    built = 0
-    prepare({_REFERENCE: (reference,)})
-    blocks = [key for key in wanted if key[0] == BLOCK]
+    job = _Job(device, conditions, space, wanted, plan, work, progress)
     others = [key for key in wanted if key[0] != BLOCK]
-    chosen = blocks
+    blocks = chosen = [key for key in wanted if key[0] == BLOCK]
     if plan.budget_s is not None and len(blocks) > _TRIAL:
         ordered = _most_informative([wanted[key][0] for key in blocks])
         blocks = [LatencyTable.row_key(BLOCK, [block]) for block in ordered]
-        left_s = plan.budget_s - (time.monotonic() - started)
-        chosen = blocks[: _affordable(blocks, others, wanted, prepare, rounds, plan, left_s)]
-    prepare({key: wanted[key] for key in (*others, *chosen)})
-    if plan.budget_s is not None:
-        plan = dataclasses.replace(plan, budget_s=plan.budget_s - (time.monotonic() - started))
-    found = rounds([*others, *chosen], plan)
+        chosen = blocks[: job.affordable(blocks, others)]
+    job.build([*others, *chosen])
+    found = job.measure([*others, *chosen], dataclasses.replace(plan, budget_s=job.left_s()))
 
     rows = found.rows(statistic)
     rows.pop(_REFERENCE, None)
@@ -168,6 +136,82 @@ def profile(
             f"could not run, first the {kind} '{keys[:200]}': {error}"
         )
     return table
+
+
+class _Job:
+    """The building and measuring of one call, which share a folder, a journal and a budget."""
+
+    def __init__(
+        self,
+        device: Device,
+        conditions: Conditions,
+        space: SearchSpace,
+        wanted: Mapping[RowKey, Sequence[Block]],
+        plan: MeasuringPlan,
+        work: Path,
+        progress: Progress,
+    ) -> None:
+        self.started = time.monotonic()
+        self.device, self.conditions, self.plan, self.work, self.progress = device, conditions, plan, work, progress
+        self.journal = work / f"journal-{digest(repr((*_values(conditions), plan.seed)))}.jsonl"
+        candidates = space.candidates()
+        reference = sorted(candidates, key=lambda block: block.macs)[len(candidates) // 2]
+        self.wanted = {_REFERENCE: (reference,), **wanted}
+        self.files: dict[RowKey, Path] = {}
+
+    def left_s(self) -> float | None:
+        """What is left of the budget."""
+        return None if self.plan.budget_s is None else self.plan.budget_s - (time.monotonic() - self.started)
+
+    def build(self, keys: Sequence[RowKey]) -> None:
+        """Write the files of these rows, and of the reference block."""
+        absent = {key: self.wanted[key] for key in (_REFERENCE, *keys) if key not in self.files}
+        done = len(self.files)
+        total = done + len(absent)
+
+        def on_files(count: int) -> None:
+            nonlocal done
+            done += count
+            self.progress("building model files", done, total)
+
+        format = get_runtime(self.conditions.runtime).format  # noqa: A001
+        self.files |= build(absent, self.work / "models", format, self.conditions.precision, on_files)
+
+    def measure(self, keys: Sequence[RowKey], plan: MeasuringPlan) -> Measured:
+        """Measure these rows, and the reference block among them."""
+        repeats = {key: NETWORK_REPEATS for key in keys if key[0] == NETWORK}
+        repeats[_REFERENCE] = max(len(keys) // _REFERENCE_EVERY, 4)
+        conditions = self.conditions
+        return measure(
+            self.device,
+            conditions.runtime,
+            conditions.threads,
+            {key: self.files[key] for key in (*keys, _REFERENCE)},
+            conditions.statistic,
+            plan,
+            self.journal,
+            lambda done, total: self.progress("measuring", done, total),
+            repeats,
+        )
+
+    def affordable(self, blocks: Sequence[RowKey], others: Sequence[RowKey]) -> int:
+        """How many of the blocks there is time for, by what the first of them take to build and to measure once."""
+        trial = list(blocks[:_TRIAL])
+        once = dataclasses.replace(self.plan, min_rounds=1, max_rounds=1)
+        self.build(others)
+        build_s = _seconds(lambda: self.build(trial)) / len(trial)
+        others_s = _seconds(lambda: self.measure(others, once))
+        measure_s = _seconds(lambda: self.measure(trial, once)) / len(trial)
+        left_s = self.left_s()
+        assert left_s is not None
+        left_s -= (self.plan.min_rounds - 1) * others_s
+        return max(int(left_s / (build_s + self.plan.min_rounds * measure_s)), len(trial))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.monotonic()
+    work()
+    return time.monotonic() - begun
 
 
 def _values(conditions: Conditions) -> list[object]:
@@ -189,31 +233,6 @@ def _wanted(space: SearchSpace, networks: int, seed: int) -> dict[RowKey, tuple[
     rng = random.Random(seed)
     chains += [(NETWORK, space.architecture(space.draw(rng)).blocks) for _ in range(networks)]
     return {LatencyTable.row_key(kind, blocks): blocks for kind, blocks in chains}
-
-
-def _affordable(
-    blocks: Sequence[RowKey],
-    others: Sequence[RowKey],
-    wanted: Mapping[RowKey, Sequence[Block]],
-    prepare: Callable[[Mapping[RowKey, Sequence[Block]]], float],
-    rounds: Callable[[Sequence[RowKey], MeasuringPlan], Measured],
-    plan: MeasuringPlan,
-    left_s: float,
-) -> int:
-    """How many of the blocks there is time for, by what the first of them took to build and to measure once."""
-    started = time.monotonic()
-    trial = list(blocks[:_TRIAL])
-    once = dataclasses.replace(plan, min_rounds=1, max_rounds=1)
-    build_s = prepare({key: wanted[key] for key in trial}) / len(trial)
-    prepare({key: wanted[key] for key in others})
-    begun = time.monotonic()
-    rounds(others, once)
-    others_s = time.monotonic() - begun
-    begun = time.monotonic()
-    rounds(trial, once)
-    measure_s = (time.monotonic() - begun) / len(trial)
-    left_s -= time.monotonic() - started + (plan.min_rounds - 1) * others_s
-    return max(int(left_s / (build_s + plan.min_rounds * measure_s)), len(trial))
 
 
 def _most_informative(blocks: Sequence[Block]) -> list[Block]:

@@ -89,8 +89,8 @@ class Measurement:
     @classmethod
     def estimated(cls, latency_us: float, uncertainty: float) -> Self:
         """A row that was not measured."""
-        nothing = math.nan
-        return cls(latency_us, *[nothing] * 5, runs=0, rounds=0, uncertainty=uncertainty, source=ESTIMATED)
+        unknown = dict.fromkeys(_STATISTICS, math.nan)
+        return cls(latency_us, runs=0, rounds=0, uncertainty=uncertainty, source=ESTIMATED, **unknown)
 
 
 class LatencyTable:
