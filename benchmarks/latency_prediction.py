@@ -38,13 +38,15 @@ from fbnet_mobile.latency.calibration import prediction_error
 from fbnet_mobile.latency.files import build
 from fbnet_mobile.latency.jobs import MeasuringPlan
 from fbnet_mobile.latency.measure import RowKey, halves, measure
-from fbnet_mobile.latency.profile import NETWORK_REPEATS, profile
+from fbnet_mobile.latency.profile import profile
 from fbnet_mobile.latency.table import BLOCK, MEASURED, NETWORK, LatencyTable
 from fbnet_mobile.runtimes import get_runtime
 from fbnet_mobile.space import load_space
 from fbnet_mobile.zoo import load_network
 
 PUBLISHED = ("fbnetv2-f1", "fbnetv2-f2", "fbnetv2-f3", "fbnetv2-f4", "fbnet-c")
+REPEATS = 4
+"""How often a network is measured in each round."""
 REFERENCES = 40
 """Blocks of the table that are measured again among the networks."""
 PEER = """
@@ -191,13 +193,13 @@ def compared(table: LatencyTable, options: argparse.Namespace) -> dict[str, Any]
         for block in table.missing(network.blocks)
     }
 
-    plan = MeasuringPlan(min_rounds=6, max_rounds=12, repeatability=0.005, min_ms=20, seed=options.seed)
+    plan = MeasuringPlan(min_rounds=6, max_rounds=10, repeatability=0.005, min_ms=20, seed=options.seed)
     with tempfile.TemporaryDirectory() as folder:
         print(f"building {len(networks)} networks", flush=True)
         wanted = {**{key: network.blocks for key, network in networks.items()}, **references, **outside}
         files = build(wanted, Path(folder) / "models", get_runtime(options.runtime).format, options.precision)
         print("measuring them", flush=True)
-        repeats = dict.fromkeys(networks, NETWORK_REPEATS)
+        repeats = dict.fromkeys(networks, REPEATS)
         found = measure(
             HostDevice(), options.runtime, options.threads, files, table.conditions.statistic, plan,
             Path(folder) / "journal", repeats=repeats,

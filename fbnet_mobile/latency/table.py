@@ -215,7 +215,7 @@ class LatencyTable:
                 f"the latency table lacks {len(missing)} of the {len(candidates)} candidate blocks of space {name}, "
                 f"'{missing[0].key}' first; measure them with: fbnet-profile --device {conditions.device} "
                 f"--runtime {conditions.runtime} --space {name} --classes {space.classes} "
-                f"--threads {conditions.threads} -o {path}"
+                f"--threads {conditions.threads} --precision {conditions.precision} -o {path}"
             )
 
     def error(self) -> PredictionError | None:
@@ -301,6 +301,11 @@ class LatencyTable:
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not a latency table: {str(error).splitlines()[0]}") from error
         expected = ["schema_version", *_names(Conditions), "kind", "blocks", *_names(Measurement)]
+        first = frame["schema_version"].iloc[0] if "schema_version" in frame.columns and len(frame) else ""
+        if first.isdecimal() and int(first) != SCHEMA_VERSION:
+            raise UserError(
+                f"{path}, line 2: schema version {first}, but this release reads {SCHEMA_VERSION}; profile again"
+            )
         absent = [name for name in expected if name not in frame.columns]
         if absent:
             raise UserError(f"{path} is not a latency table: column {absent[0]!r} is missing")
