@@ -2,8 +2,10 @@
 
 A block alone finds its weights and its input in the processor's cache, because it ran a moment ago; in a network they
 have to be fetched. So a network takes longer than its blocks, by a factor and, more in some than in others, by a time
-for each byte of weights. Which of these corrections is used is decided by how well each predicts networks that were
-left out of its fit, and a larger one has to be better beyond chance.
+for each byte of weights. A runtime that orders feature maps in its own way (ONNX Runtime does) reorders the input and
+the output of a block alone, but within a network only what enters and leaves it: a time, negative, for each block and
+for each element between blocks. Which of these corrections is used is decided by how well each predicts networks that
+were left out of its fit, and a larger one has to be better beyond chance.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,15 +24,27 @@ Network = tuple[float, tuple[Block, ...], float]
 """The sum of its blocks in us, the blocks, and what was measured in us."""
 
 
-def _kilobytes(block: Block) -> float:
-    """Parameters in thousands, to which the bytes of any precision are proportional."""
+def _weights(block: Block) -> float:
+    """Thousands of parameters, to which the bytes of any precision are proportional."""
     return block.params / 1e3
+
+
+def _borders(block: Block) -> float:
+    """Thousands of elements of the block's input and output."""
+    return (block.in_channels * block.resolution**2 + block.out_channels * block.out_resolution**2) / 1e3
+
+
+def _one(block: Block) -> float:
+    return 1.0
 
 
 CORRECTIONS: dict[str, tuple[Term, ...]] = {
     "scale": (),
-    "scale + time per weight": (_kilobytes,),
-    "scale + time per weight + time per block": (_kilobytes, lambda block: 1.0),
+    "scale + time per block": (_one,),
+    "scale + time per weight": (_weights,),
+    "scale + time per element between blocks": (_borders,),
+    "scale + time per block and element between": (_one, _borders),
+    "scale + time per block, weight and element between": (_one, _weights, _borders),
 }
 """From the smallest to the largest; the terms of each are added up over a network's blocks, beside the scaled sum."""
 
@@ -65,7 +79,7 @@ def calibrate(networks: Sequence[Network]) -> Calibration:
     """The correction for these networks; none without any.
 
     A larger correction is taken if, each network being left out in turn, its errors are smaller than those of the best
-    one so far by more than twice the standard error of the difference.
+    one so far by more than the standard error of the difference.
     """
     if not networks:
         return Calibration()
@@ -76,7 +90,7 @@ def calibrate(networks: Sequence[Network]) -> Calibration:
         if len(networks) < 4 * features.shape[1]:
             break
         better = errors - (own := np.abs(_left_out(features, measured) - 1))
-        if better.mean() > 2 * better.std() / np.sqrt(len(better)) > 0:
+        if better.mean() > better.std() / np.sqrt(len(better)) > 0:
             chosen, errors = name, own
     fitted = _fit(_features(networks, CORRECTIONS[chosen]), measured)
     return Calibration(chosen, tuple(float(number) for number in fitted))

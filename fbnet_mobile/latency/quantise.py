@@ -119,8 +119,14 @@ def _onnx_int8(content: bytes, first: bool, last: bool) -> bytes:
 
 
 def _cut(graph: Any, border: Any, kind: str, element: int) -> None:
-    """Take away the conversion at a border, whose tensor then holds what was converted to or from."""
-    (node,) = [node for node in graph.node if node.op_type == kind and border.name in (node.input[0], node.output[0])]
+    """Take away the conversion at a border, whose tensor then holds what was converted to or from.
+
+    There is none where the operation at the border, such as HardSwish, is one that is computed in float32.
+    """
+    ends = [node for node in graph.node if node.op_type == kind and border.name in (node.input[0], node.output[0])]
+    if not ends:
+        return
+    (node,) = ends
     inner = node.output[0] if node.input[0] == border.name else node.input[0]
     graph.node.remove(node)
     for other in graph.node:
