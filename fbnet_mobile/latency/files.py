@@ -3,17 +3,17 @@
 import hashlib
 import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from fbnet_mobile.arch import Block
+from fbnet_mobile.errors import JobError
 from fbnet_mobile.export.formats import get_format
 from fbnet_mobile.export.graph import Graph
 from fbnet_mobile.export.trace import trace
@@ -21,8 +21,6 @@ from fbnet_mobile.latency.measure import RowKey
 from fbnet_mobile.latency.quantise import write
 from fbnet_mobile.nn import build_block
 
-_AT_ONCE = 16
-"""Files between two reports of a process."""
 _IMAGE_CHANNELS = 3
 
 
@@ -50,11 +48,13 @@ def build(
     files = {key: folder / f"{digest(' '.join(key))}{suffix}" for key in wanted}
     absent = [(list(blocks), files[key]) for key, blocks in wanted.items() if not files[key].exists()]
     progress(len(wanted) - len(absent))
-    portions = [absent[start : start + _AT_ONCE] for start in range(0, len(absent), _AT_ONCE)]
-    write_some = partial(_write_some, format=format, precision=precision)
-    with _processes(len(portions)) as pool:
-        for count in pool.map(write_some, portions) if pool else map(write_some, portions):
-            progress(count)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+    if min(cores, len(absent)) < 2:
+        for blocks, path in absent:
+            _write(blocks, path, format, precision)
+            progress(1)
+    else:
+        _write_on(min(cores, len(absent)), absent, format, precision, progress)
     return files
 
 
@@ -71,22 +71,69 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _write_some(portion: Sequence[tuple[Sequence[Block], Path]], format: str, precision: str) -> int:  # noqa: A002
-    for blocks, path in portion:
-        first = not blocks or blocks[0].in_channels == _IMAGE_CHANNELS
-        last = not blocks or blocks[-1].out_resolution == 1
-        write(graph_of(blocks), path, format, precision, first, last)
-    return len(portion)
+def _write(blocks: Sequence[Block], path: Path, format: str, precision: str) -> None:  # noqa: A002
+    first = not blocks or blocks[0].in_channels == _IMAGE_CHANNELS
+    last = not blocks or blocks[-1].out_resolution == 1
+    write(graph_of(blocks), path, format, precision, first, last)
 
 
-@contextmanager
-def _processes(portions: int) -> Iterator[ProcessPoolExecutor | None]:
-    """A process for each core; none where there is only one, or little to do, or processes cannot be forked."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    if sys.platform != "linux" or min(cores, portions) < 2:
-        yield None
-        return
-    # Forked, not started afresh: they need not import torch again, and know kinds of blocks that were registered.
+def _write_on(
+    cores: int,
+    absent: Sequence[tuple[Sequence[Block], Path]],
+    format: str,  # noqa: A002
+    precision: str,
+    progress: Callable[[int], None],
+) -> None:
+    """Write files by a process for each core.
+
+    They are forked, not started afresh: so they need not import torch again, and know kinds of blocks that were
+    registered. Each has its share from the beginning, so that one whose parent was killed comes to an end.
+    """
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(min(cores, portions), context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield pool
+    processes, receivers = [], []
+    try:
+        for number in range(cores):
+            receiver, sender = context.Pipe(duplex=False)
+            share = absent[number::cores]
+            process = context.Process(target=_write_share, args=(share, format, precision, sender), daemon=True)
+            process.start()
+            sender.close()
+            processes.append(process)
+            receivers.append(receiver)
+        left = len(absent)
+        while receivers:
+            ready = wait(receivers)
+            for receiver in [receiver for receiver in receivers if receiver in ready]:
+                try:
+                    message = receiver.recv()
+                except EOFError:
+                    receivers.remove(receiver)
+                    continue
+                if isinstance(message, Exception):
+                    raise message
+                left -= 1
+                progress(1)
+        if left:
+            raise JobError(f"{left} model files were not written: a process that wrote them was killed; run again")
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _write_share(
+    share: Sequence[tuple[Sequence[Block], Path]],
+    format: str,  # noqa: A002
+    precision: str,
+    sender: Connection,
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this
+    torch.set_num_threads(1)
+    try:
+        for blocks, path in share:
+            _write(blocks, path, format, precision)
+            sender.send(None)
+    except BrokenPipeError:  # the parent was killed
+        return
+    except Exception as error:
+        sender.send(error)
