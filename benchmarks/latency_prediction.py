@@ -193,7 +193,7 @@ def compared(table: LatencyTable, options: argparse.Namespace) -> dict[str, Any]
         for block in table.missing(network.blocks)
     }
 
-    plan = MeasuringPlan(min_rounds=6, max_rounds=10, repeatability=0.005, min_ms=20, seed=options.seed)
+    plan = MeasuringPlan(min_rounds=6, max_rounds=8, repeatability=0.005, min_ms=20, seed=options.seed)
     with tempfile.TemporaryDirectory() as folder:
         print(f"building {len(networks)} networks", flush=True)
         wanted = {**{key: network.blocks for key, network in networks.items()}, **references, **outside}
