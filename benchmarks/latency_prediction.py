@@ -15,6 +15,7 @@ With --peer-python it also builds 20 blocks with ours and with litert-torch, whi
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -141,9 +142,9 @@ def profiled(options: argparse.Namespace) -> dict[str, float]:
 
 
 class memory:  # noqa: N801  # used as a function
-    """The memory of this process and its children, in MB, once a second while the block runs.
+    """The memory of this process and its children, in MB, every two seconds while the block runs.
 
-    What processes share is counted once for each, so it is an upper bound.
+    It is the proportional set size: a page that processes share is counted once.
     """
 
     def __enter__(self) -> list[float]:
@@ -157,19 +158,20 @@ class memory:  # noqa: N801  # used as a function
         self.thread.join()
 
     def _watch(self) -> None:
-        while not self.ended.wait(1.0):
-            status: dict[int, tuple[int, int]] = {}
+        while not self.ended.wait(2.0):
+            parents: dict[int, int] = {}
             for path in Path("/proc").glob("[0-9]*/stat"):
-                try:
-                    fields = path.read_text().rsplit(")", 1)[1].split()
-                except OSError:  # it has ended
-                    continue
-                status[int(path.parent.name)] = int(fields[1]), int(fields[21])
+                with contextlib.suppress(OSError):  # it has ended
+                    parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
             family = {os.getpid()}
-            while more := {pid for pid, (parent, _) in status.items() if parent in family} - family:
+            while more := {process for process, parent in parents.items() if parent in family} - family:
                 family |= more
-            pages = sum(status[pid][1] for pid in family if pid in status)
-            self.found.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+            kilobytes = 0
+            for process in family:
+                with contextlib.suppress(OSError):
+                    text = Path(f"/proc/{process}/smaps_rollup").read_text()
+                    kilobytes += next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+            self.found.append(kilobytes / 1e3)
 
 
 def compared(table: LatencyTable, options: argparse.Namespace) -> dict[str, Any]:
