@@ -36,7 +36,7 @@ from fbnet_mobile.export.formats import write
 from fbnet_mobile.export.trace import trace
 from fbnet_mobile.export.verify import export
 from fbnet_mobile.latency.benchmark import benchmark
-from fbnet_mobile.latency.measure import MeasuringPlan
+from fbnet_mobile.latency.jobs import MeasuringPlan
 from fbnet_mobile.nn import build
 from fbnet_mobile.runtimes import runtime_for_path
 from fbnet_mobile.runtimes.packages import quiet

@@ -310,7 +310,7 @@ def _measure(
             runtime,
             threads=threads,
             statistic=statistic,
-            progress=lambda number, done, total: progress(f"measuring, round {number + 1}", done, total),
+            progress=lambda done, total: progress("measuring", done, total),
         )
         facts = device.facts()
     print(

@@ -23,6 +23,27 @@ class DeviceFacts:
     governor: str = UNKNOWN
 
 
+@dataclass(frozen=True)
+class DeviceState:
+    """What may disturb a measurement at one moment; None or ``"unknown"`` where the system does not say.
+
+    Attributes:
+        load_1m: processes that ran or wanted to, averaged over one minute.
+        governor: that chooses the processor's frequency; several are joined by a plus.
+        frequency_mhz: of the slowest core now.
+        temperature_c: of the hottest sensor.
+        steal_s: seconds since the start in which a virtual machine's processors were given to others.
+        affinity: numbers of the cores that programs may run on, as "0-3,6".
+    """
+
+    load_1m: float | None
+    governor: str
+    frequency_mhz: float | None
+    temperature_c: float | None
+    steal_s: float | None
+    affinity: str
+
+
 class Device(ABC):
     """A machine that files can be put on and programs run on. Use as a context manager: leaving it cleans up there.
 
@@ -35,6 +56,10 @@ class Device(ABC):
     @abstractmethod
     def facts(self) -> DeviceFacts:
         """The device's processor, memory and system."""
+
+    @abstractmethod
+    def state(self) -> DeviceState:
+        """What the device is doing now besides, which is recorded around each round of measuring."""
 
     @property
     @abstractmethod
