@@ -167,7 +167,7 @@ def compare(module: nn.Module, format_: str, folder: Path, options: argparse.Nam
             "min_us": row.min_us,
             "median_us": row.median_us,
             "rounds": row.rounds,
-            "spread": row.spread,
+            "uncertainty": row.uncertainty,
         }
     return result
 
