@@ -69,7 +69,8 @@ def command(
     budget_s = parse_seconds(budget)
 
     from fbnet_mobile.devices import get_device
-    from fbnet_mobile.latency.measure import RUNTIMES, MeasuringPlan
+    from fbnet_mobile.latency.jobs import MeasuringPlan
+    from fbnet_mobile.latency.measure import RUNTIMES
     from fbnet_mobile.space import load_space
 
     search_space = load_space(space)

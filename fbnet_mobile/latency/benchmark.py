@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fbnet_mobile.devices import Device
-from fbnet_mobile.latency.measure import MeasuringPlan, measure
+from fbnet_mobile.latency.jobs import MeasuringPlan
+from fbnet_mobile.latency.measure import measure
 from fbnet_mobile.latency.table import Measurement
 
 

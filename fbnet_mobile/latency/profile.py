@@ -14,7 +14,8 @@ from fbnet_mobile.devices import Device
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.export.formats import get_format, write
 from fbnet_mobile.export.trace import trace
-from fbnet_mobile.latency.measure import MeasuringPlan, RowKey, measure, runtime_version
+from fbnet_mobile.latency.jobs import MeasuringPlan, runtime_version
+from fbnet_mobile.latency.measure import RowKey, measure
 from fbnet_mobile.latency.table import BLOCK, INVOCATION, NETWORK, NOT_CONDITIONS, Conditions, LatencyTable
 from fbnet_mobile.nn import build_block
 from fbnet_mobile.runtimes import get_runtime

@@ -10,7 +10,8 @@ from fbnet_mobile.devices import HostDevice
 from fbnet_mobile.errors import JobError
 from fbnet_mobile.export.formats import FORMATS, write
 from fbnet_mobile.export.trace import trace
-from fbnet_mobile.latency.measure import MeasuringPlan, RowKey, measure, runtime_version
+from fbnet_mobile.latency.jobs import MeasuringPlan, runtime_version
+from fbnet_mobile.latency.measure import RowKey, measure
 
 PLAN = MeasuringPlan(min_rounds=3, max_rounds=3, warmup_ms=0, min_ms=0.1)
 
