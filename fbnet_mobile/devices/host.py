@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fbnet_mobile.devices.base import UNKNOWN, Device, DeviceFacts, register_device
-from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.devices.base import UNKNOWN, Device, DeviceFacts, DeviceState, ProgramError, register_device
+from fbnet_mobile.devices.system import STATE, parse_state
+from fbnet_mobile.errors import UserError
 
 
 class HostDevice(Device):
@@ -32,6 +33,11 @@ class HostDevice(Device):
             operating_system=f"{platform.system()} {platform.release()} {platform.machine()}",
             governor=governor.read_text().strip() if governor.exists() else UNKNOWN,
         )
+
+    def state(self) -> DeviceState:
+        """As a board is asked over ssh; on macOS little is known."""
+        said = subprocess.run(["sh", "-c", STATE], capture_output=True, text=True, errors="replace", check=False)
+        return parse_state(said.stdout.splitlines())
 
     @property
     def python(self) -> str:
@@ -62,7 +68,8 @@ class HostDevice(Device):
             if process.returncode != 0:
                 messages.seek(0)
                 last = (messages.read().strip() or "it said nothing").splitlines()[-1]
-                raise JobError(f"{Path(argv[0]).name} on {self.name} ended with code {process.returncode}: {last}")
+                code = process.returncode if process.returncode > 0 else 128 - process.returncode
+                raise ProgramError(f"{Path(argv[0]).name} on {self.name} ended with code {code}: {last}", code)
 
 
 def _cpu_model() -> str:

@@ -74,7 +74,7 @@ GOOD = ("--architecture", "good.yaml")
     [
         (("profile", "--space", "smal", "-o", "out"), "unknown space 'smal'; did you mean 'small'?"),
         (("profile", "--space", "typo.yaml", "-o", "out"), "typo.yaml: blocks: unknown field"),
-        (("profile", "--device", "toaster", "-o", "out"), "unknown device 'toaster'; known devices: host"),
+        (("profile", "--device", "toaster", "-o", "out"), "unknown device 'toaster'; known devices: adb, coreml"),
         (("profile", "--runtime", "caffe", "-o", "out"), "unknown runtime 'caffe'; choose one of litert, onnxruntime"),
         (("profile", "--budget", "soon", "-o", "out"), "'soon' is not a length of time"),
         (("profile", "--threads", "0", "-o", "out"), "Invalid value for '--threads': Input should be"),
