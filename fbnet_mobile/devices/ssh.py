@@ -76,7 +76,7 @@ class SshDevice(RemoteDevice):
             lines = said.read().decode(errors="replace").strip().splitlines()
         if code == 255:
             raise self._lost(lines)
-        if any("no space left" in line.lower() for line in lines):
+        if any("no space left" in line.lower() or "wrote only" in line.lower() for line in lines):
             raise DeviceFullError(f"{self.name} is full: {lines[0]}; make room in {folder}")
         if code != 0:
             raise JobError(f"cannot put files on {self.name}: {lines[0] if lines else f'tar ended with code {code}'}")

@@ -287,7 +287,7 @@ def _cooled(device: Device) -> Sample:
         left_s = end - time.monotonic()
         if left_s <= 0:
             return {"hot_c": temperature_c}
-        time.sleep(min(5.0, left_s))
+        time.sleep(min(1.0, left_s))
     return {}
 
 

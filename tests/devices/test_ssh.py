@@ -3,13 +3,23 @@
 import os
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from torch import nn
 
-from fbnet_mobile.devices import DeviceFullError, DeviceLostError, HostDevice, ProgramError, SshDevice, get_device
+from fbnet_mobile.devices import (
+    DeviceFullError,
+    DeviceLostError,
+    DeviceState,
+    HostDevice,
+    ProgramError,
+    SshDevice,
+    get_device,
+)
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.export.formats import write
 from fbnet_mobile.export.trace import trace
@@ -52,7 +62,8 @@ def test_a_name_cannot_run_anything(sshd: Sshd, nasty: str, tmp_path: Path) -> N
         SshDevice(f"ssh:{nasty};")
     with pytest.raises(UserError, match="is no address"):
         SshDevice("ssh:-oProxyCommand=touch hit")
-    assert not list(sshd.folder.rglob("hit")) and not Path("hit").exists() and not (Path.home() / "hit").exists()
+    assert not list(sshd.folder.rglob("hit"))
+    assert not any((place / "hit").exists() for place in (Path(), Path.home()))
 
 
 def test_files_go_in_one_batch_are_reused_and_are_removed(
@@ -108,50 +119,58 @@ def models(tmp_path: Path) -> list[Path]:
     return found
 
 
-def test_a_connection_that_breaks_in_mid_block_is_made_again(sshd: Sshd, models: list[Path]) -> None:
-    plan = MeasuringPlan(warmup_ms=0, min_ms=300)
+@pytest.fixture
+def reconnections(monkeypatch: pytest.MonkeyPatch) -> list[SshDevice]:
+    made: list[SshDevice] = []
+    again = SshDevice.reconnect
+    monkeypatch.setattr(SshDevice, "reconnect", lambda self: (made.append(self), again(self)))
+    return made
+
+
+def test_a_connection_that_breaks_in_mid_block_is_made_again(
+    sshd: Sshd, models: list[Path], reconnections: list[SshDevice]
+) -> None:
     with get_device("board") as board:
-        broken, done = 0, []
-        for number, sample in run_models(board, "litert", 1, models * 4, plan):
+        board.settings = board.settings.model_copy(update={"pause_s": 0.3})
+        done = []
+        for number, sample in run_models(board, "litert", 1, models * 4, PLAN):
             done.append(number)
             assert "error" not in sample
             if number in {2, 7}:
                 time.sleep(0.1)
                 sshd.kill_sessions()
-                broken += 1
         assert done == list(range(12))
-        assert broken == 2
+        assert len(reconnections) == 2
 
 
-def test_a_board_that_reboots_is_waited_for_and_gets_its_files_again(sshd: Sshd, models: list[Path]) -> None:
+def test_a_board_that_reboots_is_waited_for_and_gets_its_files_again(
+    sshd: Sshd, models: list[Path], reconnections: list[SshDevice]
+) -> None:
     with get_device("board") as board:
+        board.settings = board.settings.model_copy(update={"pause_s": 0.3})
         done = []
-        for number, sample in run_models(board, "litert", 1, models * 2, MeasuringPlan(warmup_ms=0, min_ms=300)):
+        for number, sample in run_models(board, "litert", 1, models * 2, PLAN):
             done.append(number)
             assert "error" not in sample
             if number == 1:
                 sshd.stop()
                 for path in remote_files(sshd):
                     path.unlink()
-                subprocess.Popen(["true"]).wait()
-                _later(1.5, sshd.start)
+                threading.Timer(1.5, sshd.start).start()
         assert done == list(range(6))
-
-
-def _later(seconds: float, what: object) -> None:
-    import threading
-
-    threading.Timer(seconds, what).start()  # type: ignore[arg-type]
+        assert len(reconnections) > 1  # while it was away, and when it was back
 
 
 def test_a_board_that_stays_away_ends_the_job_in_one_line(sshd: Sshd, models: list[Path]) -> None:
     with get_device("board") as board:
-        board.settings = board.settings.model_copy(update={"reconnect_s": 1.0})
-        run = run_models(board, "litert", 1, models, MeasuringPlan(warmup_ms=0, min_ms=300))
+        board.settings = board.settings.model_copy(update={"reconnect_s": 1.0, "pause_s": 0.3})
+        run = run_models(board, "litert", 1, models * 10, PLAN)
         next(run)
         sshd.stop()
         try:
-            with pytest.raises(JobError, match="does not come back: .*run the same command again to continue") as error:
+            with pytest.raises(
+                JobError, match=r"does not come back: .*run the same command again to continue"
+            ) as error:
                 list(run)
             assert "\n" not in str(error.value)
             with pytest.raises(DeviceLostError, match="Connection refused; see that `ssh -p"):
@@ -161,7 +180,7 @@ def test_a_board_that_stays_away_ends_the_job_in_one_line(sshd: Sshd, models: li
 
 
 def test_a_stranger_s_key_is_refused_in_one_line(sshd: Sshd) -> None:
-    with pytest.raises(JobError, match="Permission denied .*; see that `ssh -p .* works"):
+    with pytest.raises(JobError, match=r"Permission denied .*; see that `ssh -p .* works"):
         SshDevice(sshd.name.replace(sshd.name.split(":")[1].split("@")[0], "nobody-here")).facts()
 
 
@@ -213,7 +232,7 @@ def test_a_model_that_crashes_hangs_or_garbles_costs_itself_alone(sshd: Sshd, fa
 def test_a_board_that_says_nothing_is_given_up(sshd: Sshd) -> None:
     with get_device("board") as board:
         board.settings = board.settings.model_copy(update={"model_limit_s": 0.5})
-        lines = board._lines("sleep 100", "sleep", 0.5)
+        lines = board._lines("sleep 5", "sleep", 0.5)
         with pytest.raises(DeviceLostError, match="board said nothing for 0 s"):
             list(lines)
 
@@ -227,7 +246,7 @@ def test_a_missing_runtime_or_python_is_named_with_the_remedy(sshd: Sshd, tmp_pa
         with pytest.raises(JobError, match="install litert there: python3 -m pip install ai-edge-litert"):
             runtime_version(board, "litert")
         board.settings = board.settings.model_copy(update={"python": "/nowhere/python"})
-        with pytest.raises(JobError, match="ended with code 127.*not found"):
+        with pytest.raises(JobError, match=r"ended with code 127.*not found"):
             runtime_version(board, "litert")
 
 
@@ -250,7 +269,7 @@ def test_a_disk_that_is_too_small_takes_smaller_batches_or_is_called_full(
             samples = list(run_models(board, "litert", 1, padded, PLAN))
             assert [number for number, _ in samples] == list(range(6))
             assert not any("error" in sample for _, sample in samples)
-            with pytest.raises(DeviceFullError, match="board is full: .*; make room"):
+            with pytest.raises(DeviceFullError, match=r"board is full: .*; make room"):
                 list(run_models(board, "litert", 1, [huge], PLAN))
         assert not any(disk.iterdir())
     finally:
@@ -260,16 +279,16 @@ def test_a_disk_that_is_too_small_takes_smaller_batches_or_is_called_full(
 def test_a_hot_board_is_waited_for_or_its_samples_are_marked(
     sshd: Sshd, models: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
+    readings = [80.0, 50.0]
+    state = SshDevice.state
 
+    def warm(self: SshDevice) -> DeviceState:
+        return replace(state(self), temperature_c=readings.pop(0) if len(readings) > 1 else readings[0])
+
+    monkeypatch.setattr(SshDevice, "state", warm)
     with get_device("board") as board:
-        cool = board.state()
-        readings = iter([80.0, 80.0, 50.0])
-        monkeypatch.setattr(SshDevice, "state", lambda self: replace(cool, temperature_c=next(readings)))
-        monkeypatch.setattr("time.sleep", lambda _: None)
-        board.settings = board.settings.model_copy(update={"cool_below_c": 60.0})
+        board.settings = board.settings.model_copy(update={"cool_below_c": 60.0, "cool_at_most_s": 20.0})
         assert all("hot_c" not in sample for _, sample in run_models(board, "litert", 1, models, PLAN))
-        assert next(readings, None) is None
-        monkeypatch.setattr(SshDevice, "state", lambda self: replace(cool, temperature_c=80.0))
-        board.settings = board.settings.model_copy(update={"cool_at_most_s": 0.01})
-        monkeypatch.undo()
+        readings = [80.0]
+        board.settings = board.settings.model_copy(update={"cool_at_most_s": 0.1})
+        assert all(sample["hot_c"] == 80.0 for _, sample in run_models(board, "litert", 1, models, PLAN))
