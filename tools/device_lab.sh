@@ -122,12 +122,12 @@ build_arm() {
     "$PYTHON" -m pip install --quiet --target "$root/opt/site" --only-binary=:all: --python-version "${version#python}" \
         --implementation cp --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 \
         --platform manylinux2014_aarch64 ai-edge-litert onnxruntime >&2
-    # What XNNPACK reads to choose its kernels: this machine's own would name an x86 processor.
+    # What XNNPACK reads to choose its kernels, of a Raspberry Pi 4; this machine's own would name an x86 processor.
     local core
     for core in 0 1; do
-        printf 'processor\t: %s\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 atomics fphp asimdhp cpuid asimdrdm\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0xd0b\nCPU revision\t: 3\n\n' "$core"
+        printf 'processor\t: %s\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0xd08\nCPU revision\t: 3\n\n' "$core"
     done >"$root/opt/cpuinfo"
-    with_libraries "$root" "$CACHE/adbd" /opt/adbd/adbd
+    with_libraries "$root" "$CACHE/adbd" /adbd
     touch "$root/ready"
 }
 

@@ -1,7 +1,6 @@
 """Android devices, reached by the Android SDK's adb."""
 
 import re
-import shlex
 import shutil
 import subprocess
 import tempfile
@@ -66,8 +65,6 @@ class AdbDevice(RemoteDevice):
             raise DeviceFullError(f"{self.name} is full; make room in {folder}")
         if done.returncode != 0:
             raise self._lost(said)
-        if any(not path.suffix for path in files.values()):  # programs: adb copies without the right to run
-            self._shell(f"chmod 700 {shlex.quote(folder)}/*")
 
     def _fetch(self, remote: str, local: Path) -> None:
         done = _adb("-s", self._serial, "pull", remote, str(local), limit_s=_TRANSFER_LIMIT_S)

@@ -20,7 +20,6 @@ from fbnet_mobile.devices.base import (
     DeviceState,
     ProgramError,
 )
-from fbnet_mobile.devices.settings import cores_of
 from fbnet_mobile.devices.system import FACTS, STATE, fast_cores, fields, first, parse_facts, parse_state
 from fbnet_mobile.errors import JobError
 
@@ -47,6 +46,9 @@ class RemoteDevice(Device):
 
     default_folder: str
     """Shell text for the folder in which ours is made."""
+
+    grace_s = 30.0
+    """How much longer than one model may take the device may say nothing."""
 
     unreachable_hint: str
     """What to try if the device does not answer."""
@@ -80,10 +82,12 @@ class RemoteDevice(Device):
 
     def facts(self) -> DeviceFacts:
         """Read by its shell from the system."""
+        self._found()
         return parse_facts(self._shell(FACTS))
 
     def state(self) -> DeviceState:
         """Read by its shell from the system."""
+        self._found()
         return parse_state(self._shell(STATE))
 
     @property
@@ -98,24 +102,28 @@ class RemoteDevice(Device):
 
     def push(self, paths: Sequence[Path]) -> list[str]:
         """Send what is not there yet in one go; checked by SHA-256 after the transfer."""
-        files = {_content_name(path): path for path in paths}
+        names = [_content_name(path) for path in paths]
+        files = dict(zip(names, paths, strict=True))
         folder = self._found().folder
         if missing := {name: path for name, path in files.items() if name not in self._present}:
             self._send(missing, folder)
             self._present = self._listed(folder)
             if damaged := sorted(set(files) - self._present):
                 raise DeviceLostError(f"{len(damaged)} of {len(files)} files did not arrive whole on {self.name}")
-        return [f"{folder}/{_content_name(path)}" for path in paths]
+        return [f"{folder}/{name}" for name in names]
 
     def pull(self, remote: str, local: Path) -> None:
         """By the transport's own copy."""
+        self._found()
         self._fetch(remote, local)
 
     def run(self, argv: Sequence[str]) -> Iterator[str]:
         """On the cores that the settings choose; killed if it says nothing for longer than a model may take."""
         cores = self._cores()
         mask = ["taskset", f"{sum(1 << core for core in cores):x}"] if cores else []
-        yield from self._lines(shlex.join([*mask, *argv]), Path(argv[0]).name, self.settings.model_limit_s + 30)
+        yield from self._lines(
+            shlex.join([*mask, *argv]), Path(argv[0]).name, self.settings.model_limit_s + self.grace_s
+        )
 
     def reconnect(self) -> None:
         """From nothing: what is on the device is looked at again."""
@@ -172,11 +180,6 @@ class RemoteDevice(Device):
             if name.startswith(digest[:_DIGITS]) and len(digest) == 64:
                 whole.add(name)
         return whole
-
-    def _cores(self) -> Sequence[int]:
-        if self.settings.affinity == "all":
-            return ()
-        return self._found().fast_cores if self.settings.affinity == "fast" else cores_of(self.settings.affinity)
 
     def _shell(self, script: str, silence_s: float = 30) -> list[str]:
         return list(self._lines(script, "a shell script", silence_s))

@@ -209,9 +209,14 @@ def _binary_samples(device: Device, threads: int, models: Sequence[Path], plan: 
         *({"gpu": ["--use_gpu=true"], "nnapi": ["--use_nnapi=true"]}.get(settings.delegate, [])),
     ]
     command = shlex.join([binary, *flags])
-    lines = [f"measure() {{\ntimeout {math.ceil(settings.model_limit_s)} {command} --graph=\"$1\" 2>&1 </dev/null\n"
-             f"echo; echo \"__FBNET_MODEL=$?\"\nsleep {settings.pause_s}\n}}"]  # fmt: skip
-    lines += [f"measure {shlex.quote(model)}" for model in remote]
+    lines = [
+        f"chmod 700 {shlex.quote(binary)}",
+        "measure() {",
+        f'timeout {math.ceil(settings.model_limit_s)} {command} --graph="$1" 2>&1 </dev/null',
+        f'code=$?; echo; echo "__FBNET_MODEL=$code"; sleep {settings.pause_s}',
+        "}",
+        *(f"measure {shlex.quote(model)}" for model in remote),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "job.sh"
         script.write_text("\n".join(lines) + "\n")

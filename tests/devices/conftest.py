@@ -11,21 +11,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch import nn
+
+from fbnet_mobile.export.formats import write
+from fbnet_mobile.export.trace import trace
 
 
 class Sshd:
     """A daemon of our own on a free port, with keys of its own, and an ``ssh`` on the path that knows them."""
 
-    def __init__(self, folder: Path) -> None:
-        daemon = shutil.which("sshd") or "/usr/sbin/sshd"
-        if not Path(daemon).exists():
+    def __init__(self, folder: Path, root: Path = Path("/"), environment: str = "") -> None:
+        """``folder`` is for its files; it lies in ``root``, in which the daemon runs."""
+        daemon = "/usr/sbin/sshd" if root != Path("/") else shutil.which("sshd") or "/usr/sbin/sshd"
+        inside = Path("/") / folder.relative_to(root)
+        if not (root / daemon[1:]).exists():
             pytest.fail("there is no sshd; `make test` installs it, or: apt-get install openssh-server openssh-client")
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.folder, self.daemon = folder, daemon
+        enter = [] if root == Path("/") else [shutil.which("chroot") or "chroot", str(root)]
+        self._command = [*enter, daemon, "-D", "-f", f"{inside}/sshd_config", "-E", f"{inside}/log"]
+        self.folder = folder
         for key in ("host", "user"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True)
         shutil.copy(folder / "user.pub", folder / "authorized")
@@ -33,9 +41,9 @@ class Sshd:
         self.home = folder / "home"
         self.home.mkdir()
         (folder / "sshd_config").write_text(
-            f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {folder}/host\nPidFile {folder}/pid\nStrictModes no\n"
-            f"AuthorizedKeysFile {folder}/authorized\nUsePAM no\nSubsystem sftp internal-sftp\nMaxStartups 100\n"
-            f"SetEnv XDG_CACHE_HOME={self.home} OMP_NUM_THREADS=1\n"
+            f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {inside}/host\nPidFile {inside}/pid\nStrictModes no\n"
+            f"AuthorizedKeysFile {inside}/authorized\nUsePAM no\nSubsystem sftp internal-sftp\nMaxStartups 100\n"
+            f"SetEnv XDG_CACHE_HOME={inside}/home OMP_NUM_THREADS=1 {environment}\n"
         )
         (folder / "ssh_config").write_text(
             f"Host *\n  IdentityFile {folder}/user\n  IdentitiesOnly yes\n  UserKnownHostsFile {folder}/known\n"
@@ -51,9 +59,8 @@ class Sshd:
         self.start()
 
     def start(self) -> None:
-        command = [self.daemon, "-D", "-f", str(self.folder / "sshd_config"), "-E", str(self.folder / "log")]
-        self._process = subprocess.Popen(command, start_new_session=True)
-        for _ in range(100):
+        self._process = subprocess.Popen(self._command, start_new_session=True)
+        for _ in range(200):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
@@ -84,6 +91,23 @@ class Sshd:
 def _children(pid: int) -> list[int]:
     found = subprocess.run(["ps", "--no-headers", "-o", "pid", "--ppid", str(pid)], capture_output=True, text=True)
     return [int(line) for line in found.stdout.split()]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    passed = terminalreporter.stats.get("passed", [])
+    faults = sum(count for report in passed for name, count in report.user_properties if name == "faults")
+    if faults:
+        terminalreporter.write_line(f"faults of devices injected and survived: {faults}")
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> list[Path]:
+    """Three small TFLite files."""
+    found = []
+    for channels in (1, 2, 3):
+        found.append(tmp_path / f"{channels}.tflite")
+        write(trace(nn.Conv2d(channels, 4, 3), (1, channels, 8, 8)), found[-1], "tflite")
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from torch import nn
 
 from fbnet_mobile.devices import (
     DeviceFullError,
@@ -21,11 +20,10 @@ from fbnet_mobile.devices import (
     get_device,
 )
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.export.formats import write
-from fbnet_mobile.export.trace import trace
 from fbnet_mobile.latency.jobs import MeasuringPlan, run_models, runtime_version
 from tests.devices.conftest import Sshd
 
+Record = Callable[[str, object], None]
 PLAN = MeasuringPlan(warmup_ms=0, min_ms=0.1)
 
 
@@ -111,15 +109,6 @@ def test_the_runner_and_the_state_of_affinity(sshd: Sshd, models: list[Path]) ->
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> list[Path]:
-    found = []
-    for channels in (1, 2, 3):
-        found.append(tmp_path / f"{channels}.tflite")
-        write(trace(nn.Conv2d(channels, 4, 3), (1, channels, 8, 8)), found[-1], "tflite")
-    return found
-
-
-@pytest.fixture
 def reconnections(monkeypatch: pytest.MonkeyPatch) -> list[SshDevice]:
     made: list[SshDevice] = []
     again = SshDevice.reconnect
@@ -128,7 +117,7 @@ def reconnections(monkeypatch: pytest.MonkeyPatch) -> list[SshDevice]:
 
 
 def test_a_connection_that_breaks_in_mid_block_is_made_again(
-    sshd: Sshd, models: list[Path], reconnections: list[SshDevice]
+    sshd: Sshd, models: list[Path], reconnections: list[SshDevice], record_property: Record
 ) -> None:
     with get_device("board") as board:
         board.settings = board.settings.model_copy(update={"pause_s": 0.3})
@@ -141,10 +130,11 @@ def test_a_connection_that_breaks_in_mid_block_is_made_again(
                 sshd.kill_sessions()
         assert done == list(range(12))
         assert len(reconnections) == 2
+    record_property("faults", 2)
 
 
 def test_a_board_that_reboots_is_waited_for_and_gets_its_files_again(
-    sshd: Sshd, models: list[Path], reconnections: list[SshDevice]
+    sshd: Sshd, models: list[Path], reconnections: list[SshDevice], record_property: Record
 ) -> None:
     with get_device("board") as board:
         board.settings = board.settings.model_copy(update={"pause_s": 0.3})
@@ -159,9 +149,13 @@ def test_a_board_that_reboots_is_waited_for_and_gets_its_files_again(
                 threading.Timer(1.5, sshd.start).start()
         assert done == list(range(6))
         assert len(reconnections) > 1  # while it was away, and when it was back
+    record_property("faults", 1)
 
 
-def test_a_board_that_stays_away_ends_the_job_in_one_line(sshd: Sshd, models: list[Path]) -> None:
+def test_a_board_that_stays_away_ends_the_job_in_one_line(
+    sshd: Sshd, models: list[Path], record_property: Record
+) -> None:
+    record_property("faults", 1)
     with get_device("board") as board:
         board.settings = board.settings.model_copy(update={"reconnect_s": 1.0, "pause_s": 0.3})
         run = run_models(board, "litert", 1, models * 10, PLAN)
@@ -207,7 +201,10 @@ def faulty(sshd: Sshd, tmp_path: Path) -> Path:
     return python
 
 
-def test_a_model_that_crashes_hangs_or_garbles_costs_itself_alone(sshd: Sshd, faulty: Path, models: list[Path]) -> None:
+def test_a_model_that_crashes_hangs_or_garbles_costs_itself_alone(
+    sshd: Sshd, faulty: Path, models: list[Path], record_property: Record
+) -> None:
+    record_property("faults", 5)
     bad = []
     for fault in (b"C", b"H", b"G"):
         bad.append(models[0].with_name(f"{fault.decode()}.tflite"))
@@ -252,8 +249,9 @@ def test_a_missing_runtime_or_python_is_named_with_the_remedy(sshd: Sshd, tmp_pa
 
 @pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk takes root")
 def test_a_disk_that_is_too_small_takes_smaller_batches_or_is_called_full(
-    sshd: Sshd, models: list[Path], tmp_path: Path
+    sshd: Sshd, models: list[Path], tmp_path: Path, record_property: Record
 ) -> None:
+    record_property("faults", 2)
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], check=True)
@@ -277,8 +275,9 @@ def test_a_disk_that_is_too_small_takes_smaller_batches_or_is_called_full(
 
 
 def test_a_hot_board_is_waited_for_or_its_samples_are_marked(
-    sshd: Sshd, models: list[Path], monkeypatch: pytest.MonkeyPatch
+    sshd: Sshd, models: list[Path], monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:
+    record_property("faults", 2)
     readings = [80.0, 50.0]
     state = SshDevice.state
 
