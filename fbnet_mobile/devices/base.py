@@ -26,7 +26,16 @@ class DeviceFacts:
 
 @dataclass(frozen=True)
 class DeviceState:
-    """What bears on a device's speed right now; None or ``"unknown"`` where the system does not say."""
+    """What may disturb a measurement at one moment; None or ``"unknown"`` where the system does not say.
+
+    Attributes:
+        load_1m: processes that ran or wanted to, averaged over one minute.
+        governor: that chooses the processor's frequency; several are joined by a plus.
+        frequency_mhz: of the slowest core now.
+        temperature_c: of the hottest sensor.
+        steal_s: seconds since the start in which a virtual machine's processors were given to others.
+        affinity: numbers of the cores that programs may run on, as "0-3,6".
+    """
 
     load_1m: float | None
     governor: str
@@ -71,7 +80,7 @@ class Device(ABC):
 
     @abstractmethod
     def state(self) -> DeviceState:
-        """Its load, clock and temperature now."""
+        """What the device is doing now besides, which is recorded around each round of measuring."""
 
     @property
     @abstractmethod

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fbnet_mobile.devices.base import UNKNOWN, Device, DeviceFacts, DeviceState, ProgramError, register_device
-from fbnet_mobile.devices.system import STATE, parse_state
 from fbnet_mobile.errors import UserError
 
 
@@ -33,11 +32,6 @@ class HostDevice(Device):
             operating_system=f"{platform.system()} {platform.release()} {platform.machine()}",
             governor=governor.read_text().strip() if governor.exists() else UNKNOWN,
         )
-
-    def state(self) -> DeviceState:
-        """As a board is asked over ssh; on macOS little is known."""
-        said = subprocess.run(["sh", "-c", STATE], capture_output=True, text=True, errors="replace", check=False)
-        return parse_state(said.stdout.splitlines())
 
     @property
     def python(self) -> str:

@@ -24,7 +24,9 @@ echo "governor $(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/de
 """
 STATE = r"""
 echo "load $(cat /proc/loadavg)"
-echo "governor $(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/dev/null)"
+for file in /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor; do
+  [ -r "$file" ] && echo "governor $(cat "$file" 2>/dev/null)"
+done
 for file in /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq; do
   [ -r "$file" ] && echo "khz $(cat "$file" 2>/dev/null)"
 done
@@ -92,8 +94,8 @@ def parse_state(lines: Sequence[str]) -> DeviceState:
     load = (first(found, "load") or "").split()
     return DeviceState(
         load_1m=float(load[0]) if load else None,
-        governor=first(found, "governor") or UNKNOWN,
-        frequency_mhz=max(clocks) if clocks else None,
+        governor="+".join(sorted(set(found.get("governor", [])))) or UNKNOWN,
+        frequency_mhz=min(clocks, default=None),
         temperature_c=_temperature_c(found),
         steal_s=int(ticks[7]) / 100 if len(ticks) > 7 else None,
         affinity=first(found, "affinity") or UNKNOWN,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from fbnet_mobile.arch import MBConv
+from fbnet_mobile.arch import InvertedResidual
 from fbnet_mobile.devices import AdbDevice, DeviceSettings, SshDevice
 from fbnet_mobile.devices.remote import RemoteDevice
 from fbnet_mobile.export.formats import FORMATS, write
@@ -85,8 +85,8 @@ def test_an_arm_board_runs_and_measures_what_this_machine_does(
     assert runtime_version(board, runtime) == get_runtime(runtime).version()
 
     torch.manual_seed(0)
-    block = MBConv(
-        in_channels=8, resolution=14, out_channels=12, expansion=3, kernel=3, stride=1, se=True, act="hswish"
+    block = InvertedResidual(
+        in_channels=8, resolution=14, out_channels=12, expanded_channels=24, se_channels=8, activation="hswish"
     )
     model = tmp_path / f"block{FORMATS[get_runtime(runtime).format].suffix}"
     write(trace(build_block(block).eval(), (1, 8, 14, 14)), model, get_runtime(runtime).format)

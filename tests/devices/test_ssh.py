@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,9 +74,12 @@ def test_files_go_in_one_batch_are_reused_and_are_removed(
         paths[-1].write_bytes(number.to_bytes(4, "big") * 100)
     sent: list[int] = []
     send = SshDevice._send
-    monkeypatch.setattr(
-        SshDevice, "_send", lambda self, files, folder: (sent.append(len(files)), send(self, files, folder))
-    )
+
+    def counted(self: SshDevice, files: Mapping[str, Path], folder: str) -> None:
+        sent.append(len(files))
+        send(self, files, folder)
+
+    monkeypatch.setattr(SshDevice, "_send", counted)
     with get_device("board") as board:
         remote = board.push(paths)
         assert board.push(paths) == remote
