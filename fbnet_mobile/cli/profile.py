@@ -48,6 +48,14 @@ def command(
         ),
     ] = None,
     show: Annotated[Path | None, typer.Option(help="Only print what this table holds.", show_default="none")] = None,
+    list_devices: Annotated[
+        bool, typer.Option("--list-devices", help="Only print which devices there are.", show_default="no")
+    ] = False,
+    check_device: Annotated[
+        str | None,
+        typer.Option(help="Only print what this device lacks, and the remedies.", metavar="NAME", show_default="none"),
+    ] = None,
+    benchmark_binary: options.BenchmarkBinary = None,
 ) -> None:
     """Measure every candidate block of a search space on a device into a latency table.
 
@@ -56,6 +64,11 @@ def command(
     from fbnet_mobile.errors import UserError
     from fbnet_mobile.latency.table import STATISTICS, LatencyTable
 
+    if list_devices or check_device is not None:
+        from fbnet_mobile.cli import devices
+
+        devices.list_devices() if check_device is None else devices.check_device(check_device)
+        return
     if show is not None:
         _print_table(show, LatencyTable.load(show))
         return
@@ -87,7 +100,10 @@ def command(
         f"({positions - candidates} duplicates)"
     )
     plan = MeasuringPlan(min_rounds=min(4, rounds), max_rounds=rounds, budget_s=budget_s, seed=seed)
-    with get_device(device) as target, progress_steps() as progress:
+    target = get_device(device)
+    if benchmark_binary is not None:
+        target.settings = target.settings.model_copy(update={"benchmark_binary": benchmark_binary})
+    with target, progress_steps() as progress:
         table = profile(
             search_space,
             space,

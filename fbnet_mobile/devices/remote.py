@@ -20,6 +20,7 @@ from fbnet_mobile.devices.base import (
     DeviceState,
     ProgramError,
 )
+from fbnet_mobile.devices.settings import cores_of
 from fbnet_mobile.devices.system import FACTS, STATE, fast_cores, fields, first, parse_facts, parse_state
 from fbnet_mobile.errors import JobError
 
@@ -86,9 +87,12 @@ class RemoteDevice(Device):
         return parse_facts(self._shell(FACTS))
 
     def state(self) -> DeviceState:
-        """Read by its shell from the system."""
-        self._found()
-        return parse_state(self._shell(STATE))
+        """Read by its shell from the system; all unknown if the device is lost, which the next job deals with."""
+        try:
+            self._found()
+            return parse_state(self._shell(STATE))
+        except DeviceLostError:
+            return parse_state([])
 
     @property
     def python(self) -> str:
@@ -119,11 +123,11 @@ class RemoteDevice(Device):
 
     def run(self, argv: Sequence[str]) -> Iterator[str]:
         """On the cores that the settings choose; killed if it says nothing for longer than a model may take."""
-        cores = self._cores()
+        place, affinity = self._found(), self.settings.affinity
+        cores = place.fast_cores if affinity == "fast" else cores_of(affinity) if affinity != "all" else ()
         mask = ["taskset", f"{sum(1 << core for core in cores):x}"] if cores else []
-        yield from self._lines(
-            shlex.join([*mask, *argv]), Path(argv[0]).name, self.settings.model_limit_s + self.grace_s
-        )
+        silence_s = self.settings.model_limit_s + self.grace_s
+        yield from self._lines(shlex.join([*mask, *argv]), Path(argv[0]).name, silence_s)
 
     def reconnect(self) -> None:
         """From nothing: what is on the device is looked at again."""

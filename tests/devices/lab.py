@@ -18,10 +18,8 @@ class Adbd:
     def __init__(self, port: int, root: Path | None, environment: Mapping[str, str]) -> None:
         self.serial = f"127.0.0.1:{port}"
         self._environment = {**environment, "ADBD_PORT": str(port)}
-        program = str(CACHE / "adbd") if root is None else ("/adbd" if root.name == "android" else "/opt/adbd/adbd")
-        self._command: Sequence[str] = (
-            [program] if root is None else [shutil.which("chroot") or "chroot", str(root), program]
-        )
+        chroot = shutil.which("chroot") or "chroot"
+        self._command: Sequence[str] = [str(CACHE / "adbd")] if root is None else [chroot, str(root), "/adbd"]
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
