@@ -5,8 +5,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-RUNTIMES = ("litert", "onnxruntime", "coreml")
-
 
 def list_devices() -> None:
     """Print this machine, the devices that adb sees and those of devices.yaml, each with what it is and offers."""
@@ -68,7 +66,7 @@ def check_device(name: str) -> None:
             try:
                 python = device.python
                 say(f"Python: {next(iter(device.run([python, '--version'])), python)}")
-                for runtime in ("litert", "onnxruntime"):
+                for runtime in device.runtimes:
                     if runtime in working:
                         say(f"{runtime} {working[runtime]}")
                     else:
@@ -122,7 +120,7 @@ def _offered(device: Any) -> Iterator[tuple[str, str]]:
     from fbnet_mobile.errors import JobError
     from fbnet_mobile.latency.jobs import runtime_version
 
-    for runtime in RUNTIMES if device.name.startswith("coreml") else RUNTIMES[:2]:
+    for runtime in device.runtimes:
         try:
             yield runtime, runtime_version(device, runtime)
         except JobError:

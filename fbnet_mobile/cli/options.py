@@ -28,7 +28,7 @@ Precision = Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")
 DeviceName = Annotated[
     str,
     typer.Option(
-        help="Where to measure: host (this machine), ssh:user@board, adb[:serial], coreml, or a name of yours."
+        help="Where to measure: host is this machine; ssh:user@board, adb, coreml, or a name of devices.yaml."
     ),
 ]
 BenchmarkBinary = Annotated[
@@ -36,3 +36,6 @@ BenchmarkBinary = Annotated[
     typer.Option(help="Google's benchmark_model for the device, for Android without Python.", show_default="none"),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the runtime.")]
+DeviceThreads = Annotated[
+    int | None, typer.Option(min=1, help="Threads of the runtime.", show_default="as devices.yaml says, or 1")
+]

@@ -19,12 +19,17 @@ def main() -> None:
 
 def command(
     device: options.DeviceName = "host",
-    runtime: Annotated[str, typer.Option(help="What runs the models: litert or onnxruntime.")] = "litert",
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="What runs the models: litert, onnxruntime or coreml.", show_default="as devices.yaml says, or litert"
+        ),
+    ] = None,
     space: Annotated[str, typer.Option(help="Search space: the name of a packaged one or a YAML file.")] = "small",
     classes: Annotated[
         int | None, typer.Option(help="Classes of the data to come.", show_default="as the space says")
     ] = None,
-    threads: options.Threads = 1,
+    threads: options.DeviceThreads = None,
     statistic: Annotated[
         str, typer.Option(help="Which statistic is a row's latency: min, median or mean (all are written).")
     ] = "min",
@@ -83,14 +88,16 @@ def command(
 
     from fbnet_mobile.devices import get_device
     from fbnet_mobile.latency.jobs import MeasuringPlan
-    from fbnet_mobile.latency.measure import RUNTIMES
     from fbnet_mobile.space import load_space
 
     search_space = load_space(space)
     if classes is not None:
         search_space = search_space.with_classes(classes)
-    if runtime not in RUNTIMES:
-        raise UserError(f"unknown runtime {runtime!r}; choose one of {', '.join(RUNTIMES)}")
+    target = get_device(device)
+    target.use(benchmark_binary=benchmark_binary)
+    runtime = runtime or target.settings.runtime or target.runtimes[0]
+    if runtime not in target.runtimes:
+        raise UserError(f"unknown runtime {runtime!r}; choose one of {', '.join(target.runtimes)}")
 
     from fbnet_mobile.latency.profile import profile
 
@@ -100,9 +107,6 @@ def command(
         f"({positions - candidates} duplicates)"
     )
     plan = MeasuringPlan(min_rounds=min(4, rounds), max_rounds=rounds, budget_s=budget_s, seed=seed)
-    target = get_device(device)
-    if benchmark_binary is not None:
-        target.settings = target.settings.model_copy(update={"benchmark_binary": benchmark_binary})
     with target, progress_steps() as progress:
         table = profile(
             search_space,
@@ -110,7 +114,7 @@ def command(
             target,
             runtime,
             output,
-            threads=threads,
+            threads=threads or target.settings.threads or 1,
             statistic=statistic,
             networks=networks,
             plan=plan,

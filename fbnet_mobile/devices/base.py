@@ -68,6 +68,9 @@ class Device(ABC):
     ``DeviceLostError`` if it may come back, after which :meth:`reconnect` is to be called before anything else.
     """
 
+    runtimes: tuple[str, ...] = ("litert", "onnxruntime")
+    """What can be timed on it, if it is installed there; the first is the default."""
+
     settings: DeviceSettings = DeviceSettings()
     """What the user's devices.yaml says of it."""
 
@@ -108,6 +111,10 @@ class Device(ABC):
     def close(self) -> None:
         """Remove what was put on the device and end the connection."""
         self.clean()
+
+    def use(self, **settings: object) -> None:
+        """Change settings of devices.yaml for this run; those that are None stay."""
+        self.settings = self.settings.model_copy(update={k: v for k, v in settings.items() if v is not None})
 
     def __enter__(self) -> Self:
         return self

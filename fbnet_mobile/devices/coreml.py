@@ -13,6 +13,8 @@ class CoreMLDevice(HostDevice):
     The runner runs on the Mac either way; coremltools puts the models on the device.
     """
 
+    runtimes = ("coreml",)
+
     def __init__(self, name: str) -> None:
         if sys.platform != "darwin":
             raise UserError(

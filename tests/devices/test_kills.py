@@ -21,12 +21,18 @@ SPACE = """
 name: tiny
 resolution: 16
 classes: 4
+stem: {out_channels: 8, kernel_size: 3, stride: 1, activation: relu}
+stages:
+  - {out_channels: {low: 8, high: 16, step: 8}, depth: 2, stride: 2, skip: true, expansion_ratio: [1, 2],
+     kernel_size: [3, 5], squeeze_excite: [false], activation: [relu]}
+head: {conv_channels: 16, activation: relu}
 """
 
 
 @pytest.fixture
 def over_adb(tmp_path: Path) -> Iterator[str]:
-    with lab.adb_server(tmp_path / "adb" if (tmp_path / "adb").mkdir() is None else tmp_path):
+    (tmp_path / "adb").mkdir()
+    with lab.adb_server(tmp_path / "adb"):
         daemon = lab.Adbd(5601, None, os.environ)
         yield f"adb:{daemon.serial}"
         daemon.stop()
