@@ -21,7 +21,7 @@ from fbnet_mobile.latency.jobs import MeasuringPlan, run_models, runtime_version
 from fbnet_mobile.nn import build_block
 from fbnet_mobile.runtimes import get_runtime
 from tests.devices import lab
-from tests.devices.conftest import Sshd
+from tests.devices.lab import Sshd
 
 pytestmark = pytest.mark.devices
 

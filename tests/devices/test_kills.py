@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from tests.devices import lab
-from tests.devices.conftest import Sshd
+from tests.devices.lab import Sshd
 
 pytestmark = pytest.mark.devices
 

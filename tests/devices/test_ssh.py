@@ -22,7 +22,7 @@ from fbnet_mobile.devices import (
 )
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.latency.jobs import MeasuringPlan, run_models, runtime_version
-from tests.devices.conftest import Sshd
+from tests.devices.lab import Sshd
 
 Record = Callable[[str, object], None]
 PLAN = MeasuringPlan(warmup_ms=0, min_ms=0.1)
