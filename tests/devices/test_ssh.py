@@ -29,7 +29,7 @@ PLAN = MeasuringPlan(warmup_ms=0, min_ms=0.1)
 
 
 def remote_files(sshd: Sshd) -> list[Path]:
-    return sorted(path for path in sshd.home.rglob("*") if path.is_file())
+    return sorted(path for path in (sshd.home / "fbnet-mobile").rglob("*") if path.is_file())
 
 
 def test_programs_run_and_their_end_is_told(sshd: Sshd) -> None:

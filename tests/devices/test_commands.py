@@ -1,0 +1,63 @@
+"""The commands with a device at the other end of ssh."""
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.devices.lab import Sshd
+
+
+def command(name: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr("sys.argv", [f"fbnet-{name}", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"fbnet_mobile.cli.{name}").main()
+    return int(ended.value.code or 0)
+
+
+def test_devices_are_listed_and_checked(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
+    bare.chmod(0o755)
+    yaml = Path(os.environ["FBNET_DEVICES"])
+    away = "away: {transport: 'ssh:nobody@127.0.0.1:9'}\n"
+    yaml.write_text(f"{yaml.read_text()}{away}bare: {{transport: '{sshd.name}', python: {bare}}}\n")
+
+    assert command("profile", "--list-devices", monkeypatch=monkeypatch) == 0
+    shown = capsys.readouterr().out
+    host, board = (shown.split(f"{name}\n", 1)[1].splitlines() for name in ("host", "board"))
+    assert host[0].split(",")[0] == board[0].split(",")[0]
+    assert "litert " in host[2]
+    assert host[2] == board[2]
+    assert "away\n  not usable: cannot reach away: ssh: connect to host 127.0.0.1 port 9: Connection refused" in shown
+    assert shown.endswith("runtimes: none\n")
+
+    assert command("profile", "--check-device", "board", monkeypatch=monkeypatch) == 0
+    assert "missing" not in capsys.readouterr().out
+    assert command("profile", "--check-device", "bare", monkeypatch=monkeypatch) == 1
+    shown = capsys.readouterr().out
+    assert f"missing  litert: run there: {bare} -m pip install ai-edge-litert\n" in shown
+    assert command("profile", "--check-device", "away", monkeypatch=monkeypatch) == 1
+    assert capsys.readouterr().err.startswith("error: cannot reach away: ")
+
+
+def test_a_model_is_benchmarked_over_ssh(
+    sshd: Sshd,
+    models: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = tmp_path / "report.json"
+    arguments = [str(models[0]), "--device", "board", "--threads", "2", "-o", str(report)]
+    assert command("benchmark", *arguments, monkeypatch=monkeypatch) == 0
+    (found,) = json.loads(report.read_text())["models"]
+    assert found["threads"] == 2
+    assert found["latency"]["min_us"] > 0
+    assert "latency on board (" in capsys.readouterr().out
+    assert not (sshd.home / "fbnet-mobile").exists()
