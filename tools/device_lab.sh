@@ -16,7 +16,7 @@ say() { echo "device lab: $*" >&2; }
 
 if [ "$(id -u)" != 0 ]; then
     command -v sudo >/dev/null || { say "needs root, for network namespaces and chroot; run it as root"; exit 1; }
-    exec sudo --preserve-env "$0" "$@"
+    exec sudo --preserve-env tools/device_lab.sh "$@"
 fi
 
 packages() {
@@ -151,6 +151,7 @@ run_inside() {
         exec "$@"' _ "$@"
 }
 
+ls /etc/apt/sources.list.d/*.sources >/dev/null || { say "needs Debian 12 or later, with its mirror in *.sources"; exit 1; }
 packages
 build_adbd
 build_android

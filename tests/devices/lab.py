@@ -88,7 +88,8 @@ class Sshd:
         (folder / "sshd_config").write_text(
             f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {inside}/host\nPidFile {inside}/pid\nStrictModes no\n"
             f"AuthorizedKeysFile {inside}/authorized\nUsePAM no\nSubsystem sftp internal-sftp\nMaxStartups 100\n"
-            f"SetEnv XDG_CACHE_HOME={inside}/home OMP_NUM_THREADS=1 {environment}\n"
+            # A home of its own: a shell's start-up files on this machine may take longer than what we run.
+            f"SetEnv HOME={inside}/home XDG_CACHE_HOME={inside}/home OMP_NUM_THREADS=1 {environment}\n"
         )
         (folder / "ssh_config").write_text(
             f"Host *\n  IdentityFile {folder}/user\n  IdentitiesOnly yes\n  UserKnownHostsFile {folder}/known\n"
