@@ -42,7 +42,7 @@ class RemoteDevice(Device):
     """A device reached by commands of this machine.
 
     Files are put into one folder that is ours alone, under the name of their content, so that what is there already is
-    not sent again and no name of the user's ever reaches a shell. :meth:`clean` removes that folder.
+    not sent again and no file's own name ever reaches a shell. :meth:`close` removes that folder.
     """
 
     default_folder: str
@@ -71,8 +71,8 @@ class RemoteDevice(Device):
     def _fetch(self, remote: str, local: Path) -> None:
         """Copy one file from the device."""
 
-    def _connect(self) -> None:  # not every transport has something to begin
-        """Begin a connection."""
+    def _connect(self) -> None:
+        """Begin a connection, if the transport has such a thing."""
 
     def _end(self) -> None:
         """End the connection."""
@@ -100,7 +100,8 @@ class RemoteDevice(Device):
         python = self.settings.python or self._found().python
         if python is None:
             raise JobError(
-                f"{self.name} has no python3; install it there, or say where it is in devices.yaml (python:)"
+                f"{self.name} has no python3; install it there, or say where it is in devices.yaml (python:); "
+                "on Android, Google's benchmark_model needs none (--benchmark-binary)"
             )
         return python
 
@@ -136,7 +137,7 @@ class RemoteDevice(Device):
         self._found()
 
     def clean(self) -> None:
-        """Remove our folder; not an error if the device is gone."""
+        """Empty our folder; not an error if the device is gone."""
         if self._place is not None:
             self._present = set()
             try:
@@ -186,7 +187,10 @@ class RemoteDevice(Device):
         return whole
 
     def _shell(self, script: str, silence_s: float = 30) -> list[str]:
-        return list(self._lines(script, "a shell script", silence_s))
+        try:
+            return list(self._lines(script, "a shell script", silence_s))
+        except ProgramError as error:  # ours, not one that the caller asked for
+            raise JobError(str(error)) from error
 
     def _lines(self, script: str, program: str, silence_s: float) -> Iterator[str]:
         """Lines of a script's output up to the end marker.

@@ -277,9 +277,9 @@ def _garbled(device: Device) -> Sample:
 
 
 def _missing(device: Device, runtime: str, error: ProgramError) -> JobError:
-    if error.code == 127 or "ModuleNotFoundError" in str(error) or "ImportError" in str(error):
-        return JobError(f"{error}; install {runtime} there: {INSTALL.get(runtime, runtime)}")
-    return JobError(f"{runtime} does not start: {error}")
+    if "ModuleNotFoundError" in str(error) or "ImportError" in str(error):
+        return JobError(f"{error}; install {runtime} there: {INSTALL[runtime]}")
+    return JobError(f"{error}; see fbnet-profile --check-device {shlex.quote(device.name)}")
 
 
 def _cooled(device: Device) -> Sample:
