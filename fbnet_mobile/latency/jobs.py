@@ -210,7 +210,7 @@ def _binary_samples(device: Device, threads: int, models: Sequence[Path], plan: 
     ]
     command = shlex.join([binary, *flags])
     lines = [
-        f"chmod 700 {shlex.quote(binary)}",
+        f"[ -x {shlex.quote(binary)} ] || chmod 700 {shlex.quote(binary)}",
         "measure() {",
         f'timeout {math.ceil(settings.model_limit_s)} {command} --graph="$1" 2>&1 </dev/null',
         f'code=$?; echo; echo "__FBNET_MODEL=$code"; sleep {settings.pause_s}',
