@@ -13,6 +13,7 @@ from typing import IO
 from fbnet_mobile.devices.base import DeviceFullError, register_device
 from fbnet_mobile.devices.remote import RemoteDevice
 from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.files import write_whole
 
 
 class SshDevice(RemoteDevice):
@@ -22,15 +23,15 @@ class SshDevice(RemoteDevice):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        match = re.fullmatch(r"ssh:((?:[\w.-]+@)?(?:[\w][\w.-]*|\[[0-9a-fA-F:.%\w]+\]))(?::(\d+))?", name, re.ASCII)
-        if match is None or match[1].startswith("-"):
+        match = re.fullmatch(r"ssh:((?:\w[\w.-]*@)?(?:\w[\w.-]*|\[[0-9a-fA-F:.%\w]+\]))(?::(\d+))?", name, re.ASCII)
+        if match is None:
             raise UserError(f"{name!r} is no address; write ssh:user@board or ssh:user@board:port")
         self._address, self._port = match[1].replace("[", "").replace("]", ""), match[2]
-        self.unreachable_hint = f"see that `{' '.join(['ssh', *self._ports('-p'), self._address, 'true'])}` works"
+        self.unreachable_hint = f"see that `{' '.join(['ssh', *self._port_option(), self._address, 'true'])}` works"
         self._control: str | None = None
 
-    def _ports(self, flag: str) -> list[str]:
-        return [flag, self._port] if self._port else []
+    def _port_option(self) -> list[str]:
+        return ["-p", self._port] if self._port else []
 
     def _options(self) -> list[str]:
         if shutil.which("ssh") is None:
@@ -51,7 +52,7 @@ class SshDevice(RemoteDevice):
     def _command(self, script: str) -> list[str]:
         # The login shell may be any; single quotes mean the same to all of them.
         quoted = "'" + script.replace("'", "'\\''") + "'"
-        return ["ssh", "-T", *self._options(), *self._ports("-p"), "--", self._address, f"exec sh -c {quoted}"]
+        return ["ssh", "-T", *self._options(), *self._port_option(), "--", self._address, f"exec sh -c {quoted}"]
 
     def _send(self, files: Mapping[str, Path], folder: str) -> None:
         # Not through _lines: this one has an input. tar's own exit code is that of ssh.
@@ -82,16 +83,13 @@ class SshDevice(RemoteDevice):
             raise JobError(f"cannot put files on {self.name}: {lines[0] if lines else f'tar ended with code {code}'}")
 
     def _fetch(self, remote: str, local: Path) -> None:
-        done = subprocess.run(
-            ["scp", "-q", *self._options(), *self._ports("-P"), "--", f"{self._address}:{remote}", str(local)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        if done.returncode != 0:
-            raise JobError(f"cannot copy {remote} from {self.name}: {(done.stderr.strip() or 'scp failed')}")
+        # By cat, as a small board may have neither scp nor an sftp server.
+        with write_whole(local) as partial, partial.open("wb") as file:
+            command = self._command(f"exec cat {shlex.quote(remote)}")
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.PIPE, check=False)
+            if done.returncode != 0:
+                said = done.stderr.decode(errors="replace").strip()
+                raise JobError(f"cannot copy {remote} from {self.name}: {said or 'the connection broke'}")
 
     def _end(self) -> None:
         if self._control is not None:

@@ -96,10 +96,9 @@ class Sshd:
         )
         self.path = folder / "bin"
         self.path.mkdir()
-        for program in ("ssh", "scp"):
-            script = self.path / program
-            script.write_text(f'#!/bin/sh\nexec {shutil.which(program)} -F {folder}/ssh_config "$@"\n')
-            script.chmod(0o755)
+        script = self.path / "ssh"
+        script.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/ssh_config "$@"\n')
+        script.chmod(0o755)
         self.name = f"ssh:{pwd.getpwuid(os.getuid()).pw_name}@127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
