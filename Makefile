@@ -1,6 +1,6 @@
 # make demo    sets everything up, then profiles, searches, trains, exports and benchmarks on this machine
 # make test    sets everything up, OpenSSH's daemon too, then passes the tests
-# make test-devices   those against Android's own daemon and an aarch64 system, which it builds first (Debian, as root)
+# make test-devices  those against Android's own daemon and an aarch64 system, which it builds first (Debian, as root)
 #
 # DATA=digits | path/to/images | CIFAR10   what the demo learns from
 # PYTHON=python3.11                        which Python the virtual environment is made with

@@ -72,13 +72,17 @@ def main() -> None:
 
 
 def _result(name: str, wall_s: float, path: Path, host: Path) -> dict[str, Any]:
-    own, reference = LatencyTable.load(path).rows, LatencyTable.load(host).rows
+    table = LatencyTable.load(path)
+    own, reference = table.rows, LatencyTable.load(host).rows
     assert own.keys() == reference.keys()
     ratios = [own[key].latency_us / reference[key].latency_us for key in own if key[0] == BLOCK]
     # The field was renamed once; both say how far a row differs between the even and the odd rounds.
     spread = "uncertainty" if hasattr(next(iter(own.values())), "uncertainty") else "spread"
     return {
         "device": name,
+        "cpu": table.conditions.cpu,
+        "runtime": f"{table.conditions.runtime} {table.conditions.runtime_version}",
+        "date": table.conditions.date,
         "wall_s": round(wall_s, 1),
         "rows": len(own),
         "difference": statistics.median(abs(ratio - 1) for ratio in ratios),

@@ -37,7 +37,7 @@ build_adbd() {
     local work=$CACHE/build
     mkdir -p "$work/sources" "$work/lists/partial" "$work/objects"
     sed 's/^Types: deb$/Types: deb-src/' /etc/apt/sources.list.d/*.sources >"$work/sources/src.sources"
-    printf 'Dir::Etc::sourcelist "/dev/null";\nDir::Etc::sourceparts "%s";\nDir::State::lists "%s";\n' \
+    printf 'Dir::Etc::sourcelist "/dev/null";\nDir::Etc::sourceparts "%s";\nDir::State::lists "%s";\nAPT::Sandbox::User "root";\n' \
         "$work/sources" "$work/lists" >"$work/apt.conf"
     (
         cd "$work"
@@ -119,7 +119,7 @@ build_arm() {
     printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
     mkdir -p "$root"/{proc,sys,dev,run/sshd,root,tmp,data/local/tmp,opt/site}
     chmod 1777 "$root/tmp"
-    "$PYTHON" -m pip install --quiet --target "$root/opt/site" --only-binary=:all: --python-version "${version#python}" \
+    "$PYTHON" -m pip install --quiet --no-warn-conflicts --target "$root/opt/site" --only-binary=:all: --python-version "${version#python}" \
         --implementation cp --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 \
         --platform manylinux2014_aarch64 ai-edge-litert onnxruntime >&2
     # What XNNPACK reads to choose its kernels, of a Raspberry Pi 4; this machine's own would name an x86 processor.
