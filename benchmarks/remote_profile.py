@@ -76,8 +76,6 @@ def _result(name: str, wall_s: float, path: Path, host: Path) -> dict[str, Any]:
     own, reference = table.rows, LatencyTable.load(host).rows
     assert own.keys() == reference.keys()
     ratios = [own[key].latency_us / reference[key].latency_us for key in own if key[0] == BLOCK]
-    # The field was renamed once; both say how far a row differs between the even and the odd rounds.
-    spread = "uncertainty" if hasattr(next(iter(own.values())), "uncertainty") else "spread"
     return {
         "device": name,
         "cpu": table.conditions.cpu,
@@ -87,7 +85,7 @@ def _result(name: str, wall_s: float, path: Path, host: Path) -> dict[str, Any]:
         "rows": len(own),
         "difference": statistics.median(abs(ratio - 1) for ratio in ratios),
         "bias": statistics.median(ratios) - 1,
-        "repeatability": statistics.median(getattr(row, spread) for row in own.values()),
+        "repeatability": statistics.median(row.uncertainty for row in own.values()),
     }
 
 

@@ -166,7 +166,7 @@ def _measure(results: list[dict[str, Any]], target: Any, threads: int, table: An
                 runtime,
                 threads=threads,
                 statistic=statistic,
-                progress=lambda number, done, total: progress(f"measuring, round {number + 1}", done, total),
+                progress=lambda done, total: progress("measuring", done, total),
             )
             for result, row in zip(own, rows, strict=True):
                 result["runtime_version"] = version

@@ -30,16 +30,19 @@ def command(
         int | None, typer.Option(help="Classes of the data to come.", show_default="as the space says")
     ] = None,
     threads: options.DeviceThreads = None,
+    precision: Annotated[str, typer.Option(help="Of the models: fp32, fp16 or int8.")] = "fp32",
     statistic: Annotated[
         str, typer.Option(help="Which statistic is a row's latency: min, median or mean (all are written).")
     ] = "min",
     networks: Annotated[
         int, typer.Option(min=0, help="Whole networks to measure with the blocks, to calibrate their sum.")
-    ] = 12,
+    ] = 40,
     rounds: Annotated[int, typer.Option(min=2, help="Most rounds over all models.")] = 10,
     budget: Annotated[
         str,
-        typer.Option(help="Begin no further round (after 4) that would end later than this: 90s, 3m, 1h."),
+        typer.Option(
+            help="End within this time, such as 90s, 3m, 1h; without time for all blocks, some are estimated."
+        ),
     ] = "1h",
     seed: Annotated[int, typer.Option(help="Of the measuring order and of the networks drawn.")] = 0,
     output: Annotated[
@@ -64,7 +67,7 @@ def command(
 ) -> None:
     """Measure every candidate block of a search space on a device into a latency table.
 
-    Rows that the table at the output path already has are kept; an interrupted run continues where it was.
+    Rows measured in the table at the output path are kept; an interrupted run continues where it was.
     """
     from fbnet_mobile.errors import UserError
     from fbnet_mobile.latency.table import STATISTICS, LatencyTable
@@ -85,6 +88,11 @@ def command(
     if statistic not in STATISTICS:
         raise UserError(f"unknown statistic {statistic!r}; choose one of {', '.join(STATISTICS)}")
     budget_s = parse_seconds(budget)
+
+    from fbnet_mobile.export.precision import PRECISIONS
+
+    if precision not in PRECISIONS:
+        raise UserError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
 
     from fbnet_mobile.devices import get_device
     from fbnet_mobile.latency.jobs import MeasuringPlan
@@ -115,6 +123,7 @@ def command(
             runtime,
             output,
             threads=threads or target.settings.threads or 1,
+            precision=precision,
             statistic=statistic,
             networks=networks,
             plan=plan,
@@ -150,29 +159,38 @@ def _print_comparison(first: Path, second: Path) -> None:
 
 
 def _print_table(path: Path, table: object) -> None:
-    from fbnet_mobile.latency.table import LatencyTable
+    from fbnet_mobile.latency.table import ESTIMATED, MEASURED, LatencyTable
 
     assert isinstance(table, LatencyTable)
     conditions, blocks = table.conditions, table.blocks()
-    spreads = sorted(row.spread for row in blocks.values())
+    estimated = [row.uncertainty for row in blocks.values() if row.source == ESTIMATED]
+    measured = [row for row in blocks.values() if row.source == MEASURED]
     print(
         f"{path}: {len(blocks)} blocks and {len(table.networks())} networks for space {conditions.space} on "
         f"{conditions.device} ({conditions.cpu}), {conditions.runtime} {conditions.runtime_version}, "
         f"{conditions.threads} thread{'s' if conditions.threads > 1 else ''}, {conditions.precision}, "
-        f"{conditions.statistic} of {min((row.rounds for row in blocks.values()), default=0)} rounds or more, "
+        f"{conditions.statistic} of {min((row.rounds for row in measured), default=0)} rounds or more, "
         f"{conditions.date}"
     )
-    if spreads:
+    if estimated:
+        print(f"{len(estimated)} of the blocks are estimated from the others, with an error of {max(estimated):.1%}")
+    if measured:
+        uncertainties = sorted(row.uncertainty for row in measured)
         print(
-            f"fixed cost of an invocation {format_latency(table.fixed_us)}; spread between halves of the rounds: "
-            f"median {spreads[len(spreads) // 2]:.1%}, 90th percentile {spreads[len(spreads) * 9 // 10]:.1%}"
+            f"fixed cost of an invocation {format_latency(table.fixed_us)}; difference between halves of the rounds: "
+            f"median {uncertainties[len(uncertainties) // 2]:.1%}, 90th percentile "
+            f"{uncertainties[len(uncertainties) * 9 // 10]:.1%}"
         )
     error = table.error()
     if error is None:
         print("not calibrated: too few whole networks in the table to know its error")
     else:
+        coefficients = ", ".join(f"{value:.4g}" for value in table.calibration.coefficients)
         print(
-            f"sum of blocks scaled by {table.scale:.3f}; on {error.networks} networks, each left out in turn: mean "
-            f"error {error.mean:.1%}, {error.within_5_percent:.0%} within 5 %, {error.within_10_percent:.0%} within "
-            f"10 %, Spearman {error.spearman:.3f}"
+            f"calibration: {table.calibration.name} ({coefficients}); on {error.networks} networks, each left out in "
+            f"turn: mean error {error.mean:.1%}, {error.within_5_percent:.0%} within 5 %, "
+            f"{error.within_10_percent:.0%} within 10 %, Spearman {error.spearman:.3f}; their own measurements differ "
+            f"by {table.network_repeatability:.1%} between halves of the rounds"
         )
+    for doubt in table.doubts():
+        print(f"warning: {doubt}; the numbers are the less certain")

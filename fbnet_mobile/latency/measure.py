@@ -9,18 +9,53 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fbnet_mobile.devices import Device
-from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.errors import UserError
 from fbnet_mobile.latency.jobs import MeasuringPlan, Sample, read_message, run_models
 from fbnet_mobile.latency.table import Measurement
 
-RUNTIMES = ("litert", "onnxruntime")
-"""What the runner can time."""
-
 RowKey = tuple[str, str]
+Rounds = dict[int, list[Sample]]
+"""A model's samples by round."""
+
+_STATE: RowKey = ("state", "")
+"""The journal's key for what the device says of itself before and after each turn of measuring."""
+
+
+@dataclass
+class Measured:
+    """What the rounds found.
+
+    Attributes:
+        samples: by row and round.
+        failed: what was said of each model that could not be run.
+        states: what the device said of itself during each round, as :class:`DeviceState` has it, with ``elapsed_s``.
+    """
+
+    samples: dict[RowKey, Rounds]
+    failed: dict[RowKey, str] = field(default_factory=dict)
+    states: dict[int, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
+
+    def rows(self, statistic: str) -> dict[RowKey, Measurement]:
+        """The measurement of each model that was run, ``statistic`` being its latency."""
+        return {key: summary(rounds, statistic) for key, rounds in self.samples.items() if rounds}
+
+    def add(self, round_number: int, key: RowKey, sample: Sample) -> None:
+        """Keep one result; a model that failed once has no samples from then on."""
+        if key == _STATE:
+            self.states[round_number].append(sample)
+        elif key in self.samples:
+            if "error" in sample:
+                self.failed[key] = str(sample["error"])
+                self.samples[key] = {}
+            elif key not in self.failed:
+                self.samples[key].setdefault(round_number, []).append(sample)
 
 
 def measure(
@@ -31,8 +66,9 @@ def measure(
     statistic: str,
     plan: MeasuringPlan,
     journal: Path,
-    progress: Callable[[int, int, int], None] = lambda *_: None,
-) -> dict[RowKey, Measurement]:
+    progress: Callable[[int, int], None] = lambda *_: None,
+    repeats: Mapping[RowKey, int] | None = None,
+) -> Measured:
     """Measure models in interleaved rounds.
 
     Args:
@@ -43,84 +79,102 @@ def measure(
         statistic: which of a measurement's statistics is its latency.
         plan: how long.
         journal: a file of results so far; continued if it is there.
-        progress: called with (round, models done in it, models) after each model.
+        progress: called after each result with (results so far, results expected over all rounds).
+        repeats: how often a model is measured in each round, where that is not once.
 
     Raises:
-        JobError: the device failed, or a model could not be run; the journal keeps what was measured.
+        JobError: the device stays unreachable; the journal keeps what was measured.
     """
     started = time.monotonic()
-    samples: dict[RowKey, dict[int, Sample]] = {key: {} for key in models}
-    for round_number, key, sample in _read_journal(journal):
-        if key in samples:
-            samples[key][round_number] = sample
+    repeats = repeats or {}
+    found = Measured({key: {} for key in models})
+    for record in _read_journal(journal):
+        found.add(*record)
     round_s = 0.0
     with journal.open("a", encoding="utf-8") as log:
+
+        def keep(round_number: int, key: RowKey, sample: Sample) -> None:
+            found.add(round_number, key, sample)
+            log.write(json.dumps({"round": round_number, "key": key, "sample": sample}) + "\n")
+            log.flush()
+
         for round_number in range(plan.max_rounds):
-            todo = [key for key in models if round_number not in samples[key]]
+            todo = [
+                key
+                for key, rounds in found.samples.items()
+                if key not in found.failed
+                for _ in range(repeats.get(key, 1) - len(rounds.get(round_number, [])))
+            ]
             if todo:
                 elapsed = time.monotonic() - started
-                enough = round_number >= plan.min_rounds
-                if enough and plan.budget_s is not None and elapsed + round_s > plan.budget_s:
+                if round_number >= plan.min_rounds and plan.budget_s is not None and elapsed + round_s > plan.budget_s:
                     break
                 random.Random(f"{plan.seed}-{round_number}").shuffle(todo)
-                begun = time.monotonic()
-                done = len(models) - len(todo)
+                begun, before = time.monotonic(), asdict(device.state())
+                whole = sum(repeats.get(key, 1) for key in models)
+                expected = whole * max(plan.min_rounds, round_number + 1)
+                done = whole * (round_number + 1) - len(todo)
                 for number, sample in run_models(device, runtime, threads, [models[key] for key in todo], plan):
-                    if "error" in sample:
-                        raise JobError(f"{runtime} on {device.name} cannot run {todo[number][1]!r}: {sample['error']}")
-                    samples[todo[number]][round_number] = sample
-                    log.write(json.dumps({"round": round_number, "key": todo[number], "sample": sample}) + "\n")
-                    log.flush()
+                    keep(round_number, todo[number], sample)
                     done += 1
-                    progress(round_number, done, len(models))
+                    progress(done, expected)
                 round_s = time.monotonic() - begun
-            if round_number + 1 >= plan.min_rounds and repeatability(samples, statistic) <= plan.repeatability:
+                after = asdict(device.state())
+                keep(round_number, _STATE, {"before": before, "after": after, "elapsed_s": round_s})
+            if round_number + 1 >= plan.min_rounds and repeatability(found, statistic) <= plan.repeatability:
                 break
-    return {key: _summary(list(rounds.values()), statistic) for key, rounds in samples.items()}
+    return found
 
 
-def repeatability(samples: Mapping[RowKey, Mapping[int, Sample]], statistic: str) -> float:
-    """The median over all models of the spread between even and odd rounds."""
-    spreads = [_spread([rounds[number] for number in sorted(rounds)], statistic) for rounds in samples.values()]
-    return statistics.median(spreads)
+def repeatability(found: Measured, statistic: str) -> float:
+    """The median over all models of the difference between even and odd rounds."""
+    return statistics.median([_difference(rounds, statistic) for rounds in found.samples.values() if rounds] or [0.0])
 
 
-def _statistic(rounds: Sequence[Sample], statistic: str) -> float:
-    """Over several rounds: the minimum of minima, the median of medians, the mean of all runs."""
-    if statistic == "min":
-        return float(min(sample["min_us"] for sample in rounds))
-    if statistic == "median":
-        return float(statistics.median(sample["median_us"] for sample in rounds))
-    return float(
-        sum(sample["mean_us"] * sample["runs"] for sample in rounds) / sum(sample["runs"] for sample in rounds)
-    )
+def halves(rounds: Rounds, statistic: str) -> tuple[float, float] | None:
+    """A model's statistic in its even and in its odd rounds; None with fewer than two rounds."""
+    numbers = sorted(rounds)
+    if len(numbers) < 2:
+        return None
+    first, second = ([sample for number in numbers[start::2] for sample in rounds[number]] for start in (0, 1))
+    return _statistic(first, statistic), _statistic(second, statistic)
 
 
-def _spread(rounds: Sequence[Sample], statistic: str) -> float:
-    if len(rounds) < 2:
-        return 1.0
-    halves = [_statistic(rounds[start::2], statistic) for start in (0, 1)]
-    return abs(halves[0] - halves[1]) / min(halves)
-
-
-def _summary(rounds: Sequence[Sample], statistic: str) -> Measurement:
+def summary(rounds: Rounds, statistic: str) -> Measurement:
+    """All samples of a model as one measurement."""
+    samples = [sample for number in sorted(rounds) for sample in rounds[number]]
     return Measurement(
-        latency_us=_statistic(rounds, statistic),
-        min_us=_statistic(rounds, "min"),
-        p10_us=statistics.median(sample["p10_us"] for sample in rounds),
-        median_us=_statistic(rounds, "median"),
-        p90_us=statistics.median(sample["p90_us"] for sample in rounds),
-        mean_us=_statistic(rounds, "mean"),
-        runs=sum(sample["runs"] for sample in rounds),
+        latency_us=_statistic(samples, statistic),
+        min_us=_statistic(samples, "min"),
+        p10_us=statistics.median(sample["p10_us"] for sample in samples),
+        median_us=_statistic(samples, "median"),
+        p90_us=statistics.median(sample["p90_us"] for sample in samples),
+        mean_us=_statistic(samples, "mean"),
+        runs=sum(sample["runs"] for sample in samples),
         rounds=len(rounds),
-        spread=_spread(rounds, statistic),
+        uncertainty=_difference(rounds, statistic),
     )
 
 
-def _read_journal(journal: Path) -> Iterator[tuple[int, RowKey, Sample]]:
+def _statistic(samples: Sequence[Sample], statistic: str) -> float:
+    """Over several samples: the minimum of minima, the median of medians, the mean of all runs."""
+    if statistic == "min":
+        return float(min(sample["min_us"] for sample in samples))
+    if statistic == "median":
+        return float(statistics.median(sample["median_us"] for sample in samples))
+    runs = sum(sample["runs"] for sample in samples)
+    return float(sum(sample["mean_us"] * sample["runs"] for sample in samples) / runs)
+
+
+def _difference(rounds: Rounds, statistic: str) -> float:
+    pair = halves(rounds, statistic)
+    return 1.0 if pair is None else abs(pair[0] - pair[1]) / min(pair)
+
+
+def _read_journal(journal: Path) -> Iterable[tuple[int, RowKey, Sample]]:
     """Results of an interrupted run; a line cut short by the interruption is passed over."""
     if not journal.exists():
-        return
+        return []
     text = journal.read_text(encoding="utf-8", errors="replace")
     if text and not text.endswith("\n"):
         whole = text[: text.rfind("\n") + 1]
@@ -129,7 +183,5 @@ def _read_journal(journal: Path) -> Iterator[tuple[int, RowKey, Sample]]:
         except OSError as error:
             raise UserError(f"cannot write {journal}: {error.strerror}") from error
         text = whole
-    for line in text.splitlines():
-        record = read_message(line)
-        if record:
-            yield record["round"], (record["key"][0], record["key"][1]), record["sample"]
+    records = [read_message(line) for line in text.splitlines()]
+    return [(record["round"], (record["key"][0], record["key"][1]), record["sample"]) for record in records if record]

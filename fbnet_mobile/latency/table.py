@@ -1,21 +1,22 @@
 """The latency table: what each block of a search space takes on one device, and what a whole network will take."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import pandas as pd
 
 from fbnet_mobile.arch import Architecture, Block
+from fbnet_mobile.devices.base import UNKNOWN
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.files import write_whole
+from fbnet_mobile.latency.calibration import Calibration, Network, PredictionError, calibrate, left_out_error
 from fbnet_mobile.space import SearchSpace
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STATISTICS = ("min", "median", "mean")
 
 INVOCATION = "invocation"
@@ -24,10 +25,23 @@ BLOCK = "block"
 NETWORK = "network"
 """Kind of the rows for whole networks, measured among the blocks to calibrate their sum."""
 
+ROUND = "round"
+"""Kind of the rows for rounds of measuring: a reference block, measured again and again among the others, and what the
+device said of itself."""
+
+MEASURED = "measured"
+ESTIMATED = "estimated"
+"""Source of the rows of blocks that there was no time for, which come from the measured ones."""
+
 NOT_CONDITIONS = ("space", "date")
 """Columns that say why and when a table was measured, which does not change what it holds."""
 
 _JOIN = " | "
+_ROUND_NUMBERS = ("round", "drift", "cores", "load_1m", "least_mhz", "most_mhz", "temperature_c", "steal_percent")
+_ROUND_TEXTS = ("governor", "affinity")
+_DRIFT = 0.05
+_STEAL_PERCENT = 1.0
+_STATISTICS = ("min_us", "p10_us", "median_us", "p90_us", "mean_us")
 
 
 @dataclass(frozen=True)
@@ -54,10 +68,11 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured of one model file, over all rounds.
+    """What was measured of one model file, over all rounds, or estimated.
 
-    ``latency_us`` is the statistic that the table's conditions name. ``spread`` is how far that statistic differs
-    between the even and the odd rounds, relative to the smaller.
+    ``latency_us`` is the statistic that the table's conditions name. ``uncertainty`` is relative to it: of a measured
+    row how far the statistic differs between the even and the odd rounds, of an estimated one the root mean square
+    error of the estimate on measured blocks. An estimated row has no other statistics, which are then not a number.
     """
 
     latency_us: float
@@ -68,27 +83,23 @@ class Measurement:
     mean_us: float
     runs: int
     rounds: int
-    spread: float
-    source: str = "measured"
+    uncertainty: float
+    source: str = MEASURED
 
-
-@dataclass(frozen=True)
-class PredictionError:
-    """How well a table predicts the whole networks measured with it, each left out of the calibration in turn."""
-
-    networks: int
-    mean: float
-    within_5_percent: float
-    within_10_percent: float
-    spearman: float
+    @classmethod
+    def estimated(cls, latency_us: float, uncertainty: float) -> Self:
+        """A row that was not measured."""
+        unknown = dict.fromkeys(_STATISTICS, math.nan)
+        return cls(latency_us, runs=0, rounds=0, uncertainty=uncertainty, source=ESTIMATED, **unknown)
 
 
 class LatencyTable:
     """Rows of measurements under one set of conditions.
 
-    A network's latency is predicted as ``scale * (fixed + sum over blocks of (block - fixed))``: each block was
-    measured as a model of its own, so each contains the fixed cost of an invocation once. ``scale`` is fitted on the
-    table's own whole networks, and 1 if it has none.
+    A network's latency is predicted as the calibrated sum of ``fixed`` and of ``block - fixed`` over its blocks: each
+    block was measured as a model of its own, so each contains the fixed cost of an invocation once. The calibration
+    (:mod:`fbnet_mobile.latency.calibration`) is fitted on the table's own whole networks, and changes nothing if it
+    has none.
 
     The file is CSV with one row for each measurement and the conditions repeated in each row, so that
     ``pandas.read_csv(path)`` opens it and two tables can be concatenated or compared.
@@ -121,42 +132,44 @@ class LatencyTable:
             if kind == NETWORK
         ]
 
+    def rounds(self) -> list[tuple[dict[str, str], Measurement]]:
+        """For each round of measuring what the device said of itself, and the reference block."""
+        return [(_words(text), row) for (kind, text), row in self._rows.items() if kind == ROUND]
+
     @cached_property
     def _invocation_us(self) -> float:
         row = self._rows.get((INVOCATION, ""))
         return row.latency_us if row is not None else 0.0
 
-    def _raw_us(self, blocks: Iterable[Block]) -> float:
-        total = self._invocation_us
-        for block in blocks:
-            row = self._rows.get((BLOCK, block.key))
-            if row is None:
-                raise UserError(
-                    f"the table for {self.conditions.device} has no row for the block '{block.key}'; "
-                    "measure it with fbnet-profile and a space that holds it"
-                )
-            total += max(row.latency_us - self._invocation_us, 0.0)
-        return total
+    def _alone_us(self, block: Block) -> float:
+        """What a block takes by itself, without the fixed cost of an invocation."""
+        row = self._rows.get((BLOCK, block.key))
+        if row is None:
+            raise UserError(
+                f"the table for {self.conditions.device} has no row for the block '{block.key}'; "
+                "measure it with fbnet-profile and a space that holds it"
+            )
+        return max(row.latency_us - self._invocation_us, 0.0)
 
     @cached_property
-    def _calibration(self) -> list[tuple[float, float]]:
-        """(uncalibrated prediction, measured) in us for each whole network whose blocks are all in the table."""
+    def _calibration_networks(self) -> list[Network]:
+        """The table's networks whose blocks are all in it."""
         known = self.blocks()
         return [
-            (self._raw_us(blocks), measured)
+            (self._invocation_us + sum(map(self._alone_us, blocks)), blocks, measured)
             for blocks, measured in self.networks()
             if all(block.key in known for block in blocks)
         ]
 
     @cached_property
-    def scale(self) -> float:
-        """The factor that corrects the sum of blocks, fitted on the table's whole networks."""
-        return _fit_scale(self._calibration)
+    def calibration(self) -> Calibration:
+        """How the sum of blocks is corrected, as the table's whole networks ask for."""
+        return calibrate(self._calibration_networks)
 
     @property
     def fixed_us(self) -> float:
         """What every network pays for an invocation, calibrated."""
-        return self.scale * self._invocation_us
+        return self.calibration.coefficients[0] * self._invocation_us
 
     def block_us(self, block: Block) -> float:
         """What a block adds to a network, in us, calibrated.
@@ -164,7 +177,7 @@ class LatencyTable:
         Raises:
             UserError: the table has no row for it.
         """
-        return self.scale * (self._raw_us([block]) - self._invocation_us)
+        return self.calibration.block_us(block, self._alone_us(block))
 
     def total(self, architecture: Architecture) -> float:
         """The predicted latency of a network in us.
@@ -172,7 +185,7 @@ class LatencyTable:
         Raises:
             UserError: the table lacks one of its blocks.
         """
-        return self.scale * self._raw_us(architecture.blocks)
+        return self.fixed_us + sum(map(self.block_us, architecture.blocks))
 
     def by_block(self, architecture: Architecture) -> list[tuple[Block, float]]:
         """What each block of a network adds, in us; with ``fixed_us`` they add up to ``total``."""
@@ -202,17 +215,45 @@ class LatencyTable:
                 f"the latency table lacks {len(missing)} of the {len(candidates)} candidate blocks of space {name}, "
                 f"'{missing[0].key}' first; measure them with: fbnet-profile --device {conditions.device} "
                 f"--runtime {conditions.runtime} --space {name} --classes {space.classes} "
-                f"--threads {conditions.threads} -o {path}"
+                f"--threads {conditions.threads} --precision {conditions.precision} -o {path}"
             )
 
     def error(self) -> PredictionError | None:
         """The error on the table's whole networks, leaving each out of the fit; None with fewer than three."""
-        pairs = self._calibration
-        if len(pairs) < 3:
-            return None
-        predicted = np.array([_fit_scale(pairs[:i] + pairs[i + 1 :]) * pair[0] for i, pair in enumerate(pairs)])
-        measured = np.array([pair[1] for pair in pairs])
-        return prediction_error(predicted, measured)
+        networks = self._calibration_networks
+        return left_out_error(networks) if len(networks) >= 3 else None
+
+    def doubts(self) -> list[str]:
+        """What of the device's state while it was measured makes the numbers doubtful, a line for each."""
+        rounds = [words for words, _ in self.rounds()]
+        governors = sorted({words["governor"] for words in rounds} - {UNKNOWN, "performance"})
+
+        def most(name: str) -> float:
+            return max((float(words[name]) for words in rounds if words[name] != UNKNOWN), default=0.0)
+
+        mhz = [float(words["least_mhz"]) for words in rounds if words["least_mhz"] != UNKNOWN]
+        doubts = {
+            f"other programs ran, {most('load_1m'):.1f} at once on {most('cores'):.0f} cores": (
+                most("load_1m") > most("cores") > 0
+            ),
+            f"the virtual machine went without its processors for {most('steal_percent'):.1f} % of the time": (
+                most("steal_percent") > _STEAL_PERCENT
+            ),
+            f"within a round the reference block took up to {most('drift'):.0%} longer than at its best": (
+                most("drift") > _DRIFT
+            ),
+            f"the governor {', '.join(governors)} changes the frequency of the processor": bool(governors),
+            f"the processor's frequency fell to {min(mhz, default=0):.0f} MHz from {most('most_mhz'):.0f}": (
+                bool(mhz) and most("most_mhz") > (1 + _DRIFT) * min(mhz)
+            ),
+        }
+        return [doubt for doubt, holds in doubts.items() if holds]
+
+    @property
+    def network_repeatability(self) -> float:
+        """How far the whole networks' own measurements differ between even and odd rounds, on average."""
+        own = [row.uncertainty for (kind, _), row in self._rows.items() if kind == NETWORK]
+        return sum(own) / len(own) if own else 0.0
 
     def merged(self, other: "LatencyTable") -> "LatencyTable":
         """This table with the rows of another under the same conditions; the other's rows win.
@@ -243,7 +284,7 @@ class LatencyTable:
         shared = {"schema_version": SCHEMA_VERSION, **asdict(self.conditions)}
         records = [{**shared, "kind": kind, "blocks": keys, **asdict(row)} for (kind, keys), row in self._rows.items()]
         with write_whole(path) as partial:
-            pd.DataFrame(records).to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+            pd.DataFrame(records).to_csv(partial, index=False, float_format="%.5g", lineterminator="\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -260,6 +301,11 @@ class LatencyTable:
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not a latency table: {str(error).splitlines()[0]}") from error
         expected = ["schema_version", *_names(Conditions), "kind", "blocks", *_names(Measurement)]
+        first = frame["schema_version"].iloc[0] if "schema_version" in frame.columns and len(frame) else ""
+        if first.isdecimal() and int(first) != SCHEMA_VERSION:
+            raise UserError(
+                f"{path}, line 2: schema version {first}, but this release reads {SCHEMA_VERSION}; profile again"
+            )
         absent = [name for name in expected if name not in frame.columns]
         if absent:
             raise UserError(f"{path} is not a latency table: column {absent[0]!r} is missing")
@@ -289,27 +335,6 @@ class LatencyTable:
         return cls(conditions, rows)
 
 
-def prediction_error(predicted: Sequence[float] | Any, measured: Sequence[float] | Any) -> PredictionError:
-    """Mean relative error, the shares within 5 and 10 %, and Spearman's rank correlation."""
-    predicted, measured = np.asarray(predicted), np.asarray(measured)
-    relative = np.abs(predicted / measured - 1)
-    return PredictionError(
-        networks=len(measured),
-        mean=float(relative.mean()),
-        within_5_percent=float((relative <= 0.05).mean()),
-        within_10_percent=float((relative <= 0.10).mean()),
-        spearman=float(pd.Series(predicted).rank().corr(pd.Series(measured).rank())),
-    )
-
-
-def _fit_scale(pairs: Sequence[tuple[float, float]]) -> float:
-    """The factor a that minimises the squared relative error of a * prediction."""
-    if not pairs:
-        return 1.0
-    ratios = np.array([predicted / measured for predicted, measured in pairs])
-    return float(ratios.sum() / (ratios**2).sum())
-
-
 def _names(record: type) -> list[str]:
     return [field.name for field in fields(record)]
 
@@ -327,9 +352,14 @@ def _typed(record: type, values: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _measurement(record: Mapping[Any, Any]) -> Measurement:
+    record = {**record, **{name: text or "nan" for name, text in record.items() if name in _STATISTICS}}
     row = Measurement(**_typed(Measurement, record))
+    if row.source not in (MEASURED, ESTIMATED):
+        raise ValueError(f"source {row.source!r} is not one of {MEASURED}, {ESTIMATED}")
     for name in _names(Measurement):
         value = getattr(row, name)
+        if name in _STATISTICS and math.isnan(value):  # of an estimate; or benchmark_model does not print it
+            continue
         if isinstance(value, float | int) and not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} is {value}; a table holds finite numbers that are not negative")
     if row.latency_us <= 0:
@@ -344,8 +374,22 @@ def _checked(conditions: Conditions) -> Conditions:
 
 
 def _check_kind(kind: str, keys: str) -> None:
-    if kind not in (INVOCATION, BLOCK, NETWORK):
-        raise ValueError(f"kind {kind!r} is not one of {INVOCATION}, {BLOCK}, {NETWORK}")
-    if kind != INVOCATION:
+    kinds = (INVOCATION, BLOCK, NETWORK, ROUND)
+    if kind not in kinds:
+        raise ValueError(f"kind {kind!r} is not one of {', '.join(kinds)}")
+    if kind == ROUND:
+        _words(keys)
+    elif kind != INVOCATION:
         for key in keys.split(_JOIN):
             Block.parse_key(key)
+
+
+def _words(text: str) -> dict[str, str]:
+    """The fields ``name=value name=value`` of a round; ValueError for others, or what is no number."""
+    words = dict(word.split("=", 1) for word in text.split(" ") if "=" in word)
+    for name in (*_ROUND_NUMBERS, *_ROUND_TEXTS):
+        if name not in words:
+            raise ValueError(f"not what a round says of the device: {text!r} has no {name}")
+        if name in _ROUND_NUMBERS and words[name] != UNKNOWN:
+            float(words[name])
+    return words

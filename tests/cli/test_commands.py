@@ -76,6 +76,7 @@ GOOD = ("--architecture", "good.yaml")
         (("profile", "--space", "typo.yaml", "-o", "out"), "typo.yaml: blocks: unknown field"),
         (("profile", "--device", "toaster", "-o", "out"), "unknown device 'toaster'; known devices: adb, coreml"),
         (("profile", "--runtime", "caffe", "-o", "out"), "unknown runtime 'caffe'; choose one of litert, onnxruntime"),
+        (("profile", "--precision", "int4", "-o", "out"), "unknown precision 'int4'; choose one of fp32, fp16, int8"),
         (("profile", "--budget", "soon", "-o", "out"), "'soon' is not a length of time"),
         (("profile", "--threads", "0", "-o", "out"), "Invalid value for '--threads': Input should be"),
         (("profile", "--spaec", "small"), "No such option: --spaec"),

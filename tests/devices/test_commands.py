@@ -2,12 +2,14 @@
 
 import importlib
 import json
+import math
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from fbnet_mobile.latency.table import LatencyTable
 from tests.devices.lab import Sshd
 
 
@@ -61,3 +63,27 @@ def test_a_model_is_benchmarked_over_ssh(
     assert found["latency"]["min_us"] > 0
     assert "latency on board (" in capsys.readouterr().out
     assert not (sshd.home / "fbnet-mobile").exists()
+
+
+def test_a_table_by_benchmark_model_has_the_statistics_that_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program is a script that prints what the real one does; it measures nothing."""
+    binary = tmp_path / "benchmark_model"
+    binary.write_text(
+        "#!/bin/sh\necho 'INFO: count=52 first=4906 curr=3368 min=3282 max=4906 avg=3482.5 std=39'\n"
+        "echo 'INFO: Inference timings in us: Init: 855, First inference: 4906, Inference (avg): 3482.5'\n"
+    )
+    (tmp_path / "tiny.yaml").write_text(
+        "name: tiny\nresolution: 8\nclasses: 2\nstem: {out_channels: 8, stride: 2, activation: relu}\n"
+        "stages:\n  - {out_channels: [8], depth: 1, stride: 1, skip: false, expansion_ratio: [1, 2],\n"
+        "     kernel_size: [3], squeeze_excite: [false], activation: [relu]}\n"
+        "head: {conv_channels: 8, activation: relu}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--benchmark-binary", str(binary), "--space", "tiny.yaml", "--networks", "0", "--rounds", "2"]
+    assert command("profile", *arguments, "-o", "table.csv", monkeypatch=monkeypatch) == 0
+    table = LatencyTable.load(Path("table.csv"))
+    assert table.conditions.runtime_version.endswith(" cpu")
+    assert {(row.latency_us, row.mean_us) for row in table.rows.values()} == {(3282.0, 3482.5)}
+    assert all(math.isnan(row.p90_us) for row in table.rows.values())

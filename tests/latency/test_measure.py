@@ -1,5 +1,6 @@
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class Watched(HostDevice):
 @pytest.mark.parametrize(("runtime", "file_format"), [("litert", "tflite"), ("onnxruntime", "onnx")])
 def test_every_model_is_measured_once_a_round_in_another_order(tmp_path: Path, runtime: str, file_format: str) -> None:
     device = Watched()
-    rows = measure(device, runtime, 1, models(tmp_path, file_format), "min", PLAN, tmp_path / "journal")
+    rows = measure(device, runtime, 1, models(tmp_path, file_format), "min", PLAN, tmp_path / "journal").rows("min")
     assert len(device.orders) == 3
     assert len({tuple(order) for order in device.orders}) > 1
     for measurement in rows.values():
@@ -57,35 +58,52 @@ def test_every_model_is_measured_once_a_round_in_another_order(tmp_path: Path, r
 
 def test_an_interrupted_run_continues_with_nothing_lost_or_doubled(tmp_path: Path) -> None:
     files, journal = models(tmp_path), tmp_path / "journal"
+    repeats = {("block", "conv2"): 2}
     rng, cut = random.Random(0), 0
     for _ in range(20):
         try:
-            rows = measure(Watched(lines=rng.randint(0, 3)), "litert", 1, files, "min", PLAN, journal)
+            device = Watched(lines=rng.randint(0, 3))
+            found = measure(device, "litert", 1, files, "min", PLAN, journal, repeats=repeats)
             break
         except JobError:
             cut += 1
             with journal.open("a") as file:
                 file.write('{"round": 1, "key": ["blo')  # as if it died while writing a line
     assert cut >= 3
-    assert [row.rounds for row in rows.values()] == [3, 3, 3]
+    assert [row.rounds for row in found.rows("min").values()] == [3, 3, 3]
     records = [json.loads(line) for line in journal.read_text().splitlines()]
-    done = [(record["round"], *record["key"]) for record in records]
-    assert len(done) == len(set(done)) == 9
+    done = Counter((record["round"], record["key"][1]) for record in records if record["key"][0] == "block")
+    assert done == {(number, f"conv{name}"): 1 + (name == 2) for number in range(3) for name in (1, 2, 3)}
+    runs = sum(record["sample"]["runs"] for record in records if record["key"][1] == "conv2")
+    assert found.rows("min")["block", "conv2"].runs == runs
 
 
-def test_a_model_that_cannot_run_is_named(tmp_path: Path) -> None:
-    files = models(tmp_path)
+def test_a_model_that_cannot_run_is_named_once_and_the_rest_measured(tmp_path: Path) -> None:
+    files, device = models(tmp_path), Watched()
     files[("block", "broken")] = tmp_path / "broken.tflite"
     files[("block", "broken")].write_bytes(b"not a model")
-    with pytest.raises(JobError, match="litert on host cannot run 'broken': "):
-        measure(HostDevice(), "litert", 1, files, "min", PLAN, tmp_path / "journal")
+    found = measure(device, "litert", 1, files, "min", PLAN, tmp_path / "journal")
+    assert list(found.failed) == [("block", "broken")]
+    assert set(found.rows("min")) == set(files) - {("block", "broken")}
+    assert [len(order) for order in device.orders] == [4, 3, 3]
+    again = measure(HostDevice(), "litert", 1, files, "min", PLAN, tmp_path / "journal")
+    assert again.failed == found.failed
+
+
+def test_what_the_device_says_of_itself_is_kept_for_each_round(tmp_path: Path) -> None:
+    files = models(tmp_path)
+    found = measure(HostDevice(), "litert", 1, files, "min", PLAN, tmp_path / "journal")
+    assert list(found.states) == [0, 1, 2]
+    ((turn,),) = {len(turns): turns for turns in found.states.values()}.values()
+    assert turn["elapsed_s"] > 0
+    assert turn["before"]["affinity"] == turn["after"]["affinity"]
 
 
 def test_rounds_end_when_the_statistic_repeats_itself_or_time_is_up(tmp_path: Path) -> None:
     files = models(tmp_path)
     loose = MeasuringPlan(min_rounds=2, max_rounds=5, repeatability=1e9, warmup_ms=0, min_ms=0.1)
-    rows = measure(HostDevice(), "litert", 1, files, "min", loose, tmp_path / "loose")
+    rows = measure(HostDevice(), "litert", 1, files, "min", loose, tmp_path / "loose").rows("min")
     assert {row.rounds for row in rows.values()} == {2}
     hurried = MeasuringPlan(min_rounds=2, max_rounds=5, repeatability=-1, budget_s=0, warmup_ms=0, min_ms=0.1)
-    rows = measure(HostDevice(), "litert", 1, files, "min", hurried, tmp_path / "hurried")
+    rows = measure(HostDevice(), "litert", 1, files, "min", hurried, tmp_path / "hurried").rows("min")
     assert {row.rounds for row in rows.values()} == {2}

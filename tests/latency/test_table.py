@@ -1,3 +1,4 @@
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 
 from fbnet_mobile.arch import Architecture, Block
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.latency.table import BLOCK, INVOCATION, NETWORK, Conditions, LatencyTable, Measurement
+from fbnet_mobile.latency.table import BLOCK, INVOCATION, NETWORK, ROUND, Conditions, LatencyTable, Measurement
 from fbnet_mobile.space import load_space
 
 CONDITIONS = Conditions("host", "a cpu", "litert", "2.3.0", 1, "fp32", "min", "small", "2026-11-24")
@@ -21,7 +22,7 @@ blocks:
 
 
 def row(latency_us: float) -> Measurement:
-    return Measurement(latency_us, latency_us, *[round(latency_us * 1.5, 3)] * 4, runs=100, rounds=4, spread=0.01)
+    return Measurement(latency_us, latency_us, *[round(latency_us * 1.5, 3)] * 4, runs=100, rounds=4, uncertainty=0.01)
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def table(network: Architecture) -> LatencyTable:
 
 
 def test_the_sum_of_blocks_is_worked_out_by_hand(table: LatencyTable, network: Architecture) -> None:
-    assert table.scale == pytest.approx(1.1)
+    assert table.calibration.coefficients == pytest.approx((1.1,))
     assert table.total(network) == pytest.approx(51.7)
     assert table.fixed_us == pytest.approx(2.2)
     assert [cost for _, cost in table.by_block(network)] == pytest.approx([11.0, 33.0, 5.5])
@@ -82,9 +83,12 @@ def test_file_opens_with_pandas_and_reads_back(table: LatencyTable, tmp_path: Pa
         ("latency_us", "", "line 4: latency_us is '', which is not a number"),
         ("min_us", "fast", "line 4: min_us is 'fast', which is not a number"),
         ("device", "phone", "line 4: device is 'phone', above it 'host'"),
-        ("schema_version", "9", "line 4: schema version '9', but this release reads 1"),
+        ("schema_version", "9", "line 4: schema version '9', but this release reads 2"),
         ("blocks", "conv stride=1", "line 4: not a block: 'conv stride=1'"),
-        ("kind", "blok", "line 4: kind 'blok' is not one of invocation, block, network"),
+        ("source", "guessed", "line 4: source 'guessed' is not one of measured, estimated"),
+        ("uncertainty", "-0.1", "line 4: uncertainty is -0.1"),
+        ("kind", "round", "line 4: not what a round says of the device: "),
+        ("kind", "blok", "line 4: kind 'blok' is not one of invocation, block, network, round"),
     ],
 )
 def test_an_edit_into_nonsense_is_refused_with_its_line(
@@ -126,9 +130,8 @@ def test_a_missing_block_is_never_counted_as_nothing(table: LatencyTable, networ
     with pytest.raises(UserError) as caught:
         table.require(load_space("small"), "small", Path("mine.csv"))
     assert "lacks 1685 of the 1686 candidate blocks of space small" in str(caught.value)
-    assert "fbnet-profile --device host --runtime litert --space small --classes 10 --threads 1 -o mine.csv" in str(
-        caught.value
-    )
+    command = "fbnet-profile --device host --runtime litert --space small --classes 10 --threads 1 --precision fp32"
+    assert f"{command} -o mine.csv" in str(caught.value)
 
 
 def test_two_tables_are_compared_row_by_row(table: LatencyTable, network: Architecture) -> None:
@@ -151,3 +154,39 @@ def test_tables_merge_only_under_the_same_conditions(table: LatencyTable, networ
     with pytest.raises(UserError, match="threads is 1 in one and 2 in the other"):
         table.merged(other)
     assert asdict(table.conditions)["date"] == "2026-11-24"
+
+
+def test_an_estimate_has_no_statistics_but_a_latency(
+    table: LatencyTable, network: Architecture, tmp_path: Path
+) -> None:
+    head = network.with_classes(20).blocks[-1]
+    key = LatencyTable.row_key(BLOCK, [head])
+    with_estimate = LatencyTable(CONDITIONS, {**table.rows, key: Measurement.estimated(9.0, 0.04)})
+    with_estimate.save(tmp_path / "table.csv")
+    again = LatencyTable.load(tmp_path / "table.csv")
+    assert again.total(network.with_classes(20)) == pytest.approx(1.1 * 49)
+    assert (again.rows[key].source, again.rows[key].uncertainty, again.rows[key].runs) == ("estimated", 0.04, 0)
+    assert math.isnan(again.rows[key].p90_us)
+
+
+ROUND_TEXT = (
+    "round=0 drift=0.01 cores=2 load_1m=1.5 governor={governor} least_mhz={least} most_mhz=2000.0 "
+    "temperature_c=unknown steal_percent={steal} affinity=0-1"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "doubt"),
+    [
+        ({}, None),
+        ({"governor": "unknown", "least": "unknown", "steal": "unknown"}, None),
+        ({"governor": "powersave"}, "the governor powersave changes"),
+        ({"least": "1500.0"}, "frequency fell to 1500 MHz from 2000"),
+        ({"steal": "12.5"}, "went without its processors for 12.5 % of the time"),
+    ],
+)
+def test_the_device_is_doubted_for_what_it_said(words: dict[str, str], doubt: str | None, tmp_path: Path) -> None:
+    text = ROUND_TEXT.format(**{"governor": "performance", "least": "1950.0", "steal": "0.1", **words})
+    LatencyTable(CONDITIONS, {(ROUND, text): row(5.0)}).save(tmp_path / "table.csv")
+    doubts = LatencyTable.load(tmp_path / "table.csv").doubts()
+    assert [doubt in said for said in doubts] == [True] if doubt else doubts == []

@@ -48,7 +48,7 @@ def table() -> LatencyTable:
     """Blocks that cost 1 us for every 2,000 multiply-accumulates, and 5 us for an invocation."""
 
     def row(latency_us: float) -> Measurement:
-        return Measurement(latency_us, *[latency_us] * 5, runs=1, rounds=1, spread=0.0)
+        return Measurement(latency_us, *[latency_us] * 5, runs=1, rounds=1, uncertainty=0.0)
 
     rows = {LatencyTable.row_key(INVOCATION): row(5.0)}
     rows |= {LatencyTable.row_key(BLOCK, [block]): row(5.0 + block.macs / 2e3) for block in SPACE.candidates()}

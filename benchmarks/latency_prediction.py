@@ -1,0 +1,352 @@
+"""Does the sum of a latency table's blocks say how long a whole network takes?
+
+    python benchmarks/latency_prediction.py --table runs/host.csv --seed 0 -o runs/latency_prediction
+
+Profiles the space into the table, unless the table is there, and says how long that took, how much of it went into
+building model files, and the memory that all its processes held. Then measures networks drawn with the seed, none of
+which the table was calibrated with, and the published FBNetV2 and FBNet-C networks, in interleaved rounds; among them
+some blocks of the table, whose latency says whether the machine is still what it was. Prints for each method its error,
+and how well the measurements repeat themselves, and writes results.json and predicted.svg. A prediction is compared as
+it is, whatever those blocks say.
+
+With --peer-python it also builds 20 blocks with ours and with litert-torch, which wants an environment of its own:
+
+    python -m venv peer && peer/bin/pip install litert-torch pydantic pyyaml
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fbnet_mobile.arch import Architecture, Block
+from fbnet_mobile.cli.common import format_latency, parse_seconds
+from fbnet_mobile.devices import HostDevice
+from fbnet_mobile.latency.calibration import prediction_error
+from fbnet_mobile.latency.files import build
+from fbnet_mobile.latency.jobs import MeasuringPlan
+from fbnet_mobile.latency.measure import RowKey, halves, measure
+from fbnet_mobile.latency.profile import profile
+from fbnet_mobile.latency.table import BLOCK, MEASURED, NETWORK, LatencyTable
+from fbnet_mobile.runtimes import get_runtime
+from fbnet_mobile.space import load_space
+from fbnet_mobile.zoo import load_network
+
+PUBLISHED = ("fbnetv2-f1", "fbnetv2-f2", "fbnetv2-f3", "fbnetv2-f4", "fbnet-c")
+REPEATS = 4
+"""How often a network is measured in each round."""
+REFERENCES = 40
+"""Blocks of the table that are measured again among the networks."""
+PEER = """
+import json, sys, time
+import litert_torch, torch
+from fbnet_mobile.arch import Block
+from fbnet_mobile.nn import build_block
+for key in json.load(sys.stdin):
+    block = Block.parse_key(key)
+    begun = time.perf_counter()
+    image = torch.zeros(1, block.in_channels, block.resolution, block.resolution)
+    litert_torch.convert(build_block(block).eval(), (image,)).export(sys.argv[1])
+    print("seconds", time.perf_counter() - begun, flush=True)
+"""
+
+
+def main() -> None:
+    """Profile, measure, report."""
+    parser = argparse.ArgumentParser(description="Compare predicted with measured latencies of whole networks.")
+    parser.add_argument("--table", type=Path, required=True, help="latency table; profiled if it is not there")
+    parser.add_argument("--space", default="fbnetv2-f", help="to profile and to draw from (default: fbnetv2-f)")
+    parser.add_argument("--runtime", default="litert")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--budget", help="for profiling, such as 3m (default: none)")
+    parser.add_argument("--networks", type=int, default=100, help="to draw (default: 100)")
+    parser.add_argument("--seed", type=int, default=0, help="of the networks drawn")
+    parser.add_argument("--peer-python", type=Path, help="of an environment with litert-torch")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for results.json and predicted.svg")
+    options = parser.parse_args()
+    results: dict[str, Any] = {}
+    if not options.table.exists():
+        results["profiling"] = profiled(options)
+    table = LatencyTable.load(options.table)
+    conditions = table.conditions
+    own = (conditions.space, conditions.runtime, conditions.precision, conditions.threads)
+    if own != (options.space, options.runtime, options.precision, options.threads):
+        parser.error(f"{options.table} is for {own}")
+    results |= compared(table, options)
+    report(table, results)
+    if options.peer_python is not None:
+        results["building"] = built(options)
+    facts = HostDevice().facts()
+    content = {
+        "machine": {"cpu": facts.cpu, "cores": facts.cores, "system": facts.operating_system},
+        "versions": {"python": platform.python_version(), conditions.runtime: conditions.runtime_version},
+        "options": {
+            name: value.name if isinstance(value, Path) else value
+            for name, value in vars(options).items()
+            if name not in {"output", "peer_python"}
+        },
+        **results,
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+    (options.output / "predicted.svg").write_text(drawn(results["networks"]))
+
+
+def profiled(options: argparse.Namespace) -> dict[str, float]:
+    """Profile the space; what that cost."""
+    seconds: dict[str, float] = defaultdict(float)
+    begun = last = time.monotonic()
+
+    def progress(step: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        seconds[step] += now - last
+        last = now
+        if done == total:
+            print(f"{now - begun:6.0f} s: {step}: {done} of {total}", flush=True)
+
+    plan = MeasuringPlan(budget_s=parse_seconds(options.budget) if options.budget else None)
+    with memory() as peak_mb:
+        profile(
+            load_space(options.space),
+            options.space,
+            HostDevice(),
+            options.runtime,
+            options.table,
+            threads=options.threads,
+            precision=options.precision,
+            plan=plan,
+            progress=progress,
+        )
+    whole = time.monotonic() - begun
+    cost = {"seconds": whole, "building_seconds": seconds["building model files"], "peak_memory_mb": max(peak_mb)}
+    print(
+        f"profiled in {whole / 60:.1f} minutes, {cost['building_seconds'] / whole:.1%} of it building model files; "
+        f"at most {cost['peak_memory_mb']:.0f} MB in memory, children included"
+    )
+    return cost
+
+
+class memory:  # noqa: N801  # used as a function
+    """The memory of this process and its children, in MB, once a second while the block runs.
+
+    What processes share is counted once for each, so it is an upper bound.
+    """
+
+    def __enter__(self) -> list[float]:
+        self.found, self.ended = [0.0], threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self.found
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        while not self.ended.wait(1.0):
+            status: dict[int, tuple[int, int]] = {}
+            for path in Path("/proc").glob("[0-9]*/stat"):
+                try:
+                    fields = path.read_text().rsplit(")", 1)[1].split()
+                except OSError:  # it has ended
+                    continue
+                status[int(path.parent.name)] = int(fields[1]), int(fields[21])
+            family = {os.getpid()}
+            while more := {pid for pid, (parent, _) in status.items() if parent in family} - family:
+                family |= more
+            pages = sum(status[pid][1] for pid in family if pid in status)
+            self.found.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+
+
+def compared(table: LatencyTable, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the networks and some blocks, and predict the networks."""
+    space, rng = load_space(options.space), random.Random(f"networks that none has seen, {options.seed}")
+    calibrated = {blocks for blocks, _ in table.networks()}
+    networks: dict[RowKey, Architecture] = {}
+    while len(networks) < options.networks:
+        drawn_network = space.architecture(space.draw(rng), f"random{len(networks)}")
+        if drawn_network.blocks not in calibrated:
+            networks[LatencyTable.row_key(NETWORK, drawn_network.blocks)] = drawn_network
+    for name in PUBLISHED:
+        published = load_network(name)
+        networks[LatencyTable.row_key(NETWORK, published.blocks)] = published
+    blocks = [key for key, row in table.blocks().items() if row.source == MEASURED]
+    references = {(BLOCK, key): (Block.parse_key(key),) for key in rng.sample(blocks, min(REFERENCES, len(blocks)))}
+    # The published networks hold blocks that are not in the space.
+    outside = {
+        LatencyTable.row_key(BLOCK, [block]): (block,)
+        for network in networks.values()
+        for block in table.missing(network.blocks)
+    }
+
+    plan = MeasuringPlan(min_rounds=6, max_rounds=8, repeatability=0.005, min_ms=20, seed=options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"building {len(networks)} networks", flush=True)
+        wanted = {**{key: network.blocks for key, network in networks.items()}, **references, **outside}
+        files = build(wanted, Path(folder) / "models", get_runtime(options.runtime).format, options.precision)
+        print("measuring them", flush=True)
+        repeats = dict.fromkeys(networks, REPEATS)
+        found = measure(
+            HostDevice(), options.runtime, options.threads, files, table.conditions.statistic, plan,
+            Path(folder) / "journal", repeats=repeats,
+        )  # fmt: skip
+    if found.failed:
+        sys.exit(f"{len(found.failed)} models could not be run: {next(iter(found.failed.values()))}")
+    rows = found.rows(table.conditions.statistic)
+    table = LatencyTable(table.conditions, {**table.rows, **{key: rows[key] for key in outside}})
+    results = []
+    for key, network in networks.items():
+        pair = halves(found.samples[key], table.conditions.statistic)
+        assert pair is not None
+        alone = [table.rows[BLOCK, block.key] for block in network.blocks]
+        medians = sum(row.median_us for row in alone)
+        results.append(
+            {
+                "network": network.name,
+                "measured_us": rows[key].latency_us,
+                "measured_median_us": rows[key].median_us,
+                "halves_us": pair,
+                "predicted_us": table.total(network),
+                "sum_us": sum(row.latency_us for row in alone),
+                "sum_of_medians_us": None if np.isnan(medians) else medians,
+            }
+        )
+    drift = [rows[key].latency_us / table.rows[key].latency_us for key in references]
+    return {"networks": results, "blocks_outside_the_space": len(outside), "blocks_again": summary_of(drift)}
+
+
+def summary_of(values: list[float]) -> dict[str, float]:
+    """Median and outer tenths."""
+    low, middle, high = np.percentile(values, [10, 50, 90])
+    return {"p10": float(low), "median": float(middle), "p90": float(high)}
+
+
+def report(table: LatencyTable, results: dict[str, Any]) -> None:
+    """Print the errors of each method."""
+    drawn_networks = [row for row in results["networks"] if row["network"].startswith("random")]
+    print(f"{'method':38} {'networks':>8} {'mean':>7} {'5 %':>6} {'10 %':>6} {'Spearman':>9}")
+    results["errors"] = {}
+    for name, predicted, measured in (
+        ("calibrated sum of minima (ours)", "predicted_us", "measured_us"),
+        ("sum of minima, not calibrated", "sum_us", "measured_us"),
+        ("sum of stand-alone medians (naive)", "sum_of_medians_us", "measured_median_us"),
+    ):
+        known = [row for row in drawn_networks if row[predicted] is not None]
+        if not known:
+            print(f"{name:38} not known: some blocks were not measured")
+            continue
+        error = prediction_error([row[predicted] for row in known], [row[measured] for row in known])
+        results["errors"][name] = asdict(error)
+        print(_line(name, error))
+    first, second = zip(*(row["halves_us"] for row in drawn_networks), strict=True)
+    repeated = prediction_error(first, second)
+    results["errors"]["repeatability of the measurement"] = asdict(repeated)
+    print(_line("measured again (halves of the rounds)", repeated))
+    left_out = table.error()
+    if left_out is not None:
+        results["errors"]["the table's own"] = asdict(left_out)
+        print(_line("the table's own, leave-one-out", left_out))
+    again = results["blocks_again"]
+    print(
+        f"{REFERENCES} blocks of the table measured again took {again['median']:.3f} of their time in it "
+        f"(10th to 90th percentile {again['p10']:.3f} to {again['p90']:.3f})"
+    )
+    for row in results["networks"]:
+        if row["network"] in PUBLISHED:
+            error_of_it = row["predicted_us"] / row["measured_us"] - 1
+            print(f"{row['network']:12} measured {format_latency(row['measured_us'])}, predicted {error_of_it:+.1%}")
+
+
+def _line(name: str, error: Any) -> str:
+    return (
+        f"{name:38} {error.networks:>8} {error.mean:>7.2%} {error.within_5_percent:>6.0%} "
+        f"{error.within_10_percent:>6.0%} {error.spearman:>9.4f}"
+    )
+
+
+def built(options: argparse.Namespace, blocks: int = 20) -> dict[str, float]:
+    """Seconds for each of some blocks, by ours and by litert-torch, one core each."""
+    keys = [
+        block.key for block in random.Random(options.seed).sample(load_space(options.space).candidates(), blocks + 1)
+    ]
+    from fbnet_mobile.latency.files import graph_of
+    from fbnet_mobile.latency.quantise import write
+
+    ours = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, key in enumerate(keys):
+            begun = time.perf_counter()
+            write(graph_of([Block.parse_key(key)]), Path(folder) / f"{number}.tflite", "tflite", "fp32")
+            ours.append(time.perf_counter() - begun)
+        done = subprocess.run(
+            [str(options.peer_python), "-c", PEER, str(Path(folder) / "peer.tflite")],
+            input=json.dumps(keys), capture_output=True, text=True, check=False,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )  # fmt: skip
+    if done.returncode != 0:
+        print(f"litert-torch not compared: {(done.stderr.strip() or 'it said nothing').splitlines()[-1]}")
+        return {}
+    peers = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("seconds ")]
+    # The first of each is left out: it waits for imports.
+    mine, theirs = float(np.mean(ours[1:])), float(np.mean(peers[1:]))
+    print(f"building a block: {1e3 * mine:.0f} ms, by litert-torch {theirs:.2f} s: {theirs / mine:.0f} times as long")
+    return {"blocks": blocks, "seconds_each": mine, "litert_torch_seconds_each": theirs}
+
+
+def drawn(rows: list[dict[str, Any]], size: int = 480, border: int = 50) -> str:
+    """Predicted against measured latency as an SVG, with the lines of 5 % too much and too little."""
+    top = 1.05 * max(max(row["predicted_us"], row["measured_us"]) for row in rows) / 1e3
+    step = max(round(top / 6), 1) if top > 3 else top / 6
+
+    def at(milliseconds: float) -> float:
+        return float(border + milliseconds / top * (size - 2 * border))
+
+    marks = []
+    for factor in (0.95, 1.0, 1.05):
+        end = top / max(factor, 1)
+        colour = "#999" if factor == 1 else "#ccc"
+        marks.append(
+            f'<line x1="{at(0)}" y1="{size - at(0)}" x2="{at(end):.1f}" y2="{size - at(end * factor):.1f}" '
+            f'stroke="{colour}"/>'
+        )
+    for number in range(int(top / step) + 1):
+        place = at(number * step)
+        marks.append(f'<text x="{place:.1f}" y="{size - border + 16}" text-anchor="middle">{number * step:.3g}</text>')
+        marks.append(f'<text x="{border - 6}" y="{size - place + 4:.1f}" text-anchor="end">{number * step:.3g}</text>')
+    for row in rows:
+        colour = "#d62728" if row["network"] in PUBLISHED else "#1f77b4"
+        x, y = at(row["measured_us"] / 1e3), size - at(row["predicted_us"] / 1e3)
+        marks.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}" fill-opacity="0.7">'
+            f"<title>{row['network']}</title></circle>"
+        )
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{size}" height="{size}" '
+            'font-family="sans-serif" font-size="12">',
+            f'<rect width="{size}" height="{size}" fill="white"/>',
+            *marks,
+            f'<text x="{size / 2}" y="{size - 12}" text-anchor="middle">measured, ms</text>',
+            f'<text x="14" y="{size / 2}" text-anchor="middle" '
+            f'transform="rotate(-90 14 {size / 2})">predicted, ms</text>',
+            "</svg>\n",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

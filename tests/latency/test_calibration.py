@@ -1,0 +1,65 @@
+import random
+
+import numpy as np
+import pytest
+
+from fbnet_mobile.arch import Block
+from fbnet_mobile.latency.calibration import Network, calibrate, left_out_error, prediction_error
+from fbnet_mobile.space import load_space
+
+SPACE = load_space("small")
+
+
+def networks(count: int, scale: float, per_weight_us: float, noise: float, seed: int = 0) -> list[Network]:
+    """Networks of blocks whose latency alone is their MACs, and that take more as a whole."""
+    rng, found = random.Random(seed), []
+    for _ in range(count):
+        blocks = SPACE.architecture(SPACE.draw(rng)).blocks
+        alone_us = sum(block.macs for block in blocks) / 1e4
+        measured = scale * alone_us + per_weight_us * sum(block.params for block in blocks) / 1e3
+        found.append((alone_us, blocks, measured * rng.gauss(1, noise)))
+    return found
+
+
+def test_the_smallest_correction_is_kept_unless_a_larger_one_is_better_beyond_chance() -> None:
+    plain = calibrate(networks(40, 1.1, 0.0, noise=0.02))
+    assert plain.name == "scale"
+    assert plain.coefficients == pytest.approx((1.1,), rel=0.01)
+    weights = calibrate(networks(40, 1.1, 0.5, noise=0.005))
+    assert weights.name == "scale + time per weight"
+    assert weights.coefficients == pytest.approx((1.1, 0.5), rel=0.1)
+    assert calibrate(networks(5, 1.1, 0.5, noise=0.005)).name == "scale", "too few to tell"
+    assert calibrate([]).coefficients == (1.0,)
+
+
+def test_what_blocks_add_is_the_prediction() -> None:
+    sample = networks(40, 1.1, 0.5, noise=0.0)
+    found = calibrate(sample)
+    for _, blocks, measured in sample:
+        assert sum(found.block_us(block, block.macs / 1e4) for block in blocks) == pytest.approx(measured)
+    smallest = min(SPACE.candidates(), key=lambda block: block.macs)
+    assert type(found)("scale + time per weight", (1.0, -100.0)).block_us(smallest, 0.1) == 0
+
+
+def test_a_network_does_not_help_to_predict_itself() -> None:
+    sample = networks(20, 1.1, 0.0, noise=0.0)
+    alone_us, blocks, measured = sample[0]
+    sample[0] = (alone_us, blocks, 2 * measured)
+    error = left_out_error(sample)
+    others = [measured / alone_us for alone_us, _, measured in sample[1:]]
+    assert np.mean(others) == pytest.approx(1.1)
+    assert error.within_10_percent == pytest.approx(19 / 20)
+    # The first is predicted at half of what it is, by the others alone.
+    assert error.mean > 0.5 / 20
+    assert error.networks == 20
+
+
+def test_errors_are_relative_to_what_was_measured() -> None:
+    error = prediction_error([95.1, 109.9, 50.0, 200.0], [100.0, 100.0, 100.0, 200.0])
+    assert error.mean == pytest.approx((0.049 + 0.099 + 0.5) / 4)
+    assert (error.within_5_percent, error.within_10_percent) == (0.5, 0.75)
+    assert error.spearman < 1
+
+
+def test_keys_of_blocks_do_not_matter() -> None:
+    assert all(isinstance(block, Block) for _, blocks, _ in networks(2, 1, 0, 0) for block in blocks)
