@@ -60,6 +60,7 @@ def test_killed_twenty_times_the_table_has_the_same_rows(
 
     def keys(path: Path) -> list[tuple[str, str]]:
         table = pd.read_csv(path, keep_default_na=False)
+        table = table[table["kind"].isin(["invocation", "block", "network"])]
         return list(zip(table["kind"], table["blocks"], strict=True))
 
     (tmp_path / "tiny.yaml").write_text(SPACE)
