@@ -1,5 +1,6 @@
 # make demo    sets everything up, then profiles, searches, trains, exports and benchmarks on this machine
-# make test    sets everything up, then passes the tests
+# make test    sets everything up, OpenSSH's daemon too, then passes the tests
+# make test-devices  those against Android's own daemon and an aarch64 system, which it builds first (Debian, as root)
 #
 # DATA=digits | path/to/images | CIFAR10   what the demo learns from
 # PYTHON=python3.11                        which Python the virtual environment is made with
@@ -10,14 +11,19 @@ DATA ?= digits
 PIP_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test lint
+.PHONY: demo test test-devices lint
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
 	$(BIN)/python tools/demo.py --data "$(DATA)"
 
 test: .venv/installed
+	tools/need_sshd.sh
 	$(BIN)/python -m pytest
+
+test-devices: .venv/installed
+	tools/need_sshd.sh
+	tools/device_lab.sh $(CURDIR)/$(BIN)/python -m pytest -m devices tests/devices
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -34,7 +34,8 @@ def command(
         ),
     ] = False,
     device: options.DeviceName = "host",
-    threads: options.Threads = 1,
+    threads: options.DeviceThreads = None,
+    benchmark_binary: options.BenchmarkBinary = None,
     latency_table: Annotated[
         Path | None,
         typer.Option(help="Table to predict by, if the file holds its architecture.", show_default="none"),
@@ -74,7 +75,10 @@ def command(
             runtime_for_path(model)
         if not model.exists():
             raise UserError(f"there is no model at {model}; write one with fbnet-export")
-    with get_device(device) as target:
+    target = get_device(device)
+    target.use(benchmark_binary=benchmark_binary)
+    threads = threads or target.settings.threads or 1
+    with target:
         facts = asdict(target.facts())
         results = [_describe(model, threads) for model in models]
         _measure(results, target, threads, table)
@@ -153,14 +157,15 @@ def _describe(model: Path, threads: int) -> dict[str, Any]:
 
 def _measure(results: list[dict[str, Any]], target: Any, threads: int, table: Any) -> None:
     from fbnet_mobile.latency.benchmark import benchmark
-    from fbnet_mobile.latency.measure import RUNTIMES
+    from fbnet_mobile.latency.jobs import runtime_version
 
     statistic = table.conditions.statistic if table is not None else "min"
     with progress_steps() as progress:
-        for runtime in RUNTIMES:
+        for runtime in target.runtimes:
             own = [result for result in results if result["runtime"] == runtime]
             if not own:
                 continue
+            version = runtime_version(target, runtime)
             rows = benchmark(
                 [Path(result["model"]) for result in own],
                 target,
@@ -170,6 +175,7 @@ def _measure(results: list[dict[str, Any]], target: Any, threads: int, table: An
                 progress=lambda done, total: progress("measuring", done, total),
             )
             for result, row in zip(own, rows, strict=True):
+                result["runtime_version"] = version
                 result["statistic"] = statistic
                 result["latency"] = asdict(row)
 
@@ -237,7 +243,7 @@ def _print(result: dict[str, Any], where: str) -> None:
     print(f"{result['model']} ({size}{precision}), {result['runtime']} {result['runtime_version']}")
     latency = result.get("latency")
     if latency is None and result["runtime"] == "coreml":
-        print("  latency: Core ML runs on macOS only; the file was evaluated, not timed")
+        print("  latency: not timed; Core ML is, on a Mac, with --device coreml")
     elif latency is not None:
         values = ", ".join(
             f"{name} {format_latency(latency[f'{name}_us'])}" for name in ("min", "p10", "median", "p90", "mean")

@@ -25,5 +25,17 @@ RunFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the r
 Accelerator = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
 Devices = Annotated[str, typer.Option(help="How many accelerators or processes, or auto.")]
 Precision = Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")]
-DeviceName = Annotated[str, typer.Option(help="Where to measure: host is this machine.")]
+DeviceName = Annotated[
+    str,
+    typer.Option(
+        help="Where to measure: host is this machine; ssh:user@board, adb, coreml, or a name of devices.yaml."
+    ),
+]
+BenchmarkBinary = Annotated[
+    Path | None,
+    typer.Option(help="Google's benchmark_model for the device, for Android without Python.", show_default="none"),
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the runtime.")]
+DeviceThreads = Annotated[
+    int | None, typer.Option(min=1, help="Threads of the runtime.", show_default="as devices.yaml says, or 1")
+]

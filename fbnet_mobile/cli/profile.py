@@ -19,12 +19,17 @@ def main() -> None:
 
 def command(
     device: options.DeviceName = "host",
-    runtime: Annotated[str, typer.Option(help="What runs the models: litert or onnxruntime.")] = "litert",
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="What runs the models: litert, onnxruntime or coreml.", show_default="as devices.yaml says, or litert"
+        ),
+    ] = None,
     space: Annotated[str, typer.Option(help="Search space: the name of a packaged one or a YAML file.")] = "small",
     classes: Annotated[
         int | None, typer.Option(help="Classes of the data to come.", show_default="as the space says")
     ] = None,
-    threads: options.Threads = 1,
+    threads: options.DeviceThreads = None,
     precision: Annotated[str, typer.Option(help="Of the models: fp32, fp16 or int8.")] = "fp32",
     statistic: Annotated[
         str, typer.Option(help="Which statistic is a row's latency: min, median or mean (all are written).")
@@ -51,6 +56,14 @@ def command(
         ),
     ] = None,
     show: Annotated[Path | None, typer.Option(help="Only print what this table holds.", show_default="none")] = None,
+    list_devices: Annotated[
+        bool, typer.Option("--list-devices", help="Only print which devices there are.", show_default="no")
+    ] = False,
+    check_device: Annotated[
+        str | None,
+        typer.Option(help="Only print what this device lacks, and the remedies.", metavar="NAME", show_default="none"),
+    ] = None,
+    benchmark_binary: options.BenchmarkBinary = None,
 ) -> None:
     """Measure every candidate block of a search space on a device into a latency table.
 
@@ -59,6 +72,11 @@ def command(
     from fbnet_mobile.errors import UserError
     from fbnet_mobile.latency.table import STATISTICS, LatencyTable
 
+    if list_devices or check_device is not None:
+        from fbnet_mobile.cli import devices
+
+        devices.list_devices() if check_device is None else devices.check_device(check_device)
+        return
     if show is not None:
         _print_table(show, LatencyTable.load(show))
         return
@@ -78,14 +96,16 @@ def command(
 
     from fbnet_mobile.devices import get_device
     from fbnet_mobile.latency.jobs import MeasuringPlan
-    from fbnet_mobile.latency.measure import RUNTIMES
     from fbnet_mobile.space import load_space
 
     search_space = load_space(space)
     if classes is not None:
         search_space = search_space.with_classes(classes)
-    if runtime not in RUNTIMES:
-        raise UserError(f"unknown runtime {runtime!r}; choose one of {', '.join(RUNTIMES)}")
+    target = get_device(device)
+    target.use(benchmark_binary=benchmark_binary)
+    runtime = runtime or target.settings.runtime or target.runtimes[0]
+    if runtime not in target.runtimes:
+        raise UserError(f"unknown runtime {runtime!r}; choose one of {', '.join(target.runtimes)}")
 
     from fbnet_mobile.latency.profile import profile
 
@@ -95,14 +115,14 @@ def command(
         f"({positions - candidates} duplicates)"
     )
     plan = MeasuringPlan(min_rounds=min(4, rounds), max_rounds=rounds, budget_s=budget_s, seed=seed)
-    with get_device(device) as target, progress_steps() as progress:
+    with target, progress_steps() as progress:
         table = profile(
             search_space,
             space,
             target,
             runtime,
             output,
-            threads=threads,
+            threads=threads or target.settings.threads or 1,
             precision=precision,
             statistic=statistic,
             networks=networks,

@@ -1,6 +1,33 @@
 """Devices: where a model file is measured, and how files and commands get there."""
 
-from fbnet_mobile.devices.base import Device, DeviceFacts, DeviceState, get_device, register_device
+from fbnet_mobile.devices.adb import AdbDevice
+from fbnet_mobile.devices.base import (
+    Device,
+    DeviceFacts,
+    DeviceFullError,
+    DeviceLostError,
+    DeviceState,
+    ProgramError,
+    get_device,
+    register_device,
+)
+from fbnet_mobile.devices.coreml import CoreMLDevice
 from fbnet_mobile.devices.host import HostDevice
+from fbnet_mobile.devices.settings import DeviceSettings
+from fbnet_mobile.devices.ssh import SshDevice
 
-__all__ = ["Device", "DeviceFacts", "DeviceState", "HostDevice", "get_device", "register_device"]
+__all__ = [
+    "AdbDevice",
+    "CoreMLDevice",
+    "Device",
+    "DeviceFacts",
+    "DeviceFullError",
+    "DeviceLostError",
+    "DeviceSettings",
+    "DeviceState",
+    "HostDevice",
+    "ProgramError",
+    "SshDevice",
+    "get_device",
+    "register_device",
+]

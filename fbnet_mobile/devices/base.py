@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.devices.settings import DeviceSettings, device_entries
+from fbnet_mobile.errors import JobError, UserError
 
 UNKNOWN = "unknown"
 """What a fact says when the system does not."""
@@ -44,11 +45,34 @@ class DeviceState:
     affinity: str
 
 
+class DeviceLostError(JobError):
+    """The connection broke or the device stopped answering; it may come back."""
+
+
+class DeviceFullError(JobError):
+    """There is no space left on the device."""
+
+
+class ProgramError(JobError):
+    """A program ran on the device and failed; ``code`` is its exit code, as a shell gives it (128 + signal)."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class Device(ABC):
     """A machine that files can be put on and programs run on. Use as a context manager: leaving it cleans up there.
 
-    All methods raise ``JobError`` when the device cannot be reached or an operation on it fails.
+    All methods raise ``JobError`` when the device cannot be reached or an operation on it fails;
+    ``DeviceLostError`` if it may come back, after which :meth:`reconnect` is to be called before anything else.
     """
+
+    runtimes: tuple[str, ...] = ("litert", "onnxruntime")
+    """What can be timed on it, if it is installed there; the first is the default."""
+
+    settings: DeviceSettings = DeviceSettings()
+    """What the user's devices.yaml says of it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -76,10 +100,21 @@ class Device(ABC):
 
     @abstractmethod
     def run(self, argv: Sequence[str]) -> Iterator[str]:
-        """Run a program and give its output line by line as it comes; raises ``JobError`` if it fails."""
+        """Run a program and give its output line by line as it comes; raises ``ProgramError`` if it fails."""
 
-    def close(self) -> None:  # noqa: B027  # a device on which nothing is put has nothing to remove
+    def reconnect(self) -> None:  # noqa: B027  # this machine does not go away
+        """Make a new connection after the old one was lost."""
+
+    def clean(self) -> None:  # noqa: B027  # a device on which nothing is put has nothing to remove
         """Remove what was put on the device."""
+
+    def close(self) -> None:
+        """Remove what was put on the device and end the connection."""
+        self.clean()
+
+    def use(self, **settings: object) -> None:
+        """Change settings of devices.yaml for this run; those that are None stay."""
+        self.settings = self.settings.model_copy(update={k: v for k, v in settings.items() if v is not None})
 
     def __enter__(self) -> Self:
         return self
@@ -97,12 +132,19 @@ def register_device(kind: str, make: Callable[[str], Device]) -> None:
 
 
 def get_device(name: str) -> Device:
-    """The device of a name such as ``host``.
+    """The device of a name: ``host``, ``ssh:...``, ``adb...``, ``coreml...``, or an entry of the user's devices.yaml.
 
     Raises:
-        UserError: no such kind of device; the message lists the known ones.
+        UserError: there is no such device; the message lists the known ones.
     """
-    kind = name.split(":", 1)[0]
-    if kind not in _KINDS:
-        raise UserError(f"unknown device {name!r}; known devices: {', '.join(sorted(_KINDS))}")
-    return _KINDS[kind](name)
+    if name.split(":", 1)[0] in _KINDS:
+        return _KINDS[name.split(":", 1)[0]](name)
+    entries = device_entries()
+    if name not in entries:
+        raise UserError(f"unknown device {name!r}; known devices: {', '.join(sorted({*_KINDS, *entries}))}")
+    transport = entries[name].transport
+    if transport.split(":", 1)[0] not in _KINDS:
+        raise UserError(f"device {name!r}: unknown transport {transport!r}; choose one of {', '.join(sorted(_KINDS))}")
+    device = _KINDS[transport.split(":", 1)[0]](transport)
+    device.name, device.settings = name, entries[name]
+    return device

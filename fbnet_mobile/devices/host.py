@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from fbnet_mobile.devices.base import UNKNOWN, Device, DeviceFacts, DeviceState, register_device
-from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.devices.base import UNKNOWN, Device, DeviceFacts, DeviceState, ProgramError, register_device
+from fbnet_mobile.errors import UserError
 
 
 class HostDevice(Device):
@@ -79,7 +79,8 @@ class HostDevice(Device):
             if process.returncode != 0:
                 messages.seek(0)
                 last = (messages.read().strip() or "it said nothing").splitlines()[-1]
-                raise JobError(f"{Path(argv[0]).name} on {self.name} ended with code {process.returncode}: {last}")
+                code = process.returncode if process.returncode > 0 else 128 - process.returncode
+                raise ProgramError(f"{Path(argv[0]).name} on {self.name} ended with code {code}: {last}", code)
 
 
 def _texts(paths: Iterable[Path]) -> Iterator[str]:

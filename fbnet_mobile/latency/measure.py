@@ -20,9 +20,6 @@ from fbnet_mobile.errors import UserError
 from fbnet_mobile.latency.jobs import MeasuringPlan, Sample, read_message, run_models
 from fbnet_mobile.latency.table import Measurement
 
-RUNTIMES = ("litert", "onnxruntime")
-"""What the runner can time."""
-
 RowKey = tuple[str, str]
 Rounds = dict[int, list[Sample]]
 """A model's samples by round."""

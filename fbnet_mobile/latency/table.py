@@ -352,14 +352,13 @@ def _typed(record: type, values: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _measurement(record: Mapping[Any, Any]) -> Measurement:
-    if record["source"] == ESTIMATED:
-        record = {**record, **{name: text or "nan" for name, text in record.items() if name in _STATISTICS}}
+    record = {**record, **{name: text or "nan" for name, text in record.items() if name in _STATISTICS}}
     row = Measurement(**_typed(Measurement, record))
     if row.source not in (MEASURED, ESTIMATED):
         raise ValueError(f"source {row.source!r} is not one of {MEASURED}, {ESTIMATED}")
     for name in _names(Measurement):
         value = getattr(row, name)
-        if row.source == ESTIMATED and name in _STATISTICS and math.isnan(value):
+        if name in _STATISTICS and math.isnan(value):  # of an estimate; or benchmark_model does not print it
             continue
         if isinstance(value, float | int) and not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} is {value}; a table holds finite numbers that are not negative")

@@ -2,16 +2,21 @@
 
     python runner.py JOB.json
 
-The job: {"runtime": "litert" | "onnxruntime", "threads": 1, "warmup_ms": 2, "min_ms": 8, "min_runs": 5,
-"max_runs": 2000, "models": [path, ...]}. Each line of the output is one JSON object: first {"runtime_version": ...};
+The job: {"runtime": "litert" | "onnxruntime" | "coreml", "threads": 1, "warmup_ms": 2, "min_ms": 8, "min_runs": 5,
+"max_runs": 2000, "pause_s": 0, "model_limit_s": 120, "models": [path, ...]}, and for Core ML "compute_units",
+"attached" (the name of a device attached to this Mac, or "") and "signing" (by which coremltools' app runs on it).
+Each line of the output is one JSON object: first {"runtime_version": ...};
 for each model in order {"model": number, "runs": n, "load_us": ..., "min_us": ..., "p10_us": ..., "median_us": ...,
 "p90_us": ..., "mean_us": ...} or {"model": number, "error": text}; at the very end {"end": number of models}, by which
 a caller knows that nothing was lost. Only the inference call is timed; the input is filled once, with random numbers.
+A model that takes longer than its limit ends the whole program by SIGALRM, from which even one that hangs in native
+code cannot hide.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from typing import Any
@@ -25,8 +30,8 @@ def percentile(ordered: list[int], share: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def litert() -> Any:
-    """The runtime's version, and a function from a model file to a function that runs it once."""
+def litert(job: dict[str, Any]) -> Any:
+    """The runtime's version, and a function from a model file to (nanoseconds of loading, of each run)."""
     import numpy as np
 
     try:
@@ -36,19 +41,19 @@ def litert() -> Any:
         import tflite_runtime as package
         from tflite_runtime.interpreter import Interpreter
 
-    def load(path: str, threads: int) -> Any:
-        interpreter = Interpreter(model_path=path, num_threads=threads)
+    def load(path: str) -> Any:
+        interpreter = Interpreter(model_path=path, num_threads=job["threads"])
         interpreter.allocate_tensors()
         rng = np.random.RandomState(0)
         for item in interpreter.get_input_details():
             interpreter.set_tensor(item["index"], random_input(rng, item["shape"], item["dtype"]))
         return interpreter.invoke
 
-    return package.__version__, load
+    return package.__version__, lambda path: timed(load, path, job)
 
 
-def onnxruntime() -> Any:
-    """The runtime's version, and a function from a model file to a function that runs it once."""
+def onnxruntime(job: dict[str, Any]) -> Any:
+    """The runtime's version, and a function from a model file to (nanoseconds of loading, of each run)."""
     import numpy as np
     import onnxruntime as package
 
@@ -59,9 +64,9 @@ def onnxruntime() -> Any:
         "tensor(int8)": np.int8,
     }
 
-    def load(path: str, threads: int) -> Any:
+    def load(path: str) -> Any:
         options = package.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = job["threads"]
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         session = package.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -74,7 +79,7 @@ def onnxruntime() -> Any:
             binding.bind_output(item.name)
         return lambda: session.run_with_iobinding(binding)
 
-    return package.__version__, load
+    return package.__version__, lambda path: timed(load, path, job)
 
 
 def random_input(rng: Any, shape: Any, dtype: Any) -> Any:
@@ -87,14 +92,11 @@ def random_input(rng: Any, shape: Any, dtype: Any) -> Any:
     return rng.standard_normal(shape).astype(dtype)
 
 
-RUNTIMES = {"litert": litert, "onnxruntime": onnxruntime}
-
-
-def time_model(load: Any, path: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Load, warm up and time one model; the result as a dictionary."""
+def timed(load: Any, path: str, job: dict[str, Any]) -> Any:
+    """Load, warm up and time one model: (nanoseconds of loading, of each run)."""
     clock = time.perf_counter_ns
     start = clock()
-    run = load(path, job["threads"])
+    run = load(path)
     loaded = clock()
     end = loaded + job["warmup_ms"] * 1e6
     while True:
@@ -110,15 +112,63 @@ def time_model(load: Any, path: str, job: dict[str, Any]) -> dict[str, Any]:
         samples.append(after - before)
         if after >= end and len(samples) >= job["min_runs"]:
             break
-    samples.sort()
+    return loaded - start, samples
+
+
+def coreml(job: dict[str, Any]) -> Any:
+    """As the others, by coremltools' MLModelBenchmarker, on this Mac or a device attached to it."""
+    import asyncio
+
+    import coremltools
+    from coremltools.models.ml_program.experimental.perf_utils import MLModelBenchmarker
+
+    units = coremltools.ComputeUnit[job["compute_units"]]
+    device = attached_device(job["attached"], job["signing"]) if job["attached"] else None
+
+    def time_runs(path: str) -> Any:
+        model = coremltools.models.MLModel(path, compute_units=units, skip_model_load=device is not None)
+        benchmarker = MLModelBenchmarker(model, device)
+
+        async def measure() -> Any:
+            loading = await benchmarker.benchmark_load(iterations=1)
+            first = await benchmarker.benchmark_predict(iterations=job["min_runs"], warmup=True)
+            wanted = int(job["min_ms"] / max(min(first.samples), 1e-3)) + 1
+            runs = min(max(wanted, job["min_runs"]), job["max_runs"])
+            return loading, await benchmarker.benchmark_predict(iterations=runs, warmup=True)
+
+        loading, runs = asyncio.run(measure())
+        return loading.samples[0] * 1e6, [sample * 1e6 for sample in runs.samples]
+
+    return "coremltools %s %s" % (coremltools.__version__, job["compute_units"]), time_runs
+
+
+def attached_device(name: str, signing: dict[str, str]) -> Any:
+    """The attached iPhone or iPad of that name, with coremltools' app on it; the error lists those that are there."""
+    import asyncio
+
+    from coremltools.models.ml_program.experimental.remote_device import AppSigningCredentials, Device, DeviceType
+
+    devices = [device for kind in (DeviceType.IPHONE, DeviceType.IPAD) for device in Device.get_connected_devices(kind)]
+    for device in devices:
+        if device.name == name:
+            return asyncio.run(device.prepare_for_model_debugging(AppSigningCredentials(**signing)))
+    sys.exit("no device %r is attached; attached: %s" % (name, ", ".join(device.name for device in devices) or "none"))
+
+
+RUNTIMES = {"litert": litert, "onnxruntime": onnxruntime, "coreml": coreml}
+
+
+def summary(load_ns: float, samples: list[Any]) -> dict[str, Any]:
+    """Statistics of one model's runs."""
+    ordered = sorted(samples)
     return {
-        "runs": len(samples),
-        "load_us": (loaded - start) / 1e3,
-        "min_us": samples[0] / 1e3,
-        "p10_us": percentile(samples, 0.1) / 1e3,
-        "median_us": percentile(samples, 0.5) / 1e3,
-        "p90_us": percentile(samples, 0.9) / 1e3,
-        "mean_us": sum(samples) / len(samples) / 1e3,
+        "runs": len(ordered),
+        "load_us": load_ns / 1e3,
+        "min_us": ordered[0] / 1e3,
+        "p10_us": percentile(ordered, 0.1) / 1e3,
+        "median_us": percentile(ordered, 0.5) / 1e3,
+        "p90_us": percentile(ordered, 0.9) / 1e3,
+        "mean_us": sum(ordered) / len(ordered) / 1e3,
     }
 
 
@@ -126,13 +176,17 @@ def main(path: str) -> None:
     """Run a job file."""
     with open(path) as file:
         job = json.load(file)
-    version, load = RUNTIMES[job["runtime"]]()
+    version, time_runs = RUNTIMES[job["runtime"]](job)
     print(json.dumps({"runtime_version": version}), flush=True)
     for number, model in enumerate(job["models"]):
+        if number:
+            time.sleep(job["pause_s"])
+        signal.setitimer(signal.ITIMER_REAL, job["model_limit_s"])
         try:
-            result = time_model(load, model, job)
+            result = summary(*time_runs(model))
         except Exception as error:
             result = {"error": "%s: %s" % (type(error).__name__, " ".join(str(error).split()))}
+        signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps(dict(result, model=number)), flush=True)
     print(json.dumps({"end": len(job["models"])}), flush=True)
 

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from fbnet_mobile.devices import HostDevice, get_device, register_device
+from fbnet_mobile.devices import HostDevice, base, get_device, register_device
 from fbnet_mobile.errors import JobError, UserError
 
 
@@ -25,7 +25,9 @@ def test_host_describes_itself() -> None:
     assert facts.governor
 
 
-def test_a_kind_of_device_is_one_registration() -> None:
+def test_a_kind_of_device_is_one_registration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_KINDS", dict(base._KINDS))
+
     class Board(HostDevice):
         def __init__(self, name: str) -> None:
             super().__init__()
@@ -33,7 +35,7 @@ def test_a_kind_of_device_is_one_registration() -> None:
 
     register_device("board", Board)
     assert get_device("board:7").name == "board:7"
-    with pytest.raises(UserError, match="unknown device 'toaster'; known devices: board, host"):
+    with pytest.raises(UserError, match="unknown device 'toaster'; known devices: adb, board, coreml, host, ssh"):
         get_device("toaster")
     with pytest.raises(UserError, match="this machine is called 'host'"):
         get_device("host:1")

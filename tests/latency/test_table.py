@@ -87,7 +87,6 @@ def test_file_opens_with_pandas_and_reads_back(table: LatencyTable, tmp_path: Pa
         ("blocks", "conv stride=1", "line 4: not a block: 'conv stride=1'"),
         ("source", "guessed", "line 4: source 'guessed' is not one of measured, estimated"),
         ("uncertainty", "-0.1", "line 4: uncertainty is -0.1"),
-        ("p90_us", "", "line 4: p90_us is '', which is not a number"),
         ("kind", "round", "line 4: not what a round says of the device: "),
         ("kind", "blok", "line 4: kind 'blok' is not one of invocation, block, network, round"),
     ],
