@@ -97,7 +97,8 @@ def command(
         str | None,
         typer.Option(help="Measure the file's latency there; host is this machine.", show_default="not measured"),
     ] = None,
-    threads: options.Threads = 1,
+    threads: options.DeviceThreads = None,
+    benchmark_binary: options.BenchmarkBinary = None,
     latency_table: Annotated[
         Path | None,
         typer.Option(help="With --device: table to predict the latency by.", show_default="none"),
@@ -126,7 +127,7 @@ def command(
         raise UserError(f"unknown input '{input_type}'; choose float32 or uint8")
     if device is None and latency_table is not None:
         raise UserError("--latency-table predicts what --device measures; add --device host, or leave it out")
-    target = _device(device, chosen.name) if device is not None else None
+    target = _device(device, chosen.name, threads, benchmark_binary) if device is not None else None
     table = _table(latency_table) if latency_table is not None else None
     peer = model if model is not None and ":" in model else None
     if peer is None and (pretrained or resolution is not None):
@@ -144,8 +145,8 @@ def command(
     if fresh:
         _calibrate(module, input_shape)
     predicted_us = None
-    if device is not None and table is not None:
-        predicted_us = _predict(table, network, device, chosen.name, threads, precision)
+    if target is not None and table is not None:
+        predicted_us = _predict(table, network, target, chosen.name, precision)
     metadata = replace(metadata, input=input_type, precision=precision)
     inputs = labels = calibration = None
     same_classes = False
@@ -197,7 +198,7 @@ def command(
         name = network.name if network is not None else peer
         print(f"the weights of {name} are freshly initialised: the file is for measuring, not for predicting")
     if target is not None:
-        _measure(output, target, chosen.name, threads, table.conditions.statistic if table else "min", predicted_us)
+        _measure(output, target, chosen.name, table.conditions.statistic if table else "min", predicted_us)
 
 
 def _network(
@@ -246,15 +247,17 @@ def _calibrate(module: "nn.Module", input_shape: tuple[int, int, int, int]) -> N
         calibrate_batch_norm(module, torch.randn((4, *input_shape[1:]), generator=torch.Generator().manual_seed(0)))
 
 
-def _device(name: str, file_format: str) -> "Device":
+def _device(name: str, file_format: str, threads: int | None, benchmark_binary: Path | None) -> "Device":
+    """The device, which can run files of the format."""
     from fbnet_mobile.devices import get_device
     from fbnet_mobile.errors import UserError
-    from fbnet_mobile.latency.measure import RUNTIMES
     from fbnet_mobile.runtimes import runtime_for_format
 
-    if runtime_for_format(file_format).name not in RUNTIMES:
-        raise UserError(f"files of the format {file_format} cannot be measured; leave out --device")
-    return get_device(name)
+    device = get_device(name)
+    if runtime_for_format(file_format).name not in device.runtimes:
+        raise UserError(f"files of the format {file_format} cannot be measured on {name}; leave out --device")
+    device.use(threads=threads, benchmark_binary=benchmark_binary)
+    return device
 
 
 def _table(path: Path) -> "LatencyTable":
@@ -274,7 +277,7 @@ def _as_taken(pixels: "Tensor", metadata: "ModelMetadata") -> "NDArray[Any]":
 
 
 def _predict(
-    table: "LatencyTable", network: "Architecture | None", device: str, file_format: str, threads: int, precision: str
+    table: "LatencyTable", network: "Architecture | None", device: "Device", file_format: str, precision: str
 ) -> float | None:
     """What the table predicts for the network, in microseconds; None, and why, if it is of other conditions."""
     from fbnet_mobile.runtimes import runtime_for_format
@@ -284,9 +287,9 @@ def _predict(
         return None
     conditions = table.conditions
     for what, here, there in (
-        ("device", device, conditions.device),
+        ("device", device.name, conditions.device),
         ("runtime", runtime_for_format(file_format).name, conditions.runtime),
-        ("number of threads", threads, conditions.threads),
+        ("number of threads", _threads(device), conditions.threads),
         ("precision", precision, conditions.precision),
     ):
         if here != there:
@@ -295,14 +298,16 @@ def _predict(
     return table.total(network)
 
 
-def _measure(
-    path: Path, device: "Device", file_format: str, threads: int, statistic: str, predicted_us: float | None
-) -> None:
+def _threads(device: "Device") -> int:
+    return device.settings.threads or 1
+
+
+def _measure(path: Path, device: "Device", file_format: str, statistic: str, predicted_us: float | None) -> None:
     """Measure the file where it will run, and print that beside the prediction."""
     from fbnet_mobile.latency.benchmark import benchmark
     from fbnet_mobile.runtimes import runtime_for_format
 
-    runtime = runtime_for_format(file_format).name
+    runtime, threads = runtime_for_format(file_format).name, _threads(device)
     with device, progress_steps() as progress:
         (row,) = benchmark(
             [path],

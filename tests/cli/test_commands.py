@@ -134,7 +134,7 @@ INT8 = ("--precision", "int8", "--calibration-data")
         (("export", *GOOD, *INT8[:2], "-o", "out.onnx"), "int8 for onnx needs images to calibrate its activations on"),
         (("export", "--model", "timm:test_vit", "-o", "out.onnx"), "cannot export permute in 'patch_embed'"),
         (("export", *GOOD, "--device", "toaster", "-o", "out.onnx"), "unknown device 'toaster'"),
-        (("export", *GOOD, "--device", "host", "-o", "out.mlpackage"), "coreml cannot be measured; leave out --device"),
+        (("export", *GOOD, "--device", "host", "-o", "out.mlpackage"), "coreml cannot be measured on host; leave out"),
         (("export", *GOOD, "--latency-table", "text.csv", "-o", "out.onnx"), "add --device host, or leave it out"),
         (
             ("export", *GOOD, "--device", "host", "--latency-table", "text.csv", "-o", "out.onnx"),
