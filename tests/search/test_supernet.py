@@ -1,14 +1,17 @@
 """From first principles: with one-hot weights the supernet is the network of that assignment."""
 
 import random
+from typing import ClassVar, get_args
 
 import pytest
 import torch
 from torch import nn
 
+from fbnet_mobile.arch import Block, Convolution
+from fbnet_mobile.nn import register_block
 from fbnet_mobile.search.choices import Choices
 from fbnet_mobile.search.inherit import inherit
-from fbnet_mobile.search.supernet import MaskedBatchNorm, Supernet, column_masks
+from fbnet_mobile.search.supernet import MaskedBatchNorm, Mode, Supernet, column_masks
 from fbnet_mobile.space import SearchSpace, load_space
 
 EVERY_CHOICE = """
@@ -33,8 +36,53 @@ stages:
     kernel_size: [5, 3]
     squeeze_excite: [false, true]
     activation: [relu, hswish]
-head: {conv_channels: [24, 40], hidden_channels: 20}
+  - block: conv
+    out_channels: [24, 32]
+    stride: 2
+    kernel_size: [1, 3]
+    activation: [hswish, relu]
+  - out_channels: [16, 24]
+    depth: 2
+    skip: true
+    candidates:
+      small: {expansion_ratio: 1, kernel_size: 3, squeeze_excite: false, activation: relu, groups: 2}
+      wide: {expansion_ratio: 2, kernel_size: 5, squeeze_excite: true, activation: hswish}
+      mine: {block: blur, strength: 2}
+  - block: blur
+    out_channels: [16, 24]
+    depth: 2
+    skip: true
+    strength: [1, 3]
+head: {conv_channels: [24, 40], hidden_channels: [12, 20]}
 """
+
+
+class Blur(Block):
+    """A user's own kind of block: its module is no chain of ours, and its width follows from both of its widths."""
+
+    kind: ClassVar[str] = "blur"
+    choices: ClassVar[tuple[str, ...]] = ("strength",)
+    strength: int
+
+    def convolutions(self) -> tuple[Convolution, ...]:
+        return (Convolution(self.in_channels, self.out_channels, 1, self.out_resolution),)
+
+
+class BlurModule(nn.Module):
+    def __init__(self, block: Blur) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(2 * block.strength + 1, stride=1, padding=block.strength)
+        self.conv = nn.Sequential(
+            nn.Conv2d(block.in_channels, block.out_channels, 1), nn.BatchNorm2d(block.out_channels)
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.conv(self.pool(features))
+        return out.sin()
+
+
+register_block(Blur, BlurModule)
+MODES = get_args(Mode)
 
 
 def randomise(module: nn.Module, generator: torch.Generator) -> None:
@@ -51,11 +99,27 @@ def randomise(module: nn.Module, generator: torch.Generator) -> None:
                 tensor.data.uniform_(low, high, generator=generator)
 
 
-@pytest.mark.parametrize("name", ["every-choice", "small"])
-def test_one_hot_weights_give_the_standalone_network(name: str) -> None:
-    space = SearchSpace.from_yaml(EVERY_CHOICE) if name == "every-choice" else load_space(name)
+def every_choice(mode: Mode) -> SearchSpace:
+    """For ``paths``, of which there is a module for each combination, with fewer options."""
+    text = EVERY_CHOICE
+    if mode == "paths":
+        text = text.replace("{low: 0.75, high: 3.75, step: 0.5}", "[0.75, 2.25]").replace("[3, 5, 7]", "[3, 7]")
+        text = text.replace("[8, 12, 16]", "[8, 12]").replace("{low: 16, high: 32, step: 8}", "[16, 24]")
+    return SearchSpace.from_yaml(text)
+
+
+def at_32_pixels(name: str) -> SearchSpace:
+    """A packaged space at a few pixels, to be fast."""
+    return load_space(name).changed(resolution=32, classes=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [*(("every-choice", mode) for mode in MODES), ("small", "shared"), ("fbnet", "candidates")]
+)
+def test_one_hot_weights_give_the_standalone_network(name: str, mode: Mode) -> None:
+    space = every_choice(mode) if name == "every-choice" else at_32_pixels(name)
     generator, rng = torch.Generator().manual_seed(0), random.Random(0)
-    supernet, choices = Supernet(space).eval(), Choices(space)
+    supernet, choices = Supernet(space, mode).eval(), Choices(space)
     randomise(supernet, generator)
     largest = max(space.resolution)
     images = torch.randn(2, 3, largest, largest, generator=generator)
@@ -73,9 +137,10 @@ def test_one_hot_weights_give_the_standalone_network(name: str) -> None:
     assert torch.stack(outputs).std(0).min() > 1e-3, "the outputs must depend on the architecture"
 
 
-def test_gradients_reach_every_option_of_every_choice() -> None:
-    space = SearchSpace.from_yaml(EVERY_CHOICE)
-    supernet, choices = Supernet(space), Choices(space)
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_reach_every_option_of_every_choice(mode: Mode) -> None:
+    space = every_choice(mode)
+    supernet, choices = Supernet(space, mode), Choices(space)
     randomise(supernet, torch.Generator().manual_seed(1))
     torch.manual_seed(0)
     weights = choices.sample(5.0, torch.Generator().manual_seed(0))
