@@ -188,8 +188,9 @@ def _solve(
         chain.least({name: np.where(allowed[name], array, np.inf) for name, array in constraint.costs.items()})
         for constraint in sums
     ]
-    states = {(): _Beginnings(np.zeros(1), np.zeros((1, len(sums))), np.zeros((1, 3), dtype=np.int64))}
-    trail: list[dict[tuple[int, ...], _Beginnings]] = [states]
+    states: dict[tuple[int, ...], _Beginnings] = {}
+    states[()] = _Beginnings(np.zeros(1), np.zeros((1, len(sums))), np.zeros((1, 3), dtype=np.int64))
+    trail = [states]
     for number, step in enumerate(chain.steps, start=1):
         grids: dict[tuple[int, ...], _Beginnings] = {}
         for source, (state, begun) in enumerate(states.items()):

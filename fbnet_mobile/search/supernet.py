@@ -45,7 +45,7 @@ class _Summed(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_: Any, gradient: Tensor) -> Tensor:
         """Sum the gradients: the values of every process went into the sums of all."""
         gradient = gradient.contiguous().clone()
         distributed.all_reduce(gradient)
@@ -424,6 +424,7 @@ def _super_block(position: Position, mode: Mode) -> SuperBlock:
     if CANDIDATE in position.own:
         return Candidates(position, [position.own[CANDIDATE]], mode)
     first = position.block({name: options[0] for name, options in position.variables.items()})
+    assert first is not None, "the first option of a skip is to keep the block"
     masked = _MASKED.get(type(first))
     if masked is None or (isinstance(first, InvertedResidual) and "groups" in position.own):
         return Paths(position)

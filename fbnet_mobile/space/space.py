@@ -281,7 +281,8 @@ class SearchSpace(_Strict):
 
         out = "stem.out_channels"
         found = [Position("stem", options(RESOLUTION, out), None, out, {}, None, build_stem)]
-        width, downsampling = out, (stem.stride,)
+        width = out
+        downsampling: tuple[int, ...] = (stem.stride,)
         for number, stage in enumerate(self.stages, start=1):
             for block in range(1, stage.depth + 1):
                 prefix, out = f"stage{number}.block{block}", f"stage{number}.out_channels"
