@@ -464,9 +464,7 @@ class Supernet(nn.Module):
             running = [i for i, weight in enumerate(weights[RESOLUTION].tolist()) if weight != 0]
         features = images
         if len(running) == 1:
-            index = _nearest(resolutions[running[0]], images.shape[-1]).to(images.device)
-            if len(index) != images.shape[-1]:
-                features = images[..., index, :][..., index]
+            features = _subsample(images, resolutions[running[0]])
             for part in self.parts:
                 features = part(features, weights)
                 if weights[RESOLUTION].requires_grad:
@@ -479,8 +477,7 @@ class Supernet(nn.Module):
             total: Tensor | None = None
             large = features.shape[-1]
             for i in running:
-                index = _nearest(grids[i], large).to(features.device)
-                out = part(features[..., index, :][..., index], weights)
+                out = part(_subsample(features, grids[i]), weights)
                 if out.dim() == 4:
                     grids[i] = out.shape[-1]
                     out = _spread(out, -(-large // cast(int, part.stride)))
@@ -491,17 +488,31 @@ class Supernet(nn.Module):
         return features
 
 
-def _nearest(small: int, large: int) -> Tensor:
-    """Indices into ``large`` of the ``small`` samples that nearest-neighbour subsampling keeps."""
-    return torch.div(torch.arange(small) * large, small, rounding_mode="floor")
+def _subsample(features: Tensor, small: int) -> Tensor:
+    """Take (N, C, small, small) of (N, C, H, H) by nearest neighbour."""
+    return features if features.shape[-1] == small else F.interpolate(features, size=(small, small))
+
+
+class _Spread(torch.autograd.Function):
+    """Put each value where ``_subsample`` would take it from, with zeros between: the transpose of ``_subsample``."""
+
+    @staticmethod
+    def forward(context: Any, features: Tensor, large: int) -> Tensor:
+        """(N, C, H, H) to (N, C, large, large)."""
+        context.small = features.shape[-1]
+        shape = [*features.shape[:2], large, large]
+        return cast(Tensor, torch.ops.aten.upsample_nearest2d_backward(features, [context.small] * 2, shape))
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient at the places that were filled."""
+        return _subsample(gradient, context.small), None
 
 
 def _spread(features: Tensor, large: int) -> Tensor:
-    """Put each value back at the place ``_nearest`` took it from, zeros elsewhere."""
-    index = _nearest(features.shape[-1], large).to(features.device)
-    out = features.new_zeros(*features.shape[:2], large, large)
-    out[..., index[:, None], index[None, :]] = features
-    return out
+    if features.shape[-1] == large:
+        return features
+    return cast(Tensor, _Spread.apply(features, large))
 
 
 def _fit_channels(features: Tensor, channels: int) -> Tensor:

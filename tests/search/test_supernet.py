@@ -9,6 +9,7 @@ from torch import nn
 
 from fbnet_mobile.arch import Block, Convolution
 from fbnet_mobile.nn import register_block
+from fbnet_mobile.search import supernet
 from fbnet_mobile.search.choices import Choices
 from fbnet_mobile.search.inherit import inherit
 from fbnet_mobile.search.supernet import MaskedBatchNorm, Mode, Supernet, column_masks
@@ -119,8 +120,8 @@ def at_32_pixels(name: str) -> SearchSpace:
 def test_one_hot_weights_give_the_standalone_network(name: str, mode: Mode) -> None:
     space = every_choice(mode) if name == "every-choice" else at_32_pixels(name)
     generator, rng = torch.Generator().manual_seed(0), random.Random(0)
-    supernet, choices = Supernet(space, mode).eval(), Choices(space)
-    randomise(supernet, generator)
+    parent, choices = Supernet(space, mode).eval(), Choices(space)
+    randomise(parent, generator)
     largest = max(space.resolution)
     images = torch.randn(2, 3, largest, largest, generator=generator)
     outputs = []
@@ -128,10 +129,10 @@ def test_one_hot_weights_give_the_standalone_network(name: str, mode: Mode) -> N
         assignment = space.draw(rng)
         small = int(assignment["resolution"])
         index = torch.div(torch.arange(small) * largest, small, rounding_mode="floor")
-        network = inherit(supernet, assignment).eval()
+        network = inherit(parent, assignment).eval()
         with torch.no_grad():
             expected = network(images[..., index, :][..., index])
-            found = supernet(images, choices.one_hot(assignment))
+            found = parent(images, choices.one_hot(assignment))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         outputs.append(found)
     assert torch.stack(outputs).std(0).min() > 1e-3, "the outputs must depend on the architecture"
@@ -140,15 +141,15 @@ def test_one_hot_weights_give_the_standalone_network(name: str, mode: Mode) -> N
 @pytest.mark.parametrize("mode", MODES)
 def test_gradients_reach_every_option_of_every_choice(mode: Mode) -> None:
     space = every_choice(mode)
-    supernet, choices = Supernet(space, mode), Choices(space)
-    randomise(supernet, torch.Generator().manual_seed(1))
+    parent, choices = Supernet(space, mode), Choices(space)
+    randomise(parent, torch.Generator().manual_seed(1))
     torch.manual_seed(0)
     weights = choices.sample(5.0, torch.Generator().manual_seed(0))
-    supernet(torch.randn(8, 3, 32, 32), weights).square().mean().backward()
+    parent(torch.randn(8, 3, 32, 32), weights).square().mean().backward()
     for logits in choices.logits:
         assert logits.grad is not None
         assert (logits.grad != 0).all()
-    assert all(parameter.grad is not None for parameter in supernet.parameters())
+    assert all(parameter.grad is not None for parameter in parent.parameters())
 
 
 def test_mask_is_the_weighted_sum_of_column_masks_outside_batch_norm() -> None:
@@ -162,3 +163,14 @@ def test_mask_is_the_weighted_sum_of_column_masks_outside_batch_norm() -> None:
     plain.load_state_dict({**norm.state_dict(), **plain.state_dict(), "bias": norm.bias})
     torch.testing.assert_close(masked, plain(features) * mask[:, None, None])
     torch.testing.assert_close(norm.running_var, plain.running_var)
+
+
+def test_what_is_spread_is_where_it_would_be_subsampled_with_zeros_between() -> None:
+    for large, small in ((16, 16), (16, 8), (16, 12), (28, 7), (15, 11), (62, 28)):
+        features = torch.rand(2, 3, small, small, dtype=torch.double, requires_grad=True)
+        wide = supernet._spread(features, large)
+        torch.testing.assert_close(supernet._subsample(wide, small), features)
+        assert int((wide != 0).sum()) == features.numel()
+        torch.testing.assert_close(wide.sum(), features.sum())
+        (gradient,) = torch.autograd.grad((wide * torch.arange(large)).sum(), features)
+        torch.testing.assert_close(gradient[0, 0, 0].long(), torch.arange(small) * large // small, atol=1, rtol=0)
