@@ -1,9 +1,9 @@
 """NNI 3.0's one-shot search of the space of ``supernet_cost.py``, one training step at a time; run by that script.
 
 In a Python of its own, as NNI needs other companions than we do: started with options as JSON, it answers each line
-``step`` with the seconds of one step and ``peak_mb`` with the most memory that tensors took in one. The supernet is what
-``GumbelDARTS.mutate_model`` makes of the model, so its weights are masked and drawn as NNI does; squeeze-excite and the
-whole block (skip) are ``LayerChoice``, as NNI has no gates.
+``step`` with the seconds of one step and ``peak_mb`` with the most memory that tensors took in one. The supernet is
+what ``GumbelDARTS.mutate_model`` makes of the model, so its weights are masked and drawn as NNI does; squeeze-excite
+and the whole block (skip) are ``LayerChoice``, as NNI has no gates.
 """
 
 import json
