@@ -54,7 +54,7 @@ from fbnet_mobile.space import SearchSpace, load_space
 from fbnet_mobile.train.data import Data, load_data
 from fbnet_mobile.train.loop import Recipe, train
 
-FACTORS = tuple(float(factor) for factor in np.geomspace(0.15, 3.0, 80))
+FACTORS = tuple(float(factor) for factor in np.geomspace(0.15, 2.0, 66))
 """By which widths are scaled, in steps of 4 %; what rounds to the same network is one."""
 MODES = ("shared", "candidates")
 
@@ -303,9 +303,7 @@ class Benchmark:
                     differences = [a - b for a, b in zip(accuracies[mode], accuracies[other], strict=True)]
                     gain = {"mean": statistics.mean(differences), "spread": spread(differences)}
                     gains.append({"target_us": target_us, "mode": mode, "over": other, **gain})
-                    print(
-                        f"{mode} over {other}: {100 * gain['mean']:+.2f} points, {100 * gain['spread']:.2f} between seeds"
-                    )
+                    print(f"{mode} over {other}: {100 * gain['mean']:+.2f} points, spread {100 * gain['spread']:.2f}")
         facts = HostDevice().facts()
         content = {
             "machine": {"cpu": facts.cpu, "cores": facts.cores, "system": facts.operating_system},
@@ -383,20 +381,22 @@ def hand_scaled(space: SearchSpace, factor: float) -> Architecture:
 
 
 def mobilenetv3(space: SearchSpace, factor: float, classes: int) -> nn.Module:
-    """torchvision's MobileNetV3-Small at a width, with as many strides as the space has; the first ones are taken out."""
-    module = mobilenet_v3_small(width_mult=factor, num_classes=classes, dropout=0.0)
+    """torchvision's MobileNetV3-Small at a width, with as many strides as the space; its first ones are taken out."""
+    module: nn.Module = mobilenet_v3_small(width_mult=factor, num_classes=classes, dropout=0.0)
     strided = [part for part in module.modules() if isinstance(part, nn.Conv2d) and part.stride == (2, 2)]
-    wanted = sum(stage.stride == 2 for stage in (space.stem, *space.stages))
+    wanted = (space.stem.stride == 2) + sum(stage.stride == 2 for stage in space.stages)
     for convolution in strided[: len(strided) - wanted]:
         convolution.stride = (1, 1)
     return module
 
 
 def fbnet(command: str, *arguments: object) -> None:
-    """Print one of the commands and run it."""
+    """Print one of the commands and run it; end as it does if it fails, which it has then explained."""
     words = [f"fbnet-{command}", *map(str, arguments)]
     print(f"$ {shlex.join(words)}", flush=True)
-    subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:]], check=True)
+    ended = subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:]], check=False)
+    if ended.returncode:
+        sys.exit(ended.returncode)
 
 
 def main() -> None:
