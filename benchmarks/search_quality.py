@@ -187,15 +187,13 @@ class Benchmark:
         for name, networks in kinds.items():
             # Kept, so that a later invocation compares the same networks.
             path = self.out / f"{name}.json"
-            if path.exists():
-                measured = json.loads(path.read_text())
-            else:
+            makes = dict(networks.values())
+            measured = json.loads(path.read_text()) if path.exists() else []
+            if [factor for factor, _ in measured] != list(makes):
                 print(f"measuring {len(networks)} widths of {name}", flush=True)
-                latencies = self.measure([make for _, make in networks.values()])
-                measured = [[factor, us] for (factor, _), us in zip(networks.values(), latencies, strict=True)]
+                measured = list(zip(makes, self.measure(list(makes.values())), strict=True))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(measured))
-            makes = dict(networks.values())
             chosen[name] = {}
             for target_us in self.targets:
                 within = [factor for factor, us in measured if us <= 1.02 * target_us]

@@ -1,5 +1,6 @@
 """Blocks: the units that a network is a chain of, that a latency table has a row for, and that are searched."""
 
+import importlib.metadata
 import itertools
 import math
 from abc import ABC, abstractmethod
@@ -62,9 +63,15 @@ _KINDS: dict[str, type["Block"]] = {}
 def block_class(kind: str) -> type["Block"]:
     """The class of a kind of block.
 
+    A kind that is not known yet is looked for in installed packages that name a module of theirs as an entry point of
+    the group ``fbnet_mobile.blocks``; that module defines and registers it.
+
     Raises:
         UserError: no such kind; the message lists the known ones.
     """
+    if kind not in _KINDS:
+        for entry_point in importlib.metadata.entry_points(group="fbnet_mobile.blocks"):
+            entry_point.load()
     if kind not in _KINDS:
         raise UserError(f"unknown block kind {kind!r}; known kinds: {', '.join(sorted(_KINDS))}")
     return _KINDS[kind]

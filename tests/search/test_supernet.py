@@ -139,6 +139,26 @@ def test_one_hot_weights_give_the_standalone_network(name: str, mode: Mode) -> N
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_batch_norm_learns_of_each_channel_what_the_standalone_networks_does(mode: Mode) -> None:
+    space = every_choice(mode).changed(resolution=32)
+    generator, rng = torch.Generator().manual_seed(0), random.Random(2)
+    parent, choices = Supernet(space, mode).train(), Choices(space)
+    randomise(parent, generator)
+    images = torch.randn(16, 3, 32, 32, generator=generator)
+    for _ in range(4):
+        assignment = space.draw(rng)
+        network = inherit(parent, assignment).train()
+        with torch.no_grad():
+            torch.testing.assert_close(
+                parent(images, choices.one_hot(assignment)), network(images), rtol=1e-4, atol=1e-4
+            )
+        learnt = inherit(parent, assignment).state_dict()
+        for name, value in network.state_dict().items():
+            if name.endswith(("running_mean", "running_var")):
+                torch.testing.assert_close(learnt[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_gradients_reach_every_option_of_every_choice(mode: Mode) -> None:
     space = every_choice(mode)
     parent, choices = Supernet(space, mode), Choices(space)
