@@ -24,22 +24,23 @@ def main() -> None:
 
 
 def command(
-    latency_table: Annotated[
-        list[Path],
-        typer.Option(
-            help="Table that fbnet-profile wrote for the device; give it again for a second device.", show_default=False
-        ),
-    ],
     data: options.Data,
+    output: options.RunFolder,
+    latency_table: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Table that fbnet-profile wrote for the device; give it again for a second device.",
+            show_default="none",
+        ),
+    ] = None,
     target_latency: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="Budget such as 12ms or 350us, one for each table in the order of the tables. Several, as "
             "3ms,5ms,8ms, are that many searches with one warm-up, each into a folder of its own.",
-            show_default=False,
+            show_default="none",
         ),
-    ],
-    output: options.RunFolder,
+    ] = None,
     max_macs: Annotated[
         str | None, typer.Option(help="Most multiply-accumulates, such as 60M.", show_default="no limit")
     ] = None,
@@ -101,10 +102,11 @@ def command(
     Writes architecture.yaml and result.json into the output folder. An interrupted search continues where it was
     when the same command is given again; a finished one is not run again.
     """
-    targets = [[parse_latency_us(text) for text in texts.split(",")] for texts in target_latency]
-    if len(targets) != len(latency_table) or len({len(each) for each in targets}) != 1:
+    paths = latency_table or []
+    targets = [[parse_latency_us(text) for text in texts.split(",")] for texts in target_latency or []]
+    if len(targets) != len(paths) or len({len(each) for each in targets}) > 1:
         raise UserError(
-            f"{len(latency_table)} tables and {', '.join(str(len(each)) for each in targets)} target latencies; give "
+            f"{len(paths)} tables and {', '.join(str(len(each)) for each in targets) or 'no'} target latencies; give "
             "--target-latency once for each --latency-table, each with as many targets"
         )
     counts = {
@@ -112,11 +114,15 @@ def command(
         for name, text in (("macs", max_macs), ("params", max_params), ("peak_activations", max_activations))
         if text is not None
     }
+    if not targets and not counts:
+        raise UserError("nothing limits the network; give --latency-table and --target-latency, or --max-macs, ...")
+    if not paths and space is None:
+        raise UserError("no space; name one with --space, as there is no table to take it from")
 
     from fbnet_mobile.latency.table import LatencyTable
     from fbnet_mobile.space import load_space
 
-    tables = [LatencyTable.load(path) for path in latency_table]
+    tables = [LatencyTable.load(path) for path in paths]
     space_name = space or tables[0].conditions.space
     search_space = load_space(space_name)
 
@@ -143,16 +149,16 @@ def command(
     with fabric.rank_zero_first():
         images = load_data(data, root=data_root, resolution=max(search_space.resolution), seed=split_seed, limit=limit)
     search_space = search_space.with_classes(len(images.classes))
-    for table, path in zip(tables, latency_table, strict=True):
+    for table, path in zip(tables, paths, strict=True):
         table.require(search_space, space_name, path)
     counted = [count_constraint(search_space, name, most) for name, most in counts.items()]  # type: ignore[arg-type]
     searches: dict[Path, list[Constraint]] = {}
-    for limits in zip(*targets, strict=True):
+    several = len(targets) > 0 and len(targets[0]) > 1
+    for limits in zip(*targets, strict=True) if targets else [()]:
         latencies = [
             latency_constraint(search_space, table, limit_us, number)
             for number, (table, limit_us) in enumerate(zip(tables, limits, strict=True), start=1)
         ]
-        several = len(targets[0]) > 1
         folder = output / "+".join(f"{limit_us:g}us" for limit_us in limits) if several else output
         searches[folder] = [*latencies, *counted]
     for constraints in searches.values():  # all of them before the first one takes its hours

@@ -84,6 +84,8 @@ GOOD = ("--architecture", "good.yaml")
         (("profile", "-o", "text.csv"), "text.csv is not a latency table: column 'schema_version' is missing"),
         ((*SEARCH, "8"), "'8' is not a latency; write a number with its unit, such as 12ms or 350us"),
         ((*SEARCH, "8ms"), "text.csv is not a latency table"),
+        (("search", "--data", "digits", "-o", "out"), "nothing limits the network; give --latency-table and"),
+        (("search", "--data", "digits", "-o", "out", "--max-macs", "5M"), "no space; name one with --space"),
         ((*SEARCH, "8ms,9"), "'9' is not a latency"),
         ((*SEARCH, "8ms", "--latency-table", "text.csv"), "2 tables and 1 target latencies; give"),
         ((*SEARCH, "8ms", "--target-latency", "8ms,9ms"), "1 tables and 1, 2 target latencies; give"),
