@@ -12,10 +12,11 @@ For each target and seed, all trained by the same recipe on the same images and 
                          224 pixels: here it has as many strides as the space, the first of its own being taken out.
                          Without dropout, as the others.
 
-The two scaled ones take the largest factor whose measured latency is at most 2 % above the target. Latency is that of
-the exported file in the table's runtime, by the table's statistic, in rounds over all files. Every search and training
-has a folder of its own: interrupted, the same command goes on, and what is finished is used again. After each job it
-prints how long the rest will take. Prints a table for each target, and writes results.json.
+The two scaled ones take the largest factor whose measured latency is at most 2 % above the target; as latency rises in
+steps with width, it prints which targets they come close to where they do not come close to this one. Latency is that
+of the exported file in the table's runtime, by the table's statistic, in rounds over all files. Every search and
+training has a folder of its own: interrupted, the same command goes on, and what is finished is used again. After each
+job it prints how long the rest will take. Prints a table for each target, and writes results.json.
 """
 
 import argparse
@@ -40,7 +41,7 @@ from lightning_fabric import Fabric, seed_everything
 from torch import nn
 from torchvision.models import mobilenet_v3_small
 
-from fbnet_mobile.arch import Architecture, Head, InvertedResidual, round_channels
+from fbnet_mobile.arch import Architecture, Head, InvertedResidual
 from fbnet_mobile.cli.common import parse_latency_us
 from fbnet_mobile.devices import HostDevice, get_device
 from fbnet_mobile.export.formats import get_format, write
@@ -199,6 +200,12 @@ class Benchmark:
                 within = [factor for factor, us in measured if us <= 1.02 * target_us]
                 if not within:
                     sys.exit(f"{name} at its narrowest takes {min(us for _, us in measured):.1f} us; raise the targets")
+                latency_us = dict(map(tuple, measured))[max(within)]
+                if latency_us < 0.95 * target_us:
+                    print(
+                        f"{name} reaches {latency_us:.1f} of {target_us:g} us, and no width comes closer: for equal "
+                        f"latencies choose another target, of {sorted({round(us) for _, us in measured})}"
+                    )
                 chosen[name][target_us] = (makes[max(within)], f"{name}, widths times {max(within):.3f}")
         return chosen
 
@@ -348,7 +355,7 @@ def spread(values: list[float]) -> float:
 
 
 def hand_scaled(space: SearchSpace, factor: float) -> Architecture:
-    """The space's middle network with all widths times a factor, rounded to multiples of 4 channels."""
+    """The space's middle network with all widths times a factor, rounded to even numbers of channels."""
     skip = itertools.cycle((False, True))  # the middle of keeping and skipping: every other block that may be skipped
     middle = space.architecture(
         {
@@ -358,7 +365,7 @@ def hand_scaled(space: SearchSpace, factor: float) -> Architecture:
     )
 
     def wide(channels: int) -> int:
-        return round_channels(channels * factor, 4)
+        return even(channels * factor)
 
     blocks = []
     width = 3
@@ -367,15 +374,20 @@ def hand_scaled(space: SearchSpace, factor: float) -> Architecture:
         if isinstance(block, InvertedResidual):
             ratio = block.depthwise_channels / block.in_channels
             if block.expanded_channels is not None:
-                changes["expanded_channels"] = round_channels(ratio * width, 4)
+                changes["expanded_channels"] = even(ratio * width)
             if block.se_channels is not None:
-                changes["se_channels"] = round_channels(ratio * width / 4, 4)
+                changes["se_channels"] = even(ratio * width / 4)
         if isinstance(block, Head):
             changes["conv_channels"] = wide(block.conv_channels)
         else:
             changes["out_channels"] = width = wide(block.out_channels)
         blocks.append(block.model_copy(update=changes))
     return Architecture(name=f"scaled-{factor:.3f}", resolution=middle.resolution, blocks=tuple(blocks))
+
+
+def even(channels: float) -> int:
+    """The nearest even number, at least 2."""
+    return max(2, 2 * round(channels / 2))
 
 
 def mobilenetv3(space: SearchSpace, factor: float, classes: int) -> nn.Module:
