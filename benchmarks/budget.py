@@ -1,6 +1,6 @@
 """Does the network that is found take what was asked for?
 
-    python benchmarks/budget.py --latency-table host.csv --data digits -o runs/budget
+    python benchmarks/budget.py --latency-table host.csv --data digits -o runs/budget [options of fbnet-search]
 
 Runs fbnet-search once, with its default settings, for three targets spread over what the table's space can reach;
 exports what it found; and measures the files in rounds, in the table's runtime and by its statistic. The table must
@@ -38,9 +38,8 @@ def main() -> None:
     parser.add_argument("--latency-table", type=Path, required=True)
     parser.add_argument("--data", default="digits", help="as for fbnet-search (default: digits)")
     parser.add_argument("--targets", nargs="+", help="latencies (default: three over the reachable range)")
-    parser.add_argument("--options", nargs="*", default=[], help="more options of fbnet-search; none are its defaults")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    options = parser.parse_args()
+    options, more = parser.parse_known_args()
     table = LatencyTable.load(options.latency_table)
     conditions = table.conditions
     if options.targets:
@@ -52,7 +51,7 @@ def main() -> None:
         targets = [float(f"{reach.lowest * math.exp(ratio * part):.2g}") for part in (0.3, 0.5, 0.7)]
     fbnet(
         "search", "--latency-table", options.latency_table, "--data", options.data, "--target-latency",
-        ",".join(f"{target:g}us" for target in targets), "-o", options.output / "search", *options.options,
+        ",".join(f"{target:g}us" for target in targets), "-o", options.output / "search", *more,
     )  # fmt: skip
 
     runtime = get_runtime(conditions.runtime)
@@ -82,7 +81,7 @@ def main() -> None:
     content = {
         "machine": {"cpu": facts.cpu, "cores": facts.cores, "system": facts.operating_system},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, runtime.name: runtime.version()},
-        "options": {"latency_table": options.latency_table.name, "data": options.data, "options": options.options},
+        "options": {"latency_table": options.latency_table.name, "data": options.data, "options": more},
         "rows": rows,
     }
     (options.output / "results.json").write_text(json.dumps(content, indent=2) + "\n")

@@ -398,9 +398,10 @@ class _Search:
                 sums[1:] += self._architecture_step(*next(architecture_batches), temperature, epoch, step)
             note = None
             if step % _REPORT_STEPS == 0 or step == self.steps:
-                loss = float(self._mean(sums[0] / step))
-                if not math.isfinite(loss + float(sums[1])):
-                    raise self._exploded(f"the loss became {loss}", epoch)
+                loss, architecture_loss = self._mean(sums[:2] / step).tolist()
+                for value in (loss, architecture_loss):
+                    if not math.isfinite(value):
+                        raise self._exploded(f"the loss became {value}", epoch)
                 note = self._note(epoch, loss, float(sums[2]) / architecture_done if architecture_done else math.nan)
             bar.advance(recipe.batch_size, note)
         # The last step may have spoilt what no loss has seen yet.
@@ -475,13 +476,7 @@ class _Search:
         probabilities = self.choices.probabilities()
         costs = [expected(probabilities) for expected in self.expected]
         excesses = [cost / constraint.limit - 1 for cost, constraint in zip(costs, self.constraints, strict=True)]
-        objective = loss
-        for number, excess in enumerate(excesses):
-            if number == 0 and self.recipe.objective == "product":
-                objective = objective * self.recipe.alpha * costs[0].log().clamp_min(1e-3) ** self.recipe.beta
-                continue
-            # Augmented Lagrangian of excess <= 0 with penalty 1 (Nocedal and Wright, equation 17.65).
-            objective = objective + 0.5 * F.relu(self.multipliers[number] + excess).square()
+        objective = architecture_objective(loss, costs[0], excesses, self.multipliers, self.recipe)
         self.architecture_optimizer.zero_grad()
         self.fabric.backward(objective)
         self.supernet.requires_grad_(True)
@@ -566,6 +561,32 @@ class _Search:
             constraints=tuple(met),
             history=tuple(self.history),
         )
+
+
+def architecture_objective(
+    cross_entropy: Tensor,
+    latency_us: Tensor,
+    excesses: Sequence[Tensor],
+    multipliers: Sequence[float],
+    recipe: SearchRecipe,
+) -> Tensor:
+    """What the architecture parameters minimise; see ``search`` and ``SearchRecipe.objective``.
+
+    Args:
+        cross_entropy: on a batch.
+        latency_us: the expectation of the first constrained cost.
+        excesses: of each constraint, E[cost] / limit - 1.
+        multipliers: of each constraint.
+        recipe: which objective, and its alpha and beta.
+    """
+    objective = cross_entropy
+    if recipe.objective == "product":
+        objective = cross_entropy * recipe.alpha * latency_us.log().clamp_min(1e-3) ** recipe.beta
+        excesses, multipliers = excesses[1:], multipliers[1:]
+    for excess, multiplier in zip(excesses, multipliers, strict=True):
+        # Augmented Lagrangian of excess <= 0 with penalty 1 (Nocedal and Wright, equation 17.65).
+        objective = objective + 0.5 * F.relu(multiplier + excess).square()
+    return objective
 
 
 def _described(constraint: Constraint) -> str:

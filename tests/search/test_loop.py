@@ -1,6 +1,7 @@
 """A whole small search on real digits, with a table that says what blocks cost."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,18 @@ def test_other_ways_to_search_meet_all_constraints_too(changes: dict[str, Any], 
     assert set(result.history[0].expected) == {"latency_us", "params"}
     network = loop.inherited_network(tmp_path, result.architecture)
     assert network[0][0].weight.shape[0] == result.architecture.blocks[0].out_channels
+
+
+def test_the_objective_is_the_published_product_or_a_constraint() -> None:
+    cross_entropy, latency_us = torch.tensor(2.0), torch.tensor(100.0, requires_grad=True)
+    excesses = [latency_us / 80 - 1, torch.tensor(-0.5)]
+    product = replace(RECIPE, objective="product", alpha=0.2, beta=0.6)
+    found = loop.architecture_objective(cross_entropy, latency_us, excesses, [0.0, 0.7], product)
+    assert float(found.detach()) == pytest.approx(2 * 0.2 * math.log(100) ** 0.6 + 0.5 * 0.2**2)
+    (slope,) = torch.autograd.grad(found, latency_us)
+    assert float(slope) == pytest.approx(2 * 0.2 * 0.6 * math.log(100) ** -0.4 / 100)
+    found = loop.architecture_objective(cross_entropy, latency_us, excesses, [0.1, 0.2], RECIPE)
+    assert float(found.detach()) == pytest.approx(2 + 0.5 * (0.1 + 0.25) ** 2)
 
 
 def test_one_resolution_a_step_learns_which_to_take(data: Data, tmp_path: Path) -> None:
