@@ -1,12 +1,13 @@
 """fbnet-search: find the most accurate network of a space within a latency on a device."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fbnet_mobile.cli import options
-from fbnet_mobile.cli.common import format_latency, parse_count, parse_latency_us, run
+from fbnet_mobile.cli.common import parse_count, parse_latency_us, run
 from fbnet_mobile.errors import UserError
 
 if TYPE_CHECKING:
@@ -179,22 +180,19 @@ def command(
             tensorboard=tensorboard,
         )
         if fabric.is_global_zero:
-            _report(folder, result, search_space)
+            _report(folder, result, search_space, constraints)
 
 
-def _report(folder: Path, result: "SearchResult", space: "SearchSpace") -> None:
+def _report(folder: Path, result: "SearchResult", space: "SearchSpace", constraints: "Sequence[Constraint]") -> None:
     network, likely = result.architecture, space.architecture(result.most_likely)
-    met = [(_readable(each.name, each.value), _readable(each.name, each.limit)) for each in result.constraints]
+    pairs = list(zip(constraints, result.constraints, strict=True))
+    met = ", ".join(f"{c.label} {c.readable(each.value)} of {c.readable(each.limit)}" for c, each in pairs)
     print(
-        f"{folder / 'architecture.yaml'}: predicted {', '.join(f'{value} of {limit}' for value, limit in met)}; "
-        f"{network.macs / 1e6:.2f} M MACs, {network.params / 1e6:.3f} M parameters"
+        f"{folder / 'architecture.yaml'}: predicted {met}; {network.macs / 1e6:.2f} M MACs, "
+        f"{network.params / 1e6:.3f} M parameters"
     )
     print(
         "taking each choice's most probable option, whatever the budget, would be predicted "
-        f"{', '.join(_readable(each.name, each.most_likely) for each in result.constraints)}; "
+        f"{', '.join(f'{c.label} {c.readable(each.most_likely)}' for c, each in pairs)}; "
         f"{likely.macs / 1e6:.2f} M MACs, {likely.params / 1e6:.3f} M parameters"
     )
-
-
-def _readable(name: str, value: float) -> str:
-    return format_latency(value) if name.startswith("latency_us") else f"{value:,.0f} {name.replace('_', ' ')}"

@@ -44,9 +44,18 @@ class Constraint:
         ]
         return max(blocks) if self.peak else self.fixed + sum(blocks)
 
+    @property
+    def label(self) -> str:
+        """The name of the cost for people."""
+        return f"latency on {self.where}" if self.where else self.name.replace("_", " ")
+
+    def readable(self, value: float) -> str:
+        """A cost for people."""
+        return f"{value:.1f} us" if self.where else f"{value:,.0f}"
+
     def __str__(self) -> str:
         """The constraint for people."""
-        return f"{self.name} of at most {self.limit:.6g}" + (f" on {self.where}" if self.where else "")
+        return f"{self.label} of at most {self.readable(self.limit)}"
 
 
 def latency_constraint(space: SearchSpace, table: LatencyTable, limit_us: float, number: int = 1) -> Constraint:

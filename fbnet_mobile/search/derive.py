@@ -110,8 +110,8 @@ def require_reachable(space: SearchSpace, constraints: Sequence[Constraint]) -> 
             reach = cost_range(space, constraint.costs, constraint.fixed)
         if constraint.limit < reach.lowest:
             raise UserError(
-                f"no network of space {space.name} has {constraint}: the reachable range is {reach.lowest:.6g} to "
-                f"{reach.highest:.6g}"
+                f"no network of space {space.name} has {constraint}: the reachable range is "
+                f"{constraint.readable(reach.lowest)} to {constraint.readable(reach.highest)}"
             )
 
 

@@ -260,7 +260,8 @@ def search(
             if board is not None:
                 _log(board, row, run.choices)
             expected = ", ".join(
-                f"expected {constraint.name} {row.expected[constraint.name]:.6g} of {constraint.limit:.6g}"
+                f"expected {constraint.label} {constraint.readable(row.expected[constraint.name])} of "
+                f"{constraint.readable(constraint.limit)}"
                 for constraint in constraints
             )
             bar.say(
@@ -435,8 +436,9 @@ class _Search:
         )
 
     def _note(self, epoch: int, loss: float, accuracy: float) -> str:
-        expected = " ".join(f"{name} {value:.4g}" for name, value in self._expected().items())
-        return f"epoch {epoch}/{self.recipe.epochs} loss {loss:.3f} accuracy {accuracy:.1%} expected {expected}"
+        expected = self._expected()
+        costs = ", ".join(constraint.readable(expected[constraint.name]) for constraint in self.constraints)
+        return f"epoch {epoch}/{self.recipe.epochs} loss {loss:.3f} accuracy {accuracy:.1%} expected {costs}"
 
     def _batches(self, split: Any, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         return training_batches(

@@ -175,16 +175,16 @@ def test_a_latency_is_that_of_the_table() -> None:
     constraint = latency_constraint(SPACE, table, 100.0)
     one = assignments()[99]
     assert constraint.total(SPACE, one) == pytest.approx(table.total(SPACE.architecture(one)))
-    assert str(constraint) == "latency_us of at most 100 on phone"
+    assert str(constraint) == "latency on phone of at most 100.0 us"
 
 
 def test_a_budget_out_of_reach_names_the_range(choices: Choices) -> None:
     for budget in (FIXED + 1, FIXED / 2):
         with pytest.raises(
-            UserError, match=r"no network of space tiny has thousand_macs of .*: the reachable range is"
+            UserError, match=r"no network of space tiny has thousand macs of .*: the reachable range is"
         ):
             most_probable(SPACE, log_probabilities(choices), [thousand_macs(budget)])
-    with pytest.raises(UserError, match=r"has peak_activations of at most 900: the reachable range is"):
+    with pytest.raises(UserError, match=r"has peak activations of at most 900: the reachable range is"):
         most_probable(SPACE, log_probabilities(choices), [count_constraint(SPACE, "peak_activations", 900)])
     # The cheapest in one is not the cheapest in the other.
     costs = SPACE.costs(lambda block: 1000.0 - block.params / 100)
