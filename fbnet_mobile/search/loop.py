@@ -393,7 +393,7 @@ class _Search:
             sums[0] += self._weight_step(*next(weight_batches), temperature, progress, epoch, step)
             while architecture_seen < step * self.architecture_steps // self.steps:
                 architecture_seen += 1
-                if progress < recipe.warmup:
+                if epoch - 1 + step / self.steps <= recipe.warmup * recipe.epochs:
                     continue
                 architecture_done += 1
                 sums[1:] += self._architecture_step(*next(architecture_batches), temperature, epoch, step)
