@@ -51,18 +51,23 @@ class Block(nn.Module):
         self.expand = nn.Sequential(
             MutableConv2d(self.input(wide_in, out, residual), middle, 1, bias=False),
             MutableBatchNorm2d(middle),
-            nn.Hardswish(),
+            self.activation(f"{name}_act", search),
         )
         padding = nni.choice(f"{name}_kernel", [3, 5]) // 2 if search else 2
         self.depthwise = nn.Sequential(
             MutableConv2d(middle, middle, kernel, stride=stride, padding=padding, groups=middle, bias=False),
             MutableBatchNorm2d(middle),
-            nn.Hardswish(),
+            self.activation(f"{name}_act", search),
         )
         excite: nn.Module = Excite(middle, options[-1] // 4)
         self.excite = LayerChoice([excite, nn.Identity()], label=f"{name}_excite") if search else excite
         self.project = nn.Sequential(MutableConv2d(middle, out, 1, bias=False), MutableBatchNorm2d(out))
         self.residual = residual
+
+    @staticmethod
+    def activation(label: str, search: bool) -> nn.Module:
+        """One choice of activation for the block."""
+        return LayerChoice([nn.ReLU(), nn.Hardswish()], label=label) if search else nn.Hardswish()
 
     @staticmethod
     def input(wide_in: int, out: Any, residual: bool) -> Any:

@@ -3,7 +3,7 @@
     python benchmarks/supernet_cost.py --rounds 40 -o runs/supernet_cost [--peer-python path/to/nni/bin/python]
 
 Four questions, the first and the last two of a space of six inverted residuals at 64x64 pixels (6 expansions, 4 widths,
-kernels 3 and 5, squeeze-excite, skip):
+kernels 3 and 5, squeeze-excite, two activations, skip):
 
     modes         the supernet in each mode, and NNI's GumbelDARTS with masks (where a Python with nni 3.0 is named),
                   against the largest network of the space on the same batch
@@ -56,7 +56,7 @@ stem: {out_channels: 16, stride: 2}
 stages:
   - {out_channels: {low: 12, high: 24, step: 4}, depth: 3, stride: 1, skip: true,
      expansion_ratio: &e [1, 2, 3, 4, 5, 6], kernel_size: &k [3, 5], squeeze_excite: &s [false, true],
-     activation: &a hswish}
+     activation: &a [relu, hswish]}
   - {out_channels: {low: 24, high: 48, step: 8}, depth: 3, stride: 2, skip: true, expansion_ratio: *e,
      kernel_size: *k, squeeze_excite: *s, activation: *a}
 head: {conv_channels: 192}
@@ -202,10 +202,14 @@ def synchronise(tensor: Tensor) -> None:
 
 
 def largest(space: SearchSpace) -> Architecture:
-    """The largest network of a space: of every choice the largest option, and nothing skipped."""
-    return space.architecture(
-        {name: False if name.endswith(".skip") else max(options) for name, options in space.variables.items()}
-    )
+    """The largest network of a space: of every choice the largest option, nothing skipped, hard swish."""
+    return space.architecture({name: _largest(name, options) for name, options in space.variables.items()})
+
+
+def _largest(name: str, options: tuple[Option, ...]) -> Option:
+    if name.endswith(".skip"):
+        return False
+    return "hswish" if "hswish" in options else max(options)
 
 
 def with_widths(count: int) -> SearchSpace:

@@ -13,7 +13,7 @@ With one-hot weights the supernet computes exactly what the network of that assi
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -100,15 +100,46 @@ def _synchronisable(module: nn.Module) -> nn.Module:
     return module
 
 
+class _Mixed(torch.autograd.Function):
+    """(1 - w) relu(x) + w hswish(x), which keeps x alone for the backward pass, as hard swish by itself does."""
+
+    @staticmethod
+    def forward(context: Any, features: Tensor, weight: Tensor) -> Tensor:
+        """(N, ...) features, a scalar weight."""
+        context.save_for_backward(features, weight)
+        mixed, share = torch.empty_like(features), weight.to(features.dtype)
+        for part, out in zip(_pieces(features), _pieces(mixed), strict=True):
+            torch.clamp_min(part, 0, out=out)
+            out.lerp_(F.hardswish(part), share)
+        return mixed
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The derivatives of both, mixed; for the weight, the difference of the two functions."""
+        features, weight = context.saved_tensors
+        aten, mixed, share = torch.ops.aten, torch.empty_like(features), weight.to(features.dtype)
+        for part, above, out in zip(_pieces(features), _pieces(gradient), _pieces(mixed), strict=True):
+            relu, hswish = aten.threshold_backward(above, part, 0), aten.hardswish_backward(above, part)
+            torch.lerp(relu, hswish, share, out=out)
+        of_weight = None
+        if context.needs_input_grad[1]:
+            difference = F.hardswish(features).sub_(F.relu(features))
+            of_weight = (gradient * difference).sum().to(weight.dtype)
+        return mixed, of_weight
+
+
+def _pieces(features: Tensor) -> tuple[Tensor, ...]:
+    """On a CPU, images that fit into its cache together, so that several operations read and write memory once."""
+    if features.device.type != "cpu":
+        return (features,)
+    return torch.split(features, max(1, 2**18 * len(features) // features.numel()))
+
+
 def mixed_activation(features: Tensor, options: Sequence[Option], weights: Tensor) -> Tensor:
-    """The weighted sum of the activations in ``options``; a single one costs what it costs alone."""
-    functions: dict[Option, Callable[[Tensor], Tensor]] = {"relu": F.relu, "hswish": F.hardswish}
+    """The sum of the activations in ``options`` by weights that add up to 1; a single one costs what it costs alone."""
     if len(options) == 1:
-        return functions[options[0]](features)
-    total = weights[0] * functions[options[0]](features)
-    for weight, option in zip(weights[1:], options[1:], strict=True):
-        total = total + weight * functions[option](features)
-    return total
+        return F.relu(features) if options[0] == "relu" else F.hardswish(features)
+    return cast(Tensor, _Mixed.apply(features, weights[options.index("hswish")]))
 
 
 class SuperBlock(nn.Module):

@@ -194,3 +194,18 @@ def test_what_is_spread_is_where_it_would_be_subsampled_with_zeros_between() -> 
         torch.testing.assert_close(wide.sum(), features.sum())
         (gradient,) = torch.autograd.grad((wide * torch.arange(large)).sum(), features)
         torch.testing.assert_close(gradient[0, 0, 0].long(), torch.arange(small) * large // small, atol=1, rtol=0)
+
+
+def test_mixed_activations_are_the_weighted_sum_with_its_gradients() -> None:
+    features = (8 * torch.rand(3, 4, dtype=torch.double) - 4).requires_grad_()
+    for options in (["relu", "hswish"], ["hswish", "relu"]):
+        weights = torch.tensor([0.3, 0.7], dtype=torch.double, requires_grad=True)
+        by_hand = {"relu": features.relu(), "hswish": features * (features + 3).clamp(0, 6) / 6}
+        expected = sum((w * by_hand[option] for w, option in zip(weights, options, strict=True)), torch.zeros(()))
+        found = supernet.mixed_activation(features, options, weights)
+        torch.testing.assert_close(found, expected)
+        weigh = torch.rand(3, 4, dtype=torch.double)
+        one, other = (torch.autograd.grad((out * weigh).sum(), (features, weights)) for out in (found, expected))
+        torch.testing.assert_close(one[0], other[0])
+        # Weights add up to 1: only the difference of their gradients says anything.
+        torch.testing.assert_close(one[1][0] - one[1][1], other[1][0] - other[1][1])
