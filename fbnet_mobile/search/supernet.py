@@ -220,6 +220,23 @@ class SuperConv(SuperBlock):
         return self.or_skipped(out, features, weights)
 
 
+class _AddToFirst(torch.autograd.Function):
+    """Add fewer channels to the first of more, in place; the gradient of both is a view of the output's."""
+
+    @staticmethod
+    def forward(context: Any, more: Tensor, fewer: Tensor) -> Tensor:
+        """(N, C, H, W) and (N, c, H, W) with c <= C to (N, C, H, W)."""
+        context.channels = fewer.shape[1]
+        context.mark_dirty(more)
+        more[:, : context.channels] += fewer
+        return more
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        return gradient, gradient[:, : context.channels]
+
+
 class SuperInvertedResidual(SuperBlock):
     """An inverted residual at its widest in which width, expansion, kernel, SE, activation and skip are weighted."""
 
@@ -278,16 +295,8 @@ class SuperInvertedResidual(SuperBlock):
         mask = torch.einsum("ie,iec->c", joint, self.middle_masks)
         activation = weights[self.own["activation"]]
 
-        out = self._expanded(features, weights, activation)
         kernel = torch.einsum("k,kyx->yx", weights[self.kernel], self.kernel_masks)
-        out = F.conv2d(
-            out,
-            self.depthwise.weight * kernel,
-            None,
-            self.stride,
-            self.depthwise.padding,
-            groups=self.depthwise.groups,
-        )
+        out = self._depthwise(features, self.depthwise.weight * kernel, weights, activation)
         out = mixed_activation(self.depthwise_norm(out), self.activations, activation)
         if self.squeeze is not None:
             out = out * self._gate(out, mask, joint, weights, activation)
@@ -299,15 +308,20 @@ class SuperInvertedResidual(SuperBlock):
         out = self.project_norm(out, keep * (weights[self.output] @ self.out_masks))
         return self._with_residual(out, features, weights)
 
-    def _expanded(self, features: Tensor, weights: Weights, activation: Tensor) -> Tensor:
-        widest = self.depthwise.in_channels
+    def _depthwise(self, features: Tensor, kernels: Tensor, weights: Weights, activation: Tensor) -> Tensor:
+        """The depthwise convolution of the expanded features, mixed with those of the input itself (expansion 1)."""
         if self.expand is None or self.expand_norm is None:
-            return _fit_channels(features, widest)
-        out = mixed_activation(self.expand_norm(self.expand(features)), self.activations, activation)
+            return self._convolve(_fit_channels(features, len(kernels)), kernels)
+        expanded = mixed_activation(self.expand_norm(self.expand(features)), self.activations, activation)
         if not self.direct.any():
-            return out
+            return self._convolve(expanded, kernels)
+        # A convolution is linear: its inputs are mixed by mixing weights, which costs no pass over the widest map.
         direct: Tensor = weights[self.ratio] @ self.direct
-        return (1 - direct) * out + direct * _fit_channels(features, widest)
+        out = self._convolve(expanded, kernels * (1 - direct))
+        return cast(Tensor, _AddToFirst.apply(out, self._convolve(features, kernels[: features.shape[1]] * direct)))
+
+    def _convolve(self, features: Tensor, kernels: Tensor) -> Tensor:
+        return F.conv2d(features, kernels, None, self.stride, self.depthwise.padding, groups=len(kernels))
 
     def _gate(self, out: Tensor, mask: Tensor, joint: Tensor, weights: Weights, activation: Tensor) -> Tensor:
         assert self.squeeze is not None
