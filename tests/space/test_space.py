@@ -46,13 +46,13 @@ def test_size_and_candidates_agree_with_enumeration() -> None:
 def test_drawn_networks_keep_a_width_in_a_stage_and_skip_only_later_blocks() -> None:
     space = load_space("fbnetv2-f")
     rng = random.Random(0)
-    depths = set()
+    depths, candidates = set(), set(space.candidates())
     for _ in range(50):
         network = space.architecture(space.draw(rng))
         assert network.blocks[0].out_resolution == 112
         assert network.blocks[-1].resolution == 7
         depths.add(len(network.blocks))
-        assert set(network.blocks) <= set(space.candidates())
+        assert set(network.blocks) <= candidates
     assert len(depths) > 3
 
 
