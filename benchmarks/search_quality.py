@@ -1,14 +1,27 @@
-"""Is the network that the search finds better than one drawn at random at the same predicted latency?
+"""Is the network that the search finds better than others at the same measured latency?
 
-    python benchmarks/search_quality.py --data path/to/cifar10 --latency-table runs/demo/host.csv \\
-        --target-latency 80us --seeds 0 1 2 -o runs/search_quality
+    python benchmarks/search_quality.py --data path/to/cifar10 --limit 10000 --latency-table host.csv \\
+        --target-latency 60us 100us --seeds 0 1 2 --search-epochs 20 --train-epochs 20 -o runs/search_quality
 
-For each seed: a search, a random network of the same space whose predicted latency is within 2 % of the found one's,
-and both trained in the same way, by the commands that a user would type. Interrupted, it continues where it was. Prints
-a table and writes results.json beside the runs.
+For each target and seed, all trained by the same recipe on the same images and measured together at the end:
+
+    shared, candidates   found by fbnet-search in each mode; the targets of a seed share its warm-up
+    random0, ...         drawn from the same space, predicted at 96 to 100 % of the target
+    hand-scaled          the space's middle network (of each choice the middle option), its widths scaled by one factor
+    mobilenetv3          torchvision's mobilenet_v3_small, its widths scaled by one factor (width_mult). It is made for
+                         224 pixels: here it has as many strides as the space, the first of its own being taken out.
+                         Without dropout, as the others.
+
+The two scaled ones take the largest factor whose measured latency is at most 2 % above the target; as latency rises in
+steps with width, it prints which targets they come close to where they do not come close to this one. Latency is that
+of the exported file in the table's runtime, by the table's statistic, in rounds over all files. Every search and
+training has a folder of its own: interrupted, the same command goes on, and what is finished is used again. After each
+job it prints how long the rest will take. Prints a table for each target, and writes results.json.
 """
 
 import argparse
+import functools
+import itertools
 import json
 import platform
 import random
@@ -16,112 +29,404 @@ import shlex
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from lightning_fabric import Fabric, seed_everything
+from torch import nn
+from torchvision.models import mobilenet_v3_small
 
-from fbnet_mobile.arch import Architecture
-from fbnet_mobile.devices import HostDevice
+from fbnet_mobile.arch import Architecture, Head, InvertedResidual
+from fbnet_mobile.cli.common import parse_latency_us
+from fbnet_mobile.devices import HostDevice, get_device
+from fbnet_mobile.export.formats import get_format, write
+from fbnet_mobile.export.trace import trace
+from fbnet_mobile.latency.benchmark import benchmark
+from fbnet_mobile.latency.jobs import MeasuringPlan
 from fbnet_mobile.latency.table import LatencyTable
+from fbnet_mobile.nn import build
+from fbnet_mobile.runtimes import get_runtime
 from fbnet_mobile.space import SearchSpace, load_space
-from fbnet_mobile.train.checkpoint import load_checkpoint
+from fbnet_mobile.train.data import Data, load_data
+from fbnet_mobile.train.loop import Recipe, train
+
+FACTORS = tuple(float(factor) for factor in np.geomspace(0.15, 2.0, 66))
+"""By which widths are scaled, in steps of 4 %; what rounds to the same network is one."""
+MODES = ("shared", "candidates")
+
+
+@dataclass(frozen=True)
+class Network:
+    """One that is trained and measured.
+
+    Attributes:
+        name: of its kind, as in the table.
+        target_us: the latency that it was made for.
+        seed: of its search or drawing, and of its training.
+        make: builds it, untrained.
+        text: what it is, as YAML or in words; part of what makes a run the same run.
+        predicted_us: by the table, if the table knows its blocks.
+    """
+
+    name: str
+    target_us: float
+    seed: int
+    make: Callable[[], nn.Module]
+    text: str
+    predicted_us: float | None = None
+
+    @property
+    def folder(self) -> str:
+        """Of its training, inside the output folder."""
+        return f"{self.target_us:g}us/seed{self.seed}/{self.name}"
+
+
+class Benchmark:
+    """The options, the table, the space and the images."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.out = options, options.output
+        self.targets = [parse_latency_us(text) for text in options.target_latency]
+        self.table = LatencyTable.load(options.latency_table)
+        space = load_space(self.table.conditions.space)
+        if len(space.resolution) > 1:
+            sys.exit(f"space {space.name} has several resolutions; this comparison is made at one")
+        self.resolution = space.resolution[0]
+        self.space = space.with_classes(len(self.data.classes))
+        self.device = get_device(self.table.conditions.device)
+        self.jobs_done: dict[str, list[float]] = {"search": [], "train": []}
+
+    @functools.cached_property
+    def data(self) -> Data:
+        """The images."""
+        return load_data(
+            self.options.data, root=self.options.data_root, resolution=self.resolution, limit=self.options.limit
+        )
+
+    def run(self) -> None:
+        """Everything, in such an order that what is there after an interruption is a comparison of some seeds."""
+        networks = []
+        scaled = self.scaled()
+        for seed in self.options.seeds:
+            group = [*self.found(seed), *self.drawn(seed)]
+            for name, target_us in itertools.product(scaled, self.targets):
+                make, text = scaled[name][target_us]
+                group.append(Network(name, target_us, seed, make, text))
+            for network in group:
+                self.train(network)
+            networks += group
+        latencies = self.measure([network.make for network in networks])
+        rows = []
+        for network, latency_us in zip(networks, latencies, strict=True):
+            # Finished, so this only reads what is there.
+            rows.append(
+                {
+                    "network": network.name,
+                    "target_us": network.target_us,
+                    "seed": network.seed,
+                    "test_accuracy": self.train(network),
+                    "measured_us": latency_us,
+                    "predicted_us": network.predicted_us,
+                    "params": sum(parameter.numel() for parameter in network.make().parameters()),
+                }
+            )
+        self.report(rows)
+
+    def found(self, seed: int) -> Iterator[Network]:
+        """What the search finds, in each mode and for each target."""
+        options = self.options
+        for mode in MODES:
+            folder = self.out / f"search-{mode}-seed{seed}"
+            targets = ",".join(f"{target:g}us" for target in self.targets)
+            arguments = [
+                "--latency-table", options.latency_table, "--data", options.data, "--target-latency", targets,
+                "--epochs", options.search_epochs, "--batch-size", options.batch_size, "--mode", mode, "--seed", seed,
+                "-o", folder,
+            ]  # fmt: skip
+            if options.architecture_learning_rate is not None:
+                arguments += ["--architecture-learning-rate", options.architecture_learning_rate]
+            arguments += ["--data-root", options.data_root] if options.data_root else []
+            arguments += ["--limit", options.limit] if options.limit else []
+            with self.timed("search"):
+                fbnet("search", *arguments)
+            for target_us in self.targets:
+                inside = folder / f"{target_us:g}us" if len(self.targets) > 1 else folder
+                yield self.of(mode, target_us, seed, Architecture.load(inside / "architecture.yaml"))
+
+    def drawn(self, seed: int) -> Iterator[Network]:
+        """Random networks at each target."""
+        for target_us, number in itertools.product(self.targets, range(self.options.randoms)):
+            rng = random.Random(f"{target_us}-{seed}-{number}")
+            while True:
+                network = self.space.architecture(self.space.draw(rng), "random")
+                if 0.96 * target_us <= self.table.total(network) <= target_us:
+                    break
+            yield self.of(f"random{number}", target_us, seed, network)
+
+    def of(self, name: str, target_us: float, seed: int, network: Architecture) -> Network:
+        """A network of the space."""
+        return Network(
+            name, target_us, seed, functools.partial(build, network), network.to_yaml(), self.table.total(network)
+        )
+
+    def scaled(self) -> dict[str, dict[float, tuple[Callable[[], nn.Module], str]]]:
+        """For both hand-scaled kinds and each target the network of the largest factor that measures within it."""
+        kinds: dict[str, dict[str, tuple[float, Callable[[], nn.Module]]]] = {"hand-scaled": {}, "mobilenetv3": {}}
+        classes = len(self.data.classes)
+        for factor in FACTORS:
+            network = hand_scaled(self.space, factor)
+            kinds["hand-scaled"].setdefault(network.to_yaml(), (factor, functools.partial(build, network)))
+            make = functools.partial(mobilenetv3, self.space, factor, classes)
+            shape = str([tuple(parameter.shape) for parameter in make().parameters()])
+            kinds["mobilenetv3"].setdefault(shape, (factor, make))
+        chosen: dict[str, dict[float, tuple[Callable[[], nn.Module], str]]] = {}
+        for name, networks in kinds.items():
+            # Kept, so that a later invocation compares the same networks.
+            path = self.out / f"{name}.json"
+            makes = dict(networks.values())
+            measured = json.loads(path.read_text()) if path.exists() else []
+            if [factor for factor, _ in measured] != list(makes):
+                print(f"measuring {len(networks)} widths of {name}", flush=True)
+                measured = list(zip(makes, self.measure(list(makes.values())), strict=True))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(measured))
+            chosen[name] = {}
+            for target_us in self.targets:
+                within = [factor for factor, us in measured if us <= 1.02 * target_us]
+                if not within:
+                    sys.exit(f"{name} at its narrowest takes {min(us for _, us in measured):.1f} us; raise the targets")
+                latency_us = dict(map(tuple, measured))[max(within)]
+                if latency_us < 0.95 * target_us:
+                    print(
+                        f"{name} reaches {latency_us:.1f} of {target_us:g} us, and no width comes closer: for equal "
+                        f"latencies choose another target, of {sorted({round(us) for _, us in measured})}"
+                    )
+                chosen[name][target_us] = (makes[max(within)], f"{name}, widths times {max(within):.3f}")
+        return chosen
+
+    def train(self, network: Network) -> float:
+        """The accuracy on the test images after training, which is not repeated."""
+        folder, options = self.out / network.folder, self.options
+        finished = (folder / "best.pt").exists()
+        if not finished:
+            print(f"training {network.folder}", flush=True)
+        with self.timed("train", count=not finished):
+            seed_everything(network.seed, verbose=False)
+            recipe = Recipe(epochs=options.train_epochs, batch_size=options.batch_size, seed=network.seed)
+            fabric = Fabric(accelerator=options.accelerator, devices=1)
+            result = train(network.make(), self.data, recipe, folder, fabric, architecture=network.text)
+        return result.test_accuracy
+
+    def timed(self, kind: str, count: bool = True) -> "_Timed":
+        """Time a job, and say how long the rest will take."""
+        return _Timed(self, kind, count)
+
+    def remaining_s(self) -> float | None:
+        """How long the rest will take, if it takes as long as what was done in this invocation."""
+        seeds, targets = len(self.options.seeds), len(self.targets)
+        trainings = seeds * targets * (len(MODES) + self.options.randoms + 2)
+        finished = sum((self.out / name).exists() for name in self._expected())
+        searches = seeds * len(MODES)
+        searched = sum(
+            all((found / "architecture.yaml").exists() for found in self._search_folders(mode, seed))
+            for mode, seed in itertools.product(MODES, self.options.seeds)
+        )
+        total = 0.0
+        for kind, left in (("search", searches - searched), ("train", trainings - finished)):
+            if left and not self.jobs_done[kind]:
+                return None
+            total += left * statistics.mean(self.jobs_done[kind] or [0.0])
+        return total
+
+    def _expected(self) -> Iterator[str]:
+        names = [*MODES, *(f"random{number}" for number in range(self.options.randoms)), "hand-scaled", "mobilenetv3"]
+        for target_us, seed, name in itertools.product(self.targets, self.options.seeds, names):
+            yield f"{target_us:g}us/seed{seed}/{name}/best.pt"
+
+    def _search_folders(self, mode: str, seed: int) -> list[Path]:
+        folder = self.out / f"search-{mode}-seed{seed}"
+        return [folder / f"{target_us:g}us" for target_us in self.targets] if len(self.targets) > 1 else [folder]
+
+    def measure(self, makes: list[Callable[[], nn.Module]]) -> list[float]:
+        """Latency in us of each network as an exported file, measured in rounds over all of them."""
+        conditions = self.table.conditions
+        runtime = get_runtime(conditions.runtime)
+        folder = self.out / "models"
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for number, make in enumerate(makes):
+            paths.append(folder / f"{number}{get_format(runtime.format).suffix}")
+            module = make().eval()
+            write(trace(module, (1, 3, self.resolution, self.resolution)), paths[-1], runtime.format)
+        plan = MeasuringPlan(min_rounds=6, max_rounds=self.options.rounds, warmup_ms=5, min_ms=20)
+        rows = benchmark(
+            paths,
+            self.device,
+            conditions.runtime,
+            threads=conditions.threads,
+            statistic=conditions.statistic,
+            plan=plan,
+        )
+        return [row.latency_us for row in rows]
+
+    def report(self, rows: list[dict[str, Any]]) -> None:
+        """Print a table for each target and write results.json."""
+        gains = []
+        for target_us in self.targets:
+            own = [row for row in rows if row["target_us"] == target_us]
+            kinds: dict[str, list[list[dict[str, Any]]]] = {}
+            for seed in self.options.seeds:
+                for row in own:
+                    if row["seed"] == seed:
+                        kind = "random" if row["network"].startswith("random") else row["network"]
+                        kinds.setdefault(kind, [])
+                        if not kinds[kind] or kinds[kind][-1][0]["seed"] != seed:
+                            kinds[kind].append([])
+                        kinds[kind][-1].append(row)
+            accuracies = {kind: [mean(group) for group in groups] for kind, groups in kinds.items()}
+            accuracies["best random"] = [
+                max(row["test_accuracy"] for row in group) for group in kinds.get("random", [])
+            ]
+            seeds = "".join(f"{f'seed {seed}':>9}" for seed in self.options.seeds)
+            print(f"\n{target_us:g} us{'':8} {seeds} {'mean':>8} {'spread':>7} {'measured':>18}")
+            for kind, values in accuracies.items():
+                if not values:
+                    continue
+                measured = [row["measured_us"] for group in kinds.get(kind, []) for row in group]
+                span = f"{min(measured):.1f} to {max(measured):.1f} us" if measured else ""
+                print(
+                    f"{kind:14} {''.join(f'{value:>9.2%}' for value in values)} {statistics.mean(values):>8.2%} "
+                    f"{spread(values):>7.2%} {span:>18}"
+                )
+            for mode, other in itertools.product(MODES, accuracies):
+                if other not in MODES and accuracies[other]:
+                    differences = [a - b for a, b in zip(accuracies[mode], accuracies[other], strict=True)]
+                    gain = {"mean": statistics.mean(differences), "spread": spread(differences)}
+                    gains.append({"target_us": target_us, "mode": mode, "over": other, **gain})
+                    print(f"{mode} over {other}: {100 * gain['mean']:+.2f} points, spread {100 * gain['spread']:.2f}")
+        facts = HostDevice().facts()
+        content = {
+            "machine": {"cpu": facts.cpu, "cores": facts.cores, "system": facts.operating_system},
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "options": {
+                name: value.name if isinstance(value, Path) else str(value)
+                for name, value in vars(self.options).items()
+                if name not in {"data", "data_root", "output"}
+            },
+            "images": {"training": len(self.data.train), "test": len(self.data.test)},
+            "rows": rows,
+            "gains": gains,
+        }
+        (self.out / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+class _Timed:
+    """A job's time, and how long the rest will take."""
+
+    def __init__(self, owner: Benchmark, kind: str, count: bool) -> None:
+        self.owner, self.kind, self.count = owner, kind, count
+
+    def __enter__(self) -> None:
+        self.started = time.monotonic()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        seconds = time.monotonic() - self.started
+        if kind is not None or not self.count or seconds < 5:  # the last: it was there already
+            return
+        self.owner.jobs_done[self.kind].append(seconds)
+        left = self.owner.remaining_s()
+        known = f"about {left / 3600:.1f} h left" if left is not None else "the rest is not known yet"
+        print(f"{self.kind} took {seconds:.0f} s; {known}", flush=True)
+
+
+def mean(group: list[dict[str, Any]]) -> float:
+    """Mean accuracy."""
+    return statistics.mean(float(row["test_accuracy"]) for row in group)
+
+
+def spread(values: list[float]) -> float:
+    """Standard deviation, 0 of a single value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def hand_scaled(space: SearchSpace, factor: float) -> Architecture:
+    """The space's middle network with all widths times a factor, rounded to even numbers of channels."""
+    skip = itertools.cycle((False, True))  # the middle of keeping and skipping: every other block that may be skipped
+    middle = space.architecture(
+        {
+            name: next(skip) if name.endswith(".skip") else options[len(options) // 2]
+            for name, options in space.variables.items()
+        }
+    )
+
+    def wide(channels: int) -> int:
+        return even(channels * factor)
+
+    blocks = []
+    width = 3
+    for block in middle.blocks:
+        changes: dict[str, Any] = {"in_channels": width}
+        if isinstance(block, InvertedResidual):
+            ratio = block.depthwise_channels / block.in_channels
+            if block.expanded_channels is not None:
+                changes["expanded_channels"] = even(ratio * width)
+            if block.se_channels is not None:
+                changes["se_channels"] = even(ratio * width / 4)
+        if isinstance(block, Head):
+            changes["conv_channels"] = wide(block.conv_channels)
+        else:
+            changes["out_channels"] = width = wide(block.out_channels)
+        blocks.append(block.model_copy(update=changes))
+    return Architecture(name=f"scaled-{factor:.3f}", resolution=middle.resolution, blocks=tuple(blocks))
+
+
+def even(channels: float) -> int:
+    """The nearest even number, at least 2."""
+    return max(2, 2 * round(channels / 2))
+
+
+def mobilenetv3(space: SearchSpace, factor: float, classes: int) -> nn.Module:
+    """torchvision's MobileNetV3-Small at a width, with as many strides as the space; its first ones are taken out."""
+    module: nn.Module = mobilenet_v3_small(width_mult=factor, num_classes=classes, dropout=0.0)
+    strided = [part for part in module.modules() if isinstance(part, nn.Conv2d) and part.stride == (2, 2)]
+    wanted = (space.stem.stride == 2) + sum(stage.stride == 2 for stage in space.stages)
+    for convolution in strided[: len(strided) - wanted]:
+        convolution.stride = (1, 1)
+    return module
+
+
+def fbnet(command: str, *arguments: object) -> None:
+    """Print one of the commands and run it; end as it does if it fails, which it has then explained."""
+    words = [f"fbnet-{command}", *map(str, arguments)]
+    print(f"$ {shlex.join(words)}", flush=True)
+    ended = subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:]], check=False)
+    if ended.returncode:
+        sys.exit(ended.returncode)
 
 
 def main() -> None:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(description="Compare searched with random networks at equal predicted latency.")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--data-root")
+    parser = argparse.ArgumentParser(description="Compare searched networks with others at equal measured latency.")
+    parser.add_argument("--data", required=True, help="as for fbnet-search")
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--limit", type=int, help="training images (default: all)")
     parser.add_argument("--latency-table", type=Path, required=True)
-    parser.add_argument("--target-latency", required=True)
+    parser.add_argument("--target-latency", nargs="+", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--search-epochs", type=int, default=3)
-    parser.add_argument("--train-epochs", type=int, default=4)
-    parser.add_argument("--architecture-learning-rate", type=float, default=0.05)
-    parser.add_argument("--randoms", type=int, default=1, help="random networks for each seed (default: 1)")
+    parser.add_argument("--search-epochs", type=int, default=20)
+    parser.add_argument("--train-epochs", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--architecture-learning-rate", type=float, help="default: fbnet-search's")
+    parser.add_argument("--randoms", type=int, default=4, help="random networks for each target and seed (default: 4)")
+    parser.add_argument("--rounds", type=int, default=20, help="most rounds of measuring (default: 20)")
+    parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    options = parser.parse_args()
-    table = LatencyTable.load(options.latency_table)
-    space = load_space(table.conditions.space)
-    images = ["--data", options.data, *(["--data-root", options.data_root] if options.data_root else [])]
-
-    rows = []
-    for seed in options.seeds:
-        folder = options.output / f"seed{seed}"
-        fbnet(
-            "search", "--latency-table", options.latency_table, *images, "--target-latency", options.target_latency,
-            "--epochs", options.search_epochs, "--architecture-learning-rate", options.architecture_learning_rate,
-            "--seed", seed, "-o", folder / "search",
-        )  # fmt: skip
-        found = Architecture.load(folder / "search" / "architecture.yaml")
-        networks = {"searched": found}
-        space = space.with_classes(found.classes)
-        for number in range(options.randoms):
-            drawn = draw_at(space, table, table.total(found), random.Random(f"{seed}-{number}"))
-            networks[f"random{number}"] = drawn
-        for name, network in networks.items():
-            path = folder / f"{name}.yaml"
-            network.save(path)
-            run = folder / name
-            fbnet(
-                "train", "--architecture", path, *images, "--epochs", options.train_epochs, "--seed", seed, "-o", run
-            )  # fmt: skip
-            accuracy = load_checkpoint(run / "best.pt").test_accuracy
-            rows.append(
-                {
-                    "seed": seed,
-                    "network": name,
-                    "test_accuracy": accuracy,
-                    "predicted_us": table.total(network),
-                    "macs": network.macs,
-                    "params": network.params,
-                }
-            )
-    report(rows, options)
-
-
-def fbnet(command: str, *arguments: object) -> None:
-    """Print one of the commands and run it."""
-    words = [f"fbnet-{command}", *map(str, arguments)]
-    print(f"$ {shlex.join(words)}", flush=True)
-    subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:]], check=True)
-
-
-def draw_at(space: SearchSpace, table: LatencyTable, latency_us: float, rng: random.Random) -> Architecture:
-    """A network drawn at random among those within 2 % of a predicted latency."""
-    while True:
-        network = space.architecture(space.draw(rng), "random")
-        if abs(table.total(network) / latency_us - 1) <= 0.02:
-            return network
-
-
-def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Print the table and write results.json."""
-    print(f"{'seed':>4} {'network':10} {'accuracy':>9} {'predicted':>10} {'M MACs':>7} {'M params':>8}")
-    for row in rows:
-        print(
-            f"{row['seed']:>4} {row['network']:10} {row['test_accuracy']:>9.2%} {row['predicted_us']:>7.1f} us "
-            f"{row['macs'] / 1e6:>7.2f} {row['params'] / 1e6:>8.3f}"
-        )
-    searched = [row["test_accuracy"] for row in rows if row["network"] == "searched"]
-    drawn = [row["test_accuracy"] for row in rows if row["network"] != "searched"]
-    gain = statistics.mean(searched) - statistics.mean(drawn)
-    print(
-        f"mean: searched {statistics.mean(searched):.2%}, random {statistics.mean(drawn):.2%}: {100 * gain:+.2f} points"
-    )
-    facts = HostDevice().facts()
-    content = {
-        "machine": {"cpu": facts.cpu, "cores": facts.cores, "system": facts.operating_system},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "options": {
-            name: value.name if isinstance(value, Path) else str(value)
-            for name, value in vars(options).items()
-            if name not in {"data", "output"}
-        },
-        "rows": rows,
-    }
-    (options.output / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    Benchmark(parser.parse_args()).run()
 
 
 if __name__ == "__main__":

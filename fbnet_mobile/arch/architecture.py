@@ -131,3 +131,8 @@ class Architecture(BaseModel):
     def params(self) -> int:
         """Trainable parameters, biases and batch norm included."""
         return sum(block.params for block in self.blocks)
+
+    @property
+    def peak_activations(self) -> int:
+        """The most values of feature maps that are alive at once, for one image (``Block.peak_activations``)."""
+        return max(block.peak_activations for block in self.blocks)

@@ -1,5 +1,7 @@
 """Blocks: the units that a network is a chain of, that a latency table has a row for, and that are searched."""
 
+import importlib.metadata
+import itertools
 import math
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
@@ -61,9 +63,15 @@ _KINDS: dict[str, type["Block"]] = {}
 def block_class(kind: str) -> type["Block"]:
     """The class of a kind of block.
 
+    A kind that is not known yet is looked for in installed packages that name a module of theirs as an entry point of
+    the group ``fbnet_mobile.blocks``; that module defines and registers it.
+
     Raises:
         UserError: no such kind; the message lists the known ones.
     """
+    if kind not in _KINDS:
+        for entry_point in importlib.metadata.entry_points(group="fbnet_mobile.blocks"):
+            entry_point.load()
     if kind not in _KINDS:
         raise UserError(f"unknown block kind {kind!r}; known kinds: {', '.join(sorted(_KINDS))}")
     return _KINDS[kind]
@@ -80,7 +88,9 @@ class Block(BaseModel, ABC):
 
     kind: ClassVar[str]
     choices: ClassVar[tuple[str, ...]] = ()
-    """Names of what a search space may choose in a block of this kind; see ``from_choices``."""
+    """Names of what a search space must say of a block of this kind, one value or several; see ``from_choices``."""
+    optional_choices: ClassVar[tuple[str, ...]] = ()
+    """Names of what it may say besides."""
 
     in_channels: PositiveInt
     out_channels: PositiveInt
@@ -124,6 +134,16 @@ class Block(BaseModel, ABC):
         return sum(convolution.params for convolution in self.convolutions())
 
     @property
+    def peak_activations(self) -> int:
+        """The most values of feature maps that are alive at once for one image: an operation's input and output.
+
+        Counted over the convolutions, each taking the output of the one before; a value is four bytes in float32.
+        """
+        maps = [self.in_channels * self.resolution**2]
+        maps += [convolution.out_channels * convolution.out_resolution**2 for convolution in self.convolutions()]
+        return max(first + second for first, second in itertools.pairwise(maps))
+
+    @property
     def key(self) -> str:
         """The block as one line of text, unique, for a table's row; ``parse_key`` reads it back."""
         fields = self.model_dump()
@@ -147,6 +167,7 @@ class ConvBlock(Block):
     """Convolution, batch norm and activation: the stem, and the projections in some published networks."""
 
     kind: ClassVar[str] = "conv"
+    choices: ClassVar[tuple[str, ...]] = ("kernel_size", "activation")
 
     kernel_size: PositiveInt = 3
     activation: Activation = "relu"
@@ -169,6 +190,7 @@ class InvertedResidual(Block):
 
     kind: ClassVar[str] = "inverted_residual"
     choices: ClassVar[tuple[str, ...]] = ("expansion_ratio", "kernel_size", "squeeze_excite", "activation")
+    optional_choices: ClassVar[tuple[str, ...]] = ("groups",)
 
     expanded_channels: PositiveInt | None = None
     kernel_size: PositiveInt = 3
@@ -208,6 +230,7 @@ class InvertedResidual(Block):
             kernel_size=choices["kernel_size"],
             se_channels=se_channels,
             activation=choices["activation"],
+            groups=choices.get("groups"),
         )
 
     @property
@@ -219,6 +242,17 @@ class InvertedResidual(Block):
     def residual(self) -> bool:
         """Whether the input is added to the output."""
         return self.stride == 1 and self.in_channels == self.out_channels
+
+    @property
+    def peak_activations(self) -> int:
+        """As for any block; a residual's input stays alive until it is added, squeeze-excite works on single pixels."""
+        entering, leaving = self.resolution**2, self.out_resolution**2
+        maps = [self.in_channels * entering, self.depthwise_channels * leaving, self.out_channels * leaving]
+        if self.expanded_channels is not None:
+            maps.insert(1, self.expanded_channels * entering)
+        kept = maps[0] if self.residual else 0
+        pairs = list(itertools.pairwise(maps))
+        return max(sum(pairs[0]), *(first + second + kept for first, second in pairs[1:]))
 
     def convolutions(self) -> tuple[Convolution, ...]:
         """Expansion, depthwise, squeeze-excite's two, projection."""
@@ -239,6 +273,7 @@ class Head(Block):
     """1x1 convolution, global average pool, an optional hidden layer, classifier. ``out_channels`` are the classes."""
 
     kind: ClassVar[str] = "head"
+    choices: ClassVar[tuple[str, ...]] = ("conv_channels", "hidden_channels")
 
     conv_channels: PositiveInt
     hidden_channels: PositiveInt | None = Field(None, description="width of a layer between pool and classifier")

@@ -58,6 +58,18 @@ def parse_latency_us(text: str) -> float:
     return float(match[1]) * {"us": 1.0, "ms": 1e3, "s": 1e6}[match[2]]
 
 
+def parse_count(text: str) -> float:
+    """A number from text such as ``1.5M``, ``300k`` or ``20000``.
+
+    Raises:
+        UserError: no positive number with one of these ends.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMG]?)\s*", text)
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"{text!r} is not a count; write a number such as 1.5M or 300k")
+    return float(match[1]) * {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}[match[2]]
+
+
 def parse_seconds(text: str) -> float:
     """Seconds from text such as ``90s``, ``3m`` or ``1h``.
 

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from fbnet_mobile.arch import Activation, Block, ConvBlock, Head, InvertedResidual
+from fbnet_mobile.errors import UserError
 
 BATCH_NORM_EPS = 1e-5
 
@@ -27,8 +28,10 @@ def build_block(block: Block) -> nn.Module:
     """The freshly initialised module of a block.
 
     Raises:
-        KeyError: the kind of block was never registered.
+        UserError: the kind of block was never registered.
     """
+    if type(block) not in _MODULES:
+        raise UserError(f"no module is known for blocks of kind {block.kind!r}; call register_block for it first")
     return _MODULES[type(block)](block)
 
 

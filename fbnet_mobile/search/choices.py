@@ -51,3 +51,13 @@ class Choices(nn.Module):
             name: torch.tensor([float(option == assignment[name]) for option in options], device=self.one.device)
             for name, options in self.options.items()
         }
+
+
+def straight_through(weights: Tensor) -> Tensor:
+    """1 for the largest weight and exactly 0 for all others, with the gradient of the weights (Jang et al. 2017).
+
+    Where only what has a weight is run, the gradient is that of the largest weight alone.
+    """
+    hard = torch.zeros_like(weights).scatter(0, weights.argmax(0, keepdim=True), 1.0)
+    # As (hard - weights) + weights the zeros would be zeros only up to rounding.
+    return hard * (1 + weights - weights.detach())

@@ -6,9 +6,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from fbnet_mobile.arch import InvertedResidual
+from fbnet_mobile.arch import Block, InvertedResidual
 from fbnet_mobile.nn import ConvBNAct, HeadModule, InvertedResidualModule, Network, SqueezeExcite, build
-from fbnet_mobile.search.supernet import SuperConv, SuperHead, SuperInvertedResidual, Supernet
+from fbnet_mobile.search.supernet import (
+    Candidates,
+    Paths,
+    SuperBlock,
+    SuperConv,
+    SuperHead,
+    SuperInvertedResidual,
+    Supernet,
+)
 from fbnet_mobile.space import Option
 
 
@@ -24,18 +32,22 @@ def inherit(supernet: Supernet, assignment: Mapping[str, Option]) -> Network:
         block = position.block(assignment)
         if block is None:
             continue
-        module = next(modules)
-        if isinstance(part, SuperConv):
-            _conv_and_norm(cast(ConvBNAct, module), part.conv, part.norm)
-        elif isinstance(part, SuperHead):
-            _head(cast(HeadModule, module), part)
-        else:
-            _inverted_residual(
-                cast(InvertedResidualModule, module),
-                cast(SuperInvertedResidual, part),
-                cast(InvertedResidual, block),
-            )
+        _copy(next(modules), cast(SuperBlock, part), block, assignment)
     return network
+
+
+def _copy(module: nn.Module, part: SuperBlock, block: Block, assignment: Mapping[str, Option]) -> None:
+    match part:
+        case Candidates():
+            _copy(module, part.branch(assignment), block, assignment)
+        case Paths():
+            module.load_state_dict(part.module(assignment).state_dict())
+        case SuperConv():
+            _conv_and_norm(cast(ConvBNAct, module), part.conv, part.norm)
+        case SuperHead():
+            _head(cast(HeadModule, module), part)
+        case SuperInvertedResidual():
+            _inverted_residual(cast(InvertedResidualModule, module), part, cast(InvertedResidual, block))
 
 
 def _inverted_residual(module: InvertedResidualModule, part: SuperInvertedResidual, block: InvertedResidual) -> None:

@@ -4,8 +4,8 @@ import difflib
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -72,12 +72,48 @@ class Stem(_Strict):
     activation: Activation = "hswish"
 
 
+def _gather_choices(data: Any, fields: Collection[str]) -> Any:
+    """Move what a kind of block has choices for (``Block.choices``) from among ``fields`` into ``choices``."""
+    if not isinstance(data, Mapping) or isinstance(data.get("choices"), Mapping):
+        return data  # as a space writes itself
+    kind = block_class(data.get("block", "inverted_residual"))
+    own = {name: value for name, value in data.items() if name in fields and name != "choices"}
+    chosen = {name: value for name, value in data.items() if name not in own}
+    names = (*kind.choices, *(name for name in kind.optional_choices if name in chosen))
+    for name in chosen:
+        if name not in names:
+            near = difflib.get_close_matches(name, (*names, *kind.optional_choices, *fields), n=1)
+            raise ValueError(f"unknown field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    for name in names:
+        if name not in chosen:
+            raise ValueError(f"no {name!r} for its blocks")
+    return {**own, "choices": {name: chosen[name] for name in names}}
+
+
+class Candidate(_Strict):
+    """A block of which nothing is left to choose but its widths: its kind, and a value for each of its choices."""
+
+    block: str = "inverted_residual"
+    choices: dict[str, Option]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, data: Any) -> Any:
+        return _gather_choices(data, cls.model_fields)
+
+
+CANDIDATE = "candidate"
+"""What the choice between the ``candidates`` of a stage is called."""
+
+
 class Stage(_Strict):
-    """``depth`` blocks of one kind; all have the same output channels, which are chosen once.
+    """``depth`` blocks; all have the same output channels, which are chosen once.
 
     The first block has the stride and takes the width of the stage before. What else can be chosen in a block depends
-    on its kind (``Block.choices``); each block of the stage chooses for itself. With ``skip`` every block but the
-    first may be left out.
+    on its kind (``Block.choices``); each block of the stage chooses for itself. Instead, ``candidates`` may name whole
+    blocks to choose from, of any kinds, for choices that depend on one another. With ``skip`` every block may be left
+    out that could be an identity: all but the first, and the first too if the stage neither strides nor changes the
+    width, and has but one.
     """
 
     block: str = "inverted_residual"
@@ -86,60 +122,70 @@ class Stage(_Strict):
     stride: PositiveInt = 1
     skip: bool = False
     choices: dict[str, Options]
+    candidates: dict[str, Candidate] = {}
 
     @model_validator(mode="before")
     @classmethod
-    def _gather_choices(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping) or isinstance(data.get("choices"), Mapping):
-            return data  # as a space writes itself
-        names = block_class(data.get("block", "inverted_residual")).choices
-        own = {name: value for name, value in data.items() if name in cls.model_fields and name != "choices"}
-        chosen = {name: value for name, value in data.items() if name not in own}
-        for name in chosen:
-            if name not in names:
-                near = difflib.get_close_matches(name, (*names, *cls.model_fields), n=1)
-                raise ValueError(f"unknown field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        for name in names:
-            if name not in chosen:
-                raise ValueError(f"no {name!r} for its blocks")
-        return {**own, "choices": {name: chosen[name] for name in names}}
+    def _gather(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("candidates"), Mapping) and data["candidates"]:
+            names = data["candidates"]
+            data = {**data, "choices": data.get("choices", {CANDIDATE: list(names)})}
+            candidates = {name: validated(Candidate, names[name], f"candidate {name}") for name in names}
+            return {**data, "candidates": candidates}
+        return _gather_choices(data, cls.model_fields)
 
 
 class HeadChoices(_Strict):
     """The last convolution and classifier; widths before and after the pool may be choices."""
 
     conv_channels: Widths
-    hidden_channels: PositiveInt | None = None
+    hidden_channels: Widths | None = None
     activation: Activation = "hswish"
+
+
+RESOLUTION = "resolution"
+"""The variable that is the input resolution of the network."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """A place in the chain of blocks and the names of the choices that decide which block stands there.
+    """A place in the chain of blocks and the choices that decide which block stands there.
 
-    ``names`` holds the variables in the order of the axes of a cost array: input resolution, input width, output width
-    (left out when it is the same variable), then the block's own.
+    ``variables`` holds their options in the order of the axes of a cost array: input resolution, input width, output
+    width (left out when it is the same variable), then the block's own.
     """
 
     name: str
-    names: tuple[str, ...]
-    resolution: str
+    variables: Mapping[str, tuple[Option, ...]]
     in_channels: str | None
     out_channels: str | None
-    own: tuple[tuple[str, str], ...]
-    """(what the block calls its choice, the variable's name)"""
+    own: Mapping[str, str]
+    """the variable's name by what the block calls its choice"""
     skip: str | None
     build: Callable[[int, int, int, Mapping[str, Any]], Block]
     """(input resolution of the network, input channels, output channels, own choices) -> block"""
+    candidates: Mapping[str, "Position"] = field(default_factory=dict)
+    """for each option of a choice between whole blocks, the position with nothing but that block"""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its variables."""
+        return tuple(self.variables)
+
+    def pin(self, options: Mapping[str, Option]) -> "Position":
+        """The position with no other option than these for some of its variables."""
+        if CANDIDATE in self.own and self.own[CANDIDATE] in options:
+            return self.candidates[str(options[self.own[CANDIDATE]])]
+        return replace(self, variables={**self.variables, **{name: (option,) for name, option in options.items()}})
 
     def block(self, assignment: Mapping[str, Option]) -> Block | None:
         """The block for one value of each variable; none if it is skipped."""
         if self.skip is not None and assignment[self.skip]:
             return None
-        resolution = assignment[self.resolution]
+        resolution = assignment[RESOLUTION]
         in_channels = assignment[self.in_channels] if self.in_channels else 3
         out_channels = assignment[self.out_channels] if self.out_channels else 0
-        own = {choice: assignment[name] for choice, name in self.own}
+        own = {choice: assignment[name] for choice, name in self.own.items()}
         return self.build(int(resolution), int(in_channels), int(out_channels), own)
 
 
@@ -183,13 +229,18 @@ class SearchSpace(_Strict):
 
     def with_classes(self, classes: int) -> Self:
         """The same space for another number of classes."""
-        return self.model_copy(update={"classes": classes})
+        return self.changed(classes=classes)
+
+    def changed(self, **fields: Any) -> Self:
+        """The same space with other values of some fields."""
+        # Not a copy, which would keep the cached variables and positions of the fields as they were.
+        return self.model_validate({**self.model_dump(), **fields})
 
     @cached_property
     def variables(self) -> dict[str, tuple[Option, ...]]:
         """Every choice and its options, in the order of the network."""
         found: dict[str, tuple[Option, ...]] = {
-            "resolution": self.resolution,
+            RESOLUTION: self.resolution,
             "stem.out_channels": self.stem.out_channels,
         }
         for number, stage in enumerate(self.stages, start=1):
@@ -197,10 +248,18 @@ class SearchSpace(_Strict):
             for block in range(1, stage.depth + 1):
                 prefix = f"stage{number}.block{block}"
                 found |= {f"{prefix}.{choice}": options for choice, options in stage.choices.items()}
-                if stage.skip and block > 1:
+                if stage.skip and (block > 1 or self._keeps_shape(number)):
                     found[f"{prefix}.skip"] = (False, True)
         found["head.conv_channels"] = self.head.conv_channels
+        if self.head.hidden_channels is not None:
+            found["head.hidden_channels"] = self.head.hidden_channels
         return found
+
+    def _keeps_shape(self, number: int) -> bool:
+        """Whether the first block of a stage has an output of its input's shape in every network."""
+        stage = self.stages[number - 1]
+        before = self.stages[number - 2].out_channels if number > 1 else self.stem.out_channels
+        return stage.stride == 1 and len(before) == 1 and before == stage.out_channels
 
     @cached_property
     def positions(self) -> tuple[Position, ...]:
@@ -217,37 +276,49 @@ class SearchSpace(_Strict):
                 activation=stem.activation,
             )
 
-        found = [
-            Position(
-                name="stem",
-                names=("resolution", "stem.out_channels"),
-                resolution="resolution",
-                in_channels=None,
-                out_channels="stem.out_channels",
-                own=(),
-                skip=None,
-                build=build_stem,
-            )
-        ]
-        width = "stem.out_channels"
+        def options(*names: str | None) -> dict[str, tuple[Option, ...]]:
+            return {name: self.variables[name] for name in names if name is not None}
+
+        out = "stem.out_channels"
+        found = [Position("stem", options(RESOLUTION, out), None, out, {}, None, build_stem)]
+        width = out
         downsampling: tuple[int, ...] = (stem.stride,)
         for number, stage in enumerate(self.stages, start=1):
             for block in range(1, stage.depth + 1):
                 prefix, out = f"stage{number}.block{block}", f"stage{number}.out_channels"
                 stride = stage.stride if block == 1 else 1
-                skip = f"{prefix}.skip" if stage.skip and block > 1 else None
-                own = tuple((choice, f"{prefix}.{choice}") for choice in stage.choices)
-                names = dict.fromkeys(["resolution", width, out, *(name for _, name in own)])
+                skip = f"{prefix}.skip" if f"{prefix}.skip" in self.variables else None
+                own = {choice: f"{prefix}.{choice}" for choice in stage.choices}
+                shape = options(RESOLUTION, width, out)
+                candidates = {
+                    name: Position(
+                        name=f"{prefix}.{name}",
+                        variables={
+                            **shape,
+                            **{f"{prefix}.{choice}": (option,) for choice, option in candidate.choices.items()},
+                            **options(skip),
+                        },
+                        in_channels=width,
+                        out_channels=out,
+                        own={choice: f"{prefix}.{choice}" for choice in candidate.choices},
+                        skip=skip,
+                        build=_block_builder(block_class(candidate.block), downsampling, stride),
+                    )
+                    for name, candidate in stage.candidates.items()
+                }
+                build = _block_builder(block_class(stage.block), downsampling, stride)
+                if candidates:
+                    build = _candidate_builder(stage.candidates, candidates)
                 found.append(
                     Position(
                         name=prefix,
-                        names=(*names, skip) if skip else tuple(names),
-                        resolution="resolution",
+                        variables={**shape, **options(*own.values(), skip)},
                         in_channels=width,
                         out_channels=out,
                         own=own,
                         skip=skip,
-                        build=_block_builder(block_class(stage.block), downsampling, stride),
+                        build=build,
+                        candidates=candidates,
                     )
                 )
                 width, downsampling = out, (*downsampling, stride)
@@ -257,23 +328,12 @@ class SearchSpace(_Strict):
                 in_channels=in_channels,
                 out_channels=self.classes,
                 resolution=_reduced(resolution, downsampling),
-                conv_channels=own["conv_channels"],
-                hidden_channels=head.hidden_channels,
                 activation=head.activation,
+                **own,
             )
 
-        found.append(
-            Position(
-                name="head",
-                names=("resolution", width, "head.conv_channels"),
-                resolution="resolution",
-                in_channels=width,
-                out_channels=None,
-                own=(("conv_channels", "head.conv_channels"),),
-                skip=None,
-                build=build_head,
-            )
-        )
+        own = {choice: name for choice in Head.choices if (name := f"head.{choice}") in self.variables}
+        found.append(Position("head", options(RESOLUTION, width, *own.values()), width, None, own, None, build_head))
         return tuple(found)
 
     def size(self) -> int:
@@ -281,7 +341,7 @@ class SearchSpace(_Strict):
         total = 1
         private: set[str] = set()
         for position in self.positions:
-            own = [name for _, name in position.own]
+            own = list(position.own.values())
             private.update(own, [position.skip] if position.skip else [])
             total *= math.prod(len(self.variables[name]) for name in own) + (position.skip is not None)
         return total * math.prod(len(options) for name, options in self.variables.items() if name not in private)
@@ -304,7 +364,7 @@ class SearchSpace(_Strict):
         """For each position an array of block costs, one axis for each of its ``names``; a skipped block costs 0."""
         found = {}
         for position in self.positions:
-            options = [self.variables[name] for name in position.names]
+            options = list(position.variables.values())
             array = np.zeros([len(values) for values in options])
             for index in np.ndindex(array.shape):
                 values = {name: option[i] for name, option, i in zip(position.names, options, index, strict=True)}
@@ -328,6 +388,37 @@ class SearchSpace(_Strict):
             resolution=int(assignment["resolution"]),
             blocks=tuple(block for block in blocks if block is not None),
         )
+
+    def find(self, network: Architecture) -> dict[str, Option] | None:
+        """The assignment that describes a network, or None if the space does not hold it.
+
+        Biases are not compared: before a batch norm they make no difference, and no space has a choice for them.
+        """
+        blocks = [_without_bias(block) for block in network.blocks]
+
+        def search(number: int, done: int, assignment: dict[str, Option]) -> dict[str, Option] | None:
+            if number == len(self.positions):
+                return assignment if done == len(blocks) else None
+            position = self.positions[number]
+            free = [name for name in position.names if name not in assignment]
+            tried_without = False
+            for values in itertools.product(*(self.variables[name] for name in free)):
+                chosen = {**assignment, **dict(zip(free, values, strict=True))}
+                block = position.block(chosen)
+                if block is None:
+                    if tried_without:
+                        continue  # a skipped block's other choices make no difference
+                    tried_without = True
+                elif done == len(blocks) or _without_bias(block) != blocks[done]:
+                    continue
+                found = search(number + 1, done + (block is not None), chosen)
+                if found is not None:
+                    return found
+            return None
+
+        if network.resolution not in self.resolution or network.input_channels != 3:
+            return None
+        return search(0, 0, {RESOLUTION: network.resolution})
 
     def first(self) -> dict[str, Option]:
         """The assignment that takes each variable's first option."""
@@ -357,6 +448,20 @@ def _block_builder(
         )
 
     return build
+
+
+def _candidate_builder(
+    candidates: Mapping[str, Candidate], positions: Mapping[str, Position]
+) -> Callable[[int, int, int, Mapping[str, Any]], Block]:
+    def build(resolution: int, in_channels: int, out_channels: int, own: Mapping[str, Any]) -> Block:
+        name = own[CANDIDATE]
+        return positions[name].build(resolution, in_channels, out_channels, candidates[name].choices)
+
+    return build
+
+
+def _without_bias(block: Block) -> Block:
+    return block.model_copy(update={"bias": None}) if "bias" in type(block).model_fields else block
 
 
 def packaged_spaces() -> tuple[str, ...]:

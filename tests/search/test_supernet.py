@@ -1,14 +1,18 @@
 """From first principles: with one-hot weights the supernet is the network of that assignment."""
 
 import random
+from typing import ClassVar, get_args
 
 import pytest
 import torch
 from torch import nn
 
+from fbnet_mobile.arch import Block, Convolution
+from fbnet_mobile.nn import register_block
+from fbnet_mobile.search import supernet
 from fbnet_mobile.search.choices import Choices
 from fbnet_mobile.search.inherit import inherit
-from fbnet_mobile.search.supernet import MaskedBatchNorm, Supernet, column_masks
+from fbnet_mobile.search.supernet import MaskedBatchNorm, Mode, Supernet, column_masks
 from fbnet_mobile.space import SearchSpace, load_space
 
 EVERY_CHOICE = """
@@ -33,8 +37,53 @@ stages:
     kernel_size: [5, 3]
     squeeze_excite: [false, true]
     activation: [relu, hswish]
-head: {conv_channels: [24, 40], hidden_channels: 20}
+  - block: conv
+    out_channels: [24, 32]
+    stride: 2
+    kernel_size: [1, 3]
+    activation: [hswish, relu]
+  - out_channels: [16, 24]
+    depth: 2
+    skip: true
+    candidates:
+      small: {expansion_ratio: 1, kernel_size: 3, squeeze_excite: false, activation: relu, groups: 2}
+      wide: {expansion_ratio: 2, kernel_size: 5, squeeze_excite: true, activation: hswish}
+      mine: {block: blur, strength: 2}
+  - block: blur
+    out_channels: [16, 24]
+    depth: 2
+    skip: true
+    strength: [1, 3]
+head: {conv_channels: [24, 40], hidden_channels: [12, 20]}
 """
+
+
+class Blur(Block):
+    """A user's own kind of block: its module is no chain of ours, and its width follows from both of its widths."""
+
+    kind: ClassVar[str] = "blur"
+    choices: ClassVar[tuple[str, ...]] = ("strength",)
+    strength: int
+
+    def convolutions(self) -> tuple[Convolution, ...]:
+        return (Convolution(self.in_channels, self.out_channels, 1, self.out_resolution),)
+
+
+class BlurModule(nn.Module):
+    def __init__(self, block: Blur) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(2 * block.strength + 1, stride=1, padding=block.strength)
+        self.conv = nn.Sequential(
+            nn.Conv2d(block.in_channels, block.out_channels, 1), nn.BatchNorm2d(block.out_channels)
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.conv(self.pool(features))
+        return out.sin()
+
+
+register_block(Blur, BlurModule)
+MODES = get_args(Mode)
 
 
 def randomise(module: nn.Module, generator: torch.Generator) -> None:
@@ -51,12 +100,28 @@ def randomise(module: nn.Module, generator: torch.Generator) -> None:
                 tensor.data.uniform_(low, high, generator=generator)
 
 
-@pytest.mark.parametrize("name", ["every-choice", "small"])
-def test_one_hot_weights_give_the_standalone_network(name: str) -> None:
-    space = SearchSpace.from_yaml(EVERY_CHOICE) if name == "every-choice" else load_space(name)
+def every_choice(mode: Mode) -> SearchSpace:
+    """For ``paths``, of which there is a module for each combination, with fewer options."""
+    text = EVERY_CHOICE
+    if mode == "paths":
+        text = text.replace("{low: 0.75, high: 3.75, step: 0.5}", "[0.75, 2.25]").replace("[3, 5, 7]", "[3, 7]")
+        text = text.replace("[8, 12, 16]", "[8, 12]").replace("{low: 16, high: 32, step: 8}", "[16, 24]")
+    return SearchSpace.from_yaml(text)
+
+
+def at_32_pixels(name: str) -> SearchSpace:
+    """A packaged space at a few pixels, to be fast."""
+    return load_space(name).changed(resolution=32, classes=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [*(("every-choice", mode) for mode in MODES), ("small", "shared"), ("fbnet", "candidates")]
+)
+def test_one_hot_weights_give_the_standalone_network(name: str, mode: Mode) -> None:
+    space = every_choice(mode) if name == "every-choice" else at_32_pixels(name)
     generator, rng = torch.Generator().manual_seed(0), random.Random(0)
-    supernet, choices = Supernet(space).eval(), Choices(space)
-    randomise(supernet, generator)
+    parent, choices = Supernet(space, mode).eval(), Choices(space)
+    randomise(parent, generator)
     largest = max(space.resolution)
     images = torch.randn(2, 3, largest, largest, generator=generator)
     outputs = []
@@ -64,26 +129,47 @@ def test_one_hot_weights_give_the_standalone_network(name: str) -> None:
         assignment = space.draw(rng)
         small = int(assignment["resolution"])
         index = torch.div(torch.arange(small) * largest, small, rounding_mode="floor")
-        network = inherit(supernet, assignment).eval()
+        network = inherit(parent, assignment).eval()
         with torch.no_grad():
             expected = network(images[..., index, :][..., index])
-            found = supernet(images, choices.one_hot(assignment))
+            found = parent(images, choices.one_hot(assignment))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         outputs.append(found)
     assert torch.stack(outputs).std(0).min() > 1e-3, "the outputs must depend on the architecture"
 
 
-def test_gradients_reach_every_option_of_every_choice() -> None:
-    space = SearchSpace.from_yaml(EVERY_CHOICE)
-    supernet, choices = Supernet(space), Choices(space)
-    randomise(supernet, torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("mode", MODES)
+def test_batch_norm_learns_of_each_channel_what_the_standalone_networks_does(mode: Mode) -> None:
+    space = every_choice(mode).changed(resolution=32)
+    generator, rng = torch.Generator().manual_seed(0), random.Random(2)
+    parent, choices = Supernet(space, mode).train(), Choices(space)
+    randomise(parent, generator)
+    images = torch.randn(16, 3, 32, 32, generator=generator)
+    for _ in range(4):
+        assignment = space.draw(rng)
+        network = inherit(parent, assignment).train()
+        with torch.no_grad():
+            torch.testing.assert_close(
+                parent(images, choices.one_hot(assignment)), network(images), rtol=1e-4, atol=1e-4
+            )
+        learnt = inherit(parent, assignment).state_dict()
+        for name, value in network.state_dict().items():
+            if name.endswith(("running_mean", "running_var")):
+                torch.testing.assert_close(learnt[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_reach_every_option_of_every_choice(mode: Mode) -> None:
+    space = every_choice(mode)
+    parent, choices = Supernet(space, mode), Choices(space)
+    randomise(parent, torch.Generator().manual_seed(1))
     torch.manual_seed(0)
     weights = choices.sample(5.0, torch.Generator().manual_seed(0))
-    supernet(torch.randn(8, 3, 32, 32), weights).square().mean().backward()
+    parent(torch.randn(8, 3, 32, 32), weights).square().mean().backward()
     for logits in choices.logits:
         assert logits.grad is not None
         assert (logits.grad != 0).all()
-    assert all(parameter.grad is not None for parameter in supernet.parameters())
+    assert all(parameter.grad is not None for parameter in parent.parameters())
 
 
 def test_mask_is_the_weighted_sum_of_column_masks_outside_batch_norm() -> None:
@@ -97,3 +183,29 @@ def test_mask_is_the_weighted_sum_of_column_masks_outside_batch_norm() -> None:
     plain.load_state_dict({**norm.state_dict(), **plain.state_dict(), "bias": norm.bias})
     torch.testing.assert_close(masked, plain(features) * mask[:, None, None])
     torch.testing.assert_close(norm.running_var, plain.running_var)
+
+
+def test_what_is_spread_is_where_it_would_be_subsampled_with_zeros_between() -> None:
+    for large, small in ((16, 16), (16, 8), (16, 12), (28, 7), (15, 11), (62, 28)):
+        features = torch.rand(2, 3, small, small, dtype=torch.double, requires_grad=True)
+        wide = supernet._spread(features, large)
+        torch.testing.assert_close(supernet._subsample(wide, small), features)
+        assert int((wide != 0).sum()) == features.numel()
+        torch.testing.assert_close(wide.sum(), features.sum())
+        (gradient,) = torch.autograd.grad((wide * torch.arange(large)).sum(), features)
+        torch.testing.assert_close(gradient[0, 0, 0].long(), torch.arange(small) * large // small, atol=1, rtol=0)
+
+
+def test_mixed_activations_are_the_weighted_sum_with_its_gradients() -> None:
+    features = (8 * torch.rand(3, 4, dtype=torch.double) - 4).requires_grad_()
+    for options in (["relu", "hswish"], ["hswish", "relu"]):
+        weights = torch.tensor([0.3, 0.7], dtype=torch.double, requires_grad=True)
+        by_hand = {"relu": features.relu(), "hswish": features * (features + 3).clamp(0, 6) / 6}
+        expected = sum((w * by_hand[option] for w, option in zip(weights, options, strict=True)), torch.zeros(()))
+        found = supernet.mixed_activation(features, options, weights)
+        torch.testing.assert_close(found, expected)
+        weigh = torch.rand(3, 4, dtype=torch.double)
+        one, other = (torch.autograd.grad((out * weigh).sum(), (features, weights)) for out in (found, expected))
+        torch.testing.assert_close(one[0], other[0])
+        # Weights add up to 1: only the difference of their gradients says anything.
+        torch.testing.assert_close(one[1][0] - one[1][1], other[1][0] - other[1][1])

@@ -8,6 +8,7 @@ import pytest
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.space import SearchSpace, load_space, packaged_spaces
+from fbnet_mobile.zoo import load_network
 
 TINY = """
 name: tiny
@@ -45,14 +46,19 @@ def test_size_and_candidates_agree_with_enumeration() -> None:
 def test_drawn_networks_keep_a_width_in_a_stage_and_skip_only_later_blocks() -> None:
     space = load_space("fbnetv2-f")
     rng = random.Random(0)
-    depths = set()
+    depths, candidates = set(), set(space.candidates())
     for _ in range(50):
         network = space.architecture(space.draw(rng))
         assert network.blocks[0].out_resolution == 112
         assert network.blocks[-1].resolution == 7
         depths.add(len(network.blocks))
-        assert set(network.blocks) <= set(space.candidates())
+        assert set(network.blocks) <= candidates
     assert len(depths) > 3
+
+
+def test_another_number_of_classes_reaches_the_network() -> None:
+    space = load_space("small").with_classes(7)
+    assert space.architecture(space.first()).classes == 7
 
 
 def test_costs_add_up_to_the_network() -> None:
@@ -67,10 +73,37 @@ def test_costs_add_up_to_the_network() -> None:
 
 
 def test_packaged_spaces_load() -> None:
-    assert {"small", "fbnetv2-f"} <= set(packaged_spaces())
+    assert set(packaged_spaces()) == {"small", "fbnet", "fbnetv2-f", "fbnetv2-p", "fbnetv2-l"}
     for name in packaged_spaces():
-        assert load_space(name).size() > 1
-    assert math.log10(load_space("fbnetv2-f").size()) > 30
+        space = load_space(name)
+        assert SearchSpace.model_validate_json(space.model_dump_json()) == space
+    assert load_space("fbnet").size() == 9**22 * 2, "22 layers of 9 candidates, and two widths of the head"
+    assert all(math.log10(load_space(f"fbnetv2-{family}").size()) > 30 for family in "fpl")
+
+
+@pytest.mark.parametrize(
+    ("space", "networks"),
+    [("fbnetv2-l", ["fbnetv2-l1", "fbnetv2-l2"]), ("fbnet", ["fbnet-a", "fbnet-b", "fbnet-c"])],
+)
+def test_spaces_hold_the_networks_that_were_found_in_them(space: str, networks: list[str]) -> None:
+    for name in networks:
+        network = load_network(name)
+        assignment = load_space(space).find(network)
+        assert assignment is not None, name
+        found = load_space(space).architecture(assignment)
+        assert (found.macs, found.resolution) == (network.macs, network.resolution)
+
+
+def test_a_network_is_found_by_its_blocks_whatever_was_skipped() -> None:
+    space, rng = load_space("small"), random.Random(0)
+    for _ in range(20):
+        network = space.architecture(space.draw(rng))
+        assignment = space.find(network)
+        assert assignment is not None
+        assert space.architecture(assignment) == network
+    # Their expansions and projections are not in the paper's table, as the space's file says.
+    assert all(load_space("fbnetv2-f").find(load_network(f"fbnetv2-f{number}")) is None for number in (1, 2, 3, 4))
+    assert load_space("fbnetv2-f").find(network) is None
 
 
 @pytest.mark.parametrize(
@@ -105,6 +138,6 @@ def test_a_mistake_is_named_in_one_line(tmp_path: Path, old: str, new: str, mess
 
 def test_unknown_space_lists_the_known_ones() -> None:
     with pytest.raises(
-        UserError, match=r"unknown space 'smal'; did you mean 'small'\? packaged spaces: fbnetv2-f, small"
+        UserError, match=r"unknown space 'smal'; did you mean 'small'\? packaged spaces: fbnet, fbnetv2-f"
     ):
         load_space("smal")

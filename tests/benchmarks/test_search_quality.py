@@ -1,0 +1,32 @@
+"""What the found networks are compared with is what it is said to be."""
+
+import torch
+from search_quality import hand_scaled, mobilenetv3
+from torch import nn
+
+from fbnet_mobile.arch import InvertedResidual
+from fbnet_mobile.nn import build
+from fbnet_mobile.space import load_space
+
+
+def test_the_middle_network_is_scaled_in_all_its_widths() -> None:
+    space = load_space("small")
+    plain, wide = hand_scaled(space, 1.0), hand_scaled(space, 2.0)
+    assert [block.out_channels for block in plain.blocks] == [16, 16, 16, 32, 64, 64, 10]
+    assert [block.out_channels for block in wide.blocks] == [32, 32, 32, 64, 128, 128, 10]
+    for one, two in zip(plain.blocks, wide.blocks, strict=True):
+        if isinstance(one, InvertedResidual) and isinstance(two, InvertedResidual):
+            assert two.depthwise_channels == 2 * one.depthwise_channels
+    assert 3 < wide.macs / plain.macs < 4, "the stem is wider in its output alone"
+    assert build(wide).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_mobilenetv3_reduces_the_image_as_the_space_does() -> None:
+    space = load_space("small")
+    features: list[tuple[int, ...]] = []
+    module = mobilenetv3(space, 0.5, 7).eval()
+    pool = next(part for part in module.children() if isinstance(part, nn.AdaptiveAvgPool2d))
+    pool.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].shape))
+    assert module(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+    ours = space.architecture(space.first()).blocks[-1]
+    assert features[0][-1] == ours.resolution == 4

@@ -1,0 +1,42 @@
+"""Search a tiny space on scikit-learn's digits: called by the tests, and run by them as a program in two processes."""
+
+import sys
+from pathlib import Path
+
+from lightning_fabric import Fabric
+
+from fbnet_mobile.search.constraint import count_constraint
+from fbnet_mobile.search.loop import SearchRecipe, SearchResult, search
+from fbnet_mobile.space import SearchSpace
+from fbnet_mobile.train.data import load_data
+
+SPACE = SearchSpace.from_yaml(
+    """
+name: tiny
+resolution: [12, 16]
+classes: 10
+stem: {out_channels: [8, 12], stride: 2}
+stages:
+  - out_channels: [8, 12]
+    depth: 2
+    skip: true
+    expansion_ratio: [1, 2]
+    kernel_size: [3, 5]
+    squeeze_excite: [false, true]
+    activation: [relu, hswish]
+head: {conv_channels: [16, 24]}
+"""
+)
+
+
+def run(out_dir: Path, processes: int) -> SearchResult:
+    fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto")
+    fabric.launch()
+    data = load_data("digits", resolution=16, limit=400, show_progress=False)
+    recipe = SearchRecipe(epochs=2, batch_size=32, learning_rate=0.05, architecture_learning_rate=0.05)
+    macs = count_constraint(SPACE, "macs", 100_000)
+    return search(SPACE, [macs], data, recipe, out_dir, fabric, show_progress=False)
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), int(sys.argv[2]))
