@@ -165,7 +165,7 @@ def test_several_constraints_are_all_met_by_the_most_probable_network(choices: C
 
 
 def test_a_latency_is_that_of_the_table() -> None:
-    row = Measurement(7.0, *[7.0] * 5, runs=1, rounds=1, spread=0.0)
+    row = Measurement(7.0, *[7.0] * 5, runs=1, rounds=1, uncertainty=0.0)
     rows = {LatencyTable.row_key(INVOCATION): replace(row, latency_us=5.0)}
     rows |= {
         LatencyTable.row_key(BLOCK, [block]): replace(row, latency_us=5 + block.macs / 1e3)

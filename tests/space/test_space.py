@@ -122,7 +122,7 @@ def test_a_network_is_found_by_its_blocks_whatever_was_skipped() -> None:
         ("activation: relu", "activation: gelu", "activation: Input should be 'relu' or 'hswish'"),
         ("classes: 4", "clases: 4", "clases"),
         ("depth: 2", "depth: two", "stage 1: depth"),
-        ("depth: 2", "depth: 2\n    block: fused", "unknown block kind 'fused'"),
+        ("depth: 2", "depth: 2\n    block: unheard", "unknown block kind 'unheard'"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
