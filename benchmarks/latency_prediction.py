@@ -3,11 +3,12 @@
     python benchmarks/latency_prediction.py --table runs/host.csv --seed 0 -o runs/latency_prediction
 
 Profiles the space into the table, unless the table is there, and says how long that took, how much of it went into
-building model files, and the memory that all its processes held. Then measures networks drawn with the seed, none of
-which the table was calibrated with, and the published FBNetV2 and FBNet-C networks, in interleaved rounds; among them
-some blocks of the table, whose latency says whether the machine is still what it was. Prints for each method its error,
-and how well the measurements repeat themselves, and writes results.json and predicted.svg. A prediction is compared as
-it is, whatever those blocks say.
+building model files, and the memory that all its processes held. The networks to be predicted are drawn with the seed
+and measured in the same rounds as the blocks, so that both meet the same machine; the table is then written without
+them, and was not calibrated with them. If the table is there already, or --budget leaves no time for them, they are
+measured afterwards. The published FBNetV2 and FBNet-C networks always are; among them some blocks of the table, whose
+latency says whether the machine is still what it was. Prints for each method its error, and how well the measurements
+repeat themselves, and writes results.json and predicted.svg.
 
 With --peer-python it also builds 20 blocks with ours and with litert-torch, which wants an environment of its own:
 
@@ -32,22 +33,20 @@ from typing import Any
 
 import numpy as np
 
-from fbnet_mobile.arch import Architecture, Block
+from fbnet_mobile.arch import Block
 from fbnet_mobile.cli.common import format_latency, parse_seconds
 from fbnet_mobile.devices import HostDevice
 from fbnet_mobile.latency.calibration import prediction_error
 from fbnet_mobile.latency.files import build
 from fbnet_mobile.latency.jobs import MeasuringPlan
-from fbnet_mobile.latency.measure import RowKey, halves, measure
-from fbnet_mobile.latency.profile import profile
-from fbnet_mobile.latency.table import BLOCK, MEASURED, NETWORK, LatencyTable
+from fbnet_mobile.latency.measure import RowKey, measure
+from fbnet_mobile.latency.profile import NETWORK_REPEATS, NETWORKS, profile
+from fbnet_mobile.latency.table import BLOCK, MEASURED, NETWORK, LatencyTable, Measurement
 from fbnet_mobile.runtimes import get_runtime
 from fbnet_mobile.space import load_space
 from fbnet_mobile.zoo import load_network
 
 PUBLISHED = ("fbnetv2-f1", "fbnetv2-f2", "fbnetv2-f3", "fbnetv2-f4", "fbnet-c")
-REPEATS = 4
-"""How often a network is measured in each round."""
 REFERENCES = 40
 """Blocks of the table that are measured again among the networks."""
 PEER = """
@@ -73,20 +72,24 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--budget", help="for profiling, such as 3m (default: none)")
+    parser.add_argument("--rounds", type=int, default=7, help="of profiling, at most (default: 7)")
     parser.add_argument("--networks", type=int, default=100, help="to draw (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="of the networks drawn")
     parser.add_argument("--peer-python", type=Path, help="of an environment with litert-torch")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for results.json and predicted.svg")
     options = parser.parse_args()
     results: dict[str, Any] = {}
+    among: dict[RowKey, Measurement] = {}
     if not options.table.exists():
         results["profiling"] = profiled(options)
+        if not options.budget:
+            among = set_apart(options)
     table = LatencyTable.load(options.table)
     conditions = table.conditions
     own = (conditions.space, conditions.runtime, conditions.precision, conditions.threads)
     if own != (options.space, options.runtime, options.precision, options.threads):
         parser.error(f"{options.table} is for {own}")
-    results |= compared(table, options)
+    results |= compared(table, among, options)
     report(table, results)
     if options.peer_python is not None:
         results["building"] = built(options)
@@ -119,7 +122,8 @@ def profiled(options: argparse.Namespace) -> dict[str, float]:
         if done == total:
             print(f"{now - begun:6.0f} s: {step}: {done} of {total}", flush=True)
 
-    plan = MeasuringPlan(budget_s=parse_seconds(options.budget) if options.budget else None)
+    budget_s = parse_seconds(options.budget) if options.budget else None
+    plan = MeasuringPlan(max_rounds=options.rounds, budget_s=budget_s, seed=options.seed)
     with memory() as peak_mb:
         profile(
             load_space(options.space),
@@ -129,6 +133,7 @@ def profiled(options: argparse.Namespace) -> dict[str, float]:
             options.table,
             threads=options.threads,
             precision=options.precision,
+            networks=NETWORKS if options.budget else NETWORKS + options.networks,
             plan=plan,
             progress=progress,
         )
@@ -139,6 +144,16 @@ def profiled(options: argparse.Namespace) -> dict[str, float]:
         f"at most {cost['peak_memory_mb']:.0f} MB in memory, children included"
     )
     return cost
+
+
+def set_apart(options: argparse.Namespace) -> dict[RowKey, Measurement]:
+    """Take the networks that are to be predicted out of the table; the others calibrate it."""
+    table = LatencyTable.load(options.table)
+    networks = [key for key in table.rows if key[0] == NETWORK]
+    chosen = set(random.Random(options.seed).sample(networks, options.networks))
+    kept = {key: row for key, row in table.rows.items() if key not in chosen}
+    LatencyTable(table.conditions, kept).save(options.table)
+    return {key: table.rows[key] for key in sorted(chosen)}
 
 
 class memory:  # noqa: N801  # used as a function
@@ -174,61 +189,63 @@ class memory:  # noqa: N801  # used as a function
             self.found.append(kilobytes / 1e3)
 
 
-def compared(table: LatencyTable, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure the networks and some blocks, and predict the networks."""
+def compared(table: LatencyTable, among: dict[RowKey, Measurement], options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what was not measured among the blocks, some blocks again, and predict the networks."""
     space, rng = load_space(options.space), random.Random(f"networks that none has seen, {options.seed}")
+    networks = {key: (f"random{number}", LatencyTable.parse_blocks(key[1])) for number, key in enumerate(among)}
     calibrated = {blocks for blocks, _ in table.networks()}
-    networks: dict[RowKey, Architecture] = {}
     while len(networks) < options.networks:
-        drawn_network = space.architecture(space.draw(rng), f"random{len(networks)}")
-        if drawn_network.blocks not in calibrated:
-            networks[LatencyTable.row_key(NETWORK, drawn_network.blocks)] = drawn_network
+        blocks = space.architecture(space.draw(rng)).blocks
+        if blocks not in calibrated:
+            networks[LatencyTable.row_key(NETWORK, blocks)] = f"random{len(networks)}", blocks
     for name in PUBLISHED:
         published = load_network(name)
-        networks[LatencyTable.row_key(NETWORK, published.blocks)] = published
-    blocks = [key for key, row in table.blocks().items() if row.source == MEASURED]
-    references = {(BLOCK, key): (Block.parse_key(key),) for key in rng.sample(blocks, min(REFERENCES, len(blocks)))}
+        networks[LatencyTable.row_key(NETWORK, published.blocks)] = name, published.blocks
+    measured = [key for key, row in table.blocks().items() if row.source == MEASURED]
+    references = {(BLOCK, key): (Block.parse_key(key),) for key in rng.sample(measured, min(REFERENCES, len(measured)))}
     # The published networks hold blocks that are not in the space.
     outside = {
         LatencyTable.row_key(BLOCK, [block]): (block,)
-        for network in networks.values()
-        for block in table.missing(network.blocks)
+        for _, blocks in networks.values()
+        for block in table.missing(blocks)
     }
 
-    plan = MeasuringPlan(min_rounds=6, max_rounds=8, repeatability=0.005, min_ms=20, seed=options.seed)
+    plan = MeasuringPlan(min_rounds=6, max_rounds=8, repeatability=0.005, seed=options.seed)
     with tempfile.TemporaryDirectory() as folder:
-        print(f"building {len(networks)} networks", flush=True)
-        wanted = {**{key: network.blocks for key, network in networks.items()}, **references, **outside}
+        later = {key: blocks for key, (_, blocks) in networks.items() if key not in among}
+        print(f"building and measuring {len(later)} networks", flush=True)
+        wanted = {**later, **references, **outside}
         files = build(wanted, Path(folder) / "models", get_runtime(options.runtime).format, options.precision)
-        print("measuring them", flush=True)
-        repeats = dict.fromkeys(networks, REPEATS)
         found = measure(
             HostDevice(), options.runtime, options.threads, files, table.conditions.statistic, plan,
-            Path(folder) / "journal", repeats=repeats,
+            Path(folder) / "journal", repeats=dict.fromkeys(later, NETWORK_REPEATS),
         )  # fmt: skip
     if found.failed:
         sys.exit(f"{len(found.failed)} models could not be run: {next(iter(found.failed.values()))}")
-    rows = found.rows(table.conditions.statistic)
+    rows = among | found.rows(table.conditions.statistic)
     table = LatencyTable(table.conditions, {**table.rows, **{key: rows[key] for key in outside}})
     results = []
-    for key, network in networks.items():
-        pair = halves(found.samples[key], table.conditions.statistic)
-        assert pair is not None
-        alone = [table.rows[BLOCK, block.key] for block in network.blocks]
+    for key, (name, blocks) in networks.items():
+        alone = [table.rows[BLOCK, block.key] for block in blocks]
         medians = sum(row.median_us for row in alone)
         results.append(
             {
-                "network": network.name,
+                "network": name,
                 "measured_us": rows[key].latency_us,
                 "measured_median_us": rows[key].median_us,
-                "halves_us": pair,
-                "predicted_us": table.total(network),
+                "uncertainty": rows[key].uncertainty,
+                "predicted_us": table.fixed_us + sum(map(table.block_us, blocks)),
                 "sum_us": sum(row.latency_us for row in alone),
                 "sum_of_medians_us": None if np.isnan(medians) else medians,
             }
         )
     drift = [rows[key].latency_us / table.rows[key].latency_us for key in references]
-    return {"networks": results, "blocks_outside_the_space": len(outside), "blocks_again": summary_of(drift)}
+    return {
+        "measured_among_the_blocks": len(among),
+        "networks": results,
+        "blocks_outside_the_space": len(outside),
+        "blocks_again": summary_of(drift),
+    }
 
 
 def summary_of(values: list[float]) -> dict[str, float]:
@@ -254,10 +271,17 @@ def report(table: LatencyTable, results: dict[str, Any]) -> None:
         error = prediction_error([row[predicted] for row in known], [row[measured] for row in known])
         results["errors"][name] = asdict(error)
         print(_line(name, error))
-    first, second = zip(*(row["halves_us"] for row in drawn_networks), strict=True)
-    repeated = prediction_error(first, second)
-    results["errors"]["repeatability of the measurement"] = asdict(repeated)
-    print(_line("measured again (halves of the rounds)", repeated))
+    differences = np.array([row["uncertainty"] for row in drawn_networks])
+    repeated = {
+        "mean": differences.mean(),
+        "within_5_percent": (differences <= 0.05).mean(),
+        "within_10_percent": (differences <= 0.10).mean(),
+    }
+    results["errors"]["repeatability of the measurement"] = {name: float(value) for name, value in repeated.items()}
+    print(
+        f"{'measured again (halves of the rounds)':38} {len(differences):>8} {repeated['mean']:>7.2%} "
+        f"{repeated['within_5_percent']:>6.0%} {repeated['within_10_percent']:>6.0%}"
+    )
     left_out = table.error()
     if left_out is not None:
         results["errors"]["the table's own"] = asdict(left_out)

@@ -115,6 +115,11 @@ class LatencyTable:
         """The key of a row for a block, a network (its blocks in order) or the invocation (no blocks)."""
         return kind, _JOIN.join(block.key for block in blocks)
 
+    @staticmethod
+    def parse_blocks(keys: str) -> tuple[Block, ...]:
+        """The blocks in the key of a row for a block or a network; UserError if one of them is none."""
+        return tuple(Block.parse_key(key) for key in keys.split(_JOIN))
+
     @property
     def rows(self) -> Mapping[tuple[str, str], Measurement]:
         """All measurements."""
@@ -127,9 +132,7 @@ class LatencyTable:
     def networks(self) -> list[tuple[tuple[Block, ...], float]]:
         """Blocks and measured latency in us of each whole network in the table."""
         return [
-            (tuple(Block.parse_key(key) for key in keys.split(_JOIN)), row.latency_us)
-            for (kind, keys), row in self._rows.items()
-            if kind == NETWORK
+            (self.parse_blocks(keys), row.latency_us) for (kind, keys), row in self._rows.items() if kind == NETWORK
         ]
 
     def rounds(self) -> list[tuple[dict[str, str], Measurement]]:
@@ -380,8 +383,7 @@ def _check_kind(kind: str, keys: str) -> None:
     if kind == ROUND:
         _words(keys)
     elif kind != INVOCATION:
-        for key in keys.split(_JOIN):
-            Block.parse_key(key)
+        LatencyTable.parse_blocks(keys)
 
 
 def _words(text: str) -> dict[str, str]:
