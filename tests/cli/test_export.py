@@ -5,40 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from calibrated import calibrated
 
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.cli import benchmark, export
 from fbnet_mobile.latency.table import BLOCK, INVOCATION, Conditions, LatencyTable, Measurement
-from fbnet_mobile.nn import build
-from fbnet_mobile.train.checkpoint import Checkpoint, save_checkpoint
-from fbnet_mobile.train.data import load_data
-
-NETWORK = """
-name: tiny
-resolution: 16
-blocks:
-  - {kind: conv, out_channels: 8, stride: 2}
-  - {kind: head, out_channels: 10, conv_channels: 16}
-"""
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = load_data("digits", resolution=16)
-    network = Architecture.from_yaml(NETWORK)
-    torch.manual_seed(0)
-    module = calibrated(build(network), 3, 16)
-    path = tmp_path_factory.mktemp("run") / "best.pt"
-    made = Checkpoint(network.to_yaml(), module.state_dict(), data.classes, data.mean, data.std, 16, 0.1)
-    save_checkpoint(path, made)
-    return path
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    network = Architecture.from_yaml(NETWORK)
+def table(network: Architecture, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = {
         LatencyTable.row_key(BLOCK, [block]): Measurement(us, us, us, us, us, us, 9, 3, 0.0)
         for block, us in zip(network.blocks, (40.0, 30.0), strict=True)
@@ -81,11 +55,11 @@ def test_accuracy_on_the_test_images_is_that_of_the_benchmark(
 
 
 def test_data_of_other_classes_are_compared_but_not_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoint: Path
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], network: Architecture
 ) -> None:
-    network = tmp_path / "network.yaml"
-    Architecture.from_yaml(NETWORK).with_classes(3).save(network)
-    run(export, "--architecture", network, "--data", "digits", "--images", 20, "-o", tmp_path / "m.onnx")
+    path = tmp_path / "network.yaml"
+    network.with_classes(3).save(path)
+    run(export, "--architecture", path, "--data", "digits", "--images", 20, "-o", tmp_path / "m.onnx")
     said = capsys.readouterr().out
     assert "on 20 test images" in said
     assert "fp32: PyTorch's answer on 100.0% of them\n" in said

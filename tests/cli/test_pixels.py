@@ -4,45 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from calibrated import calibrated
 
-from fbnet_mobile.arch import Architecture
 from fbnet_mobile.cli import benchmark, export
 from fbnet_mobile.export.formats import read_metadata
-from fbnet_mobile.nn import build
-from fbnet_mobile.train.checkpoint import Checkpoint, save_checkpoint
-from fbnet_mobile.train.data import load_data
-
-NETWORK = """
-name: tiny
-resolution: 16
-blocks:
-  - {kind: conv, out_channels: 8, stride: 2}
-  - {kind: head, out_channels: 10, conv_channels: 16}
-"""
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = load_data("digits", resolution=16)
-    architecture = Architecture.from_yaml(NETWORK)
-    torch.manual_seed(0)
-    module = calibrated(build(architecture), 3, 16)
-    path = tmp_path_factory.mktemp("run") / "best.pt"
-    made = Checkpoint(
-        architecture=architecture.to_yaml(),
-        state_dict=module.state_dict(),
-        classes=data.classes,
-        mean=(0.3, 0.5, 0.7),  # not those of the images: the file's count
-        std=(0.2, 0.3, 0.4),
-        resolution=16,
-        val_accuracy=0.0,
-        test_accuracy=0.0,
-        recipe={},
-    )
-    save_checkpoint(path, made)
-    return path
 
 
 @pytest.mark.parametrize(
