@@ -10,18 +10,16 @@ measures again; interrupted, the search goes on.
 """
 
 import argparse
-import json
 import math
-import platform
 import sys
 from pathlib import Path
 
-import torch
+from results_file import write_results
 from search_quality import fbnet
 
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.cli.common import parse_latency_us
-from fbnet_mobile.devices import HostDevice, get_device
+from fbnet_mobile.devices import get_device
 from fbnet_mobile.export.formats import get_format, write
 from fbnet_mobile.export.trace import trace
 from fbnet_mobile.latency.benchmark import benchmark
@@ -77,14 +75,8 @@ def main() -> None:
             f"{target:>7.1f} us {predicted_us:>8.1f} us {predicted_us / target - 1:>+9.1%} {row.latency_us:>8.1f} us "
             f"{row.latency_us / target - 1:>+9.1%}"
         )
-    facts = HostDevice().facts()
-    content = {
-        "machine": {"cpu": facts.cpu, "cores": facts.cores, "system": facts.operating_system},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, runtime.name: runtime.version()},
-        "options": {"latency_table": options.latency_table.name, "data": options.data, "options": more},
-        "rows": rows,
-    }
-    (options.output / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    results = {"runtime": {"name": runtime.name, "version": runtime.version()}, "search_options": more, "rows": rows}
+    write_results(options.output / "results.json", results, options)
     good = all(
         0.98 <= row["predicted_us"] / row["target_us"] <= 1 and abs(row["measured_us"] / row["target_us"] - 1) <= 0.05
         for row in rows

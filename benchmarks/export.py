@@ -72,7 +72,7 @@ def main() -> None:
                 rows.append(row)
                 print(line(row), flush=True)
     packages = ("litert-torch", "onnx", "onnxscript", "onnxruntime", "ai-edge-litert", "litert-converter")
-    write_results(options.output / "results.json", rows, options, packages)
+    write_results(options.output / "results.json", {"rows": rows}, options, packages)
     missed = [row for row in rows if not good(row)]
     for row in missed:
         print(f"short of the aim: {row['network']} to {row['format']}")

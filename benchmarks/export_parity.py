@@ -58,7 +58,7 @@ def main() -> None:
         own = [row["relative_difference"] for row in rows if row["precision"] == precision]
         print(f"largest of {len(own)} {precision} files: {max(own, default=0.0):.1e}")
     packages = ("onnx", "onnxruntime", "ai-edge-litert", "litert-converter", "ai-edge-quantizer", "coremltools")
-    write_results(options.output / "results.json", rows, options, packages)
+    write_results(options.output / "results.json", {"rows": rows}, options, packages)
     sys.exit(any(row["relative_difference"] > TOLERANCES[row["precision"]] for row in rows))
 
 

