@@ -72,7 +72,6 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--budget", help="for profiling, such as 3m (default: none)")
-    parser.add_argument("--rounds", type=int, default=7, help="of profiling, at most (default: 7)")
     parser.add_argument("--networks", type=int, default=100, help="to draw (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="of the networks drawn")
     parser.add_argument("--peer-python", type=Path, help="of an environment with litert-torch")
@@ -112,7 +111,7 @@ def profiled(options: argparse.Namespace) -> dict[str, float]:
             print(f"{now - begun:6.0f} s: {step}: {done} of {total}", flush=True)
 
     budget_s = parse_seconds(options.budget) if options.budget else None
-    plan = MeasuringPlan(max_rounds=options.rounds, budget_s=budget_s, seed=options.seed)
+    plan = MeasuringPlan(budget_s=budget_s, seed=options.seed)
     with memory() as peak_mb:
         profile(
             load_space(options.space),

@@ -37,7 +37,7 @@ def command(
     networks: Annotated[
         int, typer.Option(min=0, help="Whole networks to measure with the blocks, to calibrate their sum.")
     ] = 40,
-    rounds: Annotated[int, typer.Option(min=2, help="Most rounds over all models.")] = 10,
+    rounds: Annotated[int, typer.Option(min=2, help="Most rounds over all models.")] = 6,
     budget: Annotated[
         str,
         typer.Option(

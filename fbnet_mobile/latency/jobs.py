@@ -49,7 +49,8 @@ class MeasuringPlan:
     Attributes:
         min_rounds: rounds that are always made.
         max_rounds: rounds after which it ends whatever the spread.
-        repeatability: it ends when half of the models differ by at most this share between even and odd rounds.
+        repeatability: it ends when half of the blocks, and half of the whole networks, differ by at most this share
+            between even and odd rounds.
         budget_s: no new round is begun that would not end within this time.
         warmup_ms: how long a model runs before it is timed, in each round.
         min_ms: how long a model is timed at least, in each round.
@@ -57,7 +58,7 @@ class MeasuringPlan:
     """
 
     min_rounds: int = 4
-    max_rounds: int = 10
+    max_rounds: int = 6
     repeatability: float = 0.01
     budget_s: float | None = None
     warmup_ms: float = 1.0

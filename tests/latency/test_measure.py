@@ -12,7 +12,7 @@ from fbnet_mobile.errors import JobError
 from fbnet_mobile.export.formats import FORMATS, write
 from fbnet_mobile.export.trace import trace
 from fbnet_mobile.latency.jobs import MeasuringPlan, runtime_version
-from fbnet_mobile.latency.measure import RowKey, measure
+from fbnet_mobile.latency.measure import Measured, RowKey, measure, repeatability
 
 PLAN = MeasuringPlan(min_rounds=3, max_rounds=3, warmup_ms=0, min_ms=0.1)
 
@@ -107,3 +107,10 @@ def test_rounds_end_when_the_statistic_repeats_itself_or_time_is_up(tmp_path: Pa
     hurried = MeasuringPlan(min_rounds=2, max_rounds=5, repeatability=-1, budget_s=0, warmup_ms=0, min_ms=0.1)
     rows = measure(HostDevice(), "litert", 1, files, "min", hurried, tmp_path / "hurried").rows("min")
     assert {row.rounds for row in rows.values()} == {2}
+
+
+def test_networks_that_move_are_not_outvoted_by_steady_blocks() -> None:
+    steady = {("block", str(number)): {0: [{"min_us": 10.0}], 1: [{"min_us": 10.1}]} for number in range(5)}
+    moving = {("network", "a"): {0: [{"min_us": 100.0}], 1: [{"min_us": 112.0}]}}
+    assert repeatability(Measured(steady), "min") == pytest.approx(0.01)
+    assert repeatability(Measured(steady | moving), "min") == pytest.approx(0.12)
