@@ -23,7 +23,6 @@ import argparse
 import functools
 import itertools
 import json
-import platform
 import random
 import shlex
 import statistics
@@ -36,14 +35,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning_fabric import Fabric, seed_everything
+from results_file import write_results
 from torch import nn
 from torchvision.models import mobilenet_v3_small
 
 from fbnet_mobile.arch import Architecture, Head, InvertedResidual
 from fbnet_mobile.cli.common import parse_latency_us
-from fbnet_mobile.devices import HostDevice, get_device
+from fbnet_mobile.devices import get_device
 from fbnet_mobile.export.formats import get_format, write
 from fbnet_mobile.export.trace import trace
 from fbnet_mobile.latency.benchmark import benchmark
@@ -309,20 +308,9 @@ class Benchmark:
                     gain = {"mean": statistics.mean(differences), "spread": spread(differences)}
                     gains.append({"target_us": target_us, "mode": mode, "over": other, **gain})
                     print(f"{mode} over {other}: {100 * gain['mean']:+.2f} points, spread {100 * gain['spread']:.2f}")
-        facts = HostDevice().facts()
-        content = {
-            "machine": {"cpu": facts.cpu, "cores": facts.cores, "system": facts.operating_system},
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "options": {
-                name: value.name if isinstance(value, Path) else str(value)
-                for name, value in vars(self.options).items()
-                if name not in {"data", "data_root", "output"}
-            },
-            "images": {"training": len(self.data.train), "test": len(self.data.test)},
-            "rows": rows,
-            "gains": gains,
-        }
-        (self.out / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+        images = {"training": len(self.data.train), "test": len(self.data.test)}
+        results = {"images": images, "rows": rows, "gains": gains}
+        write_results(self.out / "results.json", results, self.options)
 
 
 class _Timed:

@@ -23,7 +23,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -37,11 +36,11 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler reports its star
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands do
 import torch
 import torch.nn.functional as F
+from results_file import write_results
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.devices import HostDevice
 from fbnet_mobile.nn import build, build_block
 from fbnet_mobile.search.choices import Choices, Weights, straight_through
 from fbnet_mobile.search.supernet import Mode, Supernet
@@ -370,20 +369,8 @@ def main() -> None:
     measuring = Measuring(options)
     for question in options.questions:
         getattr(measuring, question)()
-    facts = HostDevice().facts()
-    content = {
-        "machine": {
-            "cpu": facts.cpu,
-            "cores": facts.cores,
-            "system": facts.operating_system,
-            "gpu": torch.cuda.get_device_name() if options.device == "cuda" else None,
-        },
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "options": {name: str(value) for name, value in vars(options).items() if name not in {"output", "peer_python"}},
-        "rows": measuring.rows,
-    }
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    gpu = torch.cuda.get_device_name() if options.device == "cuda" else None
+    write_results(options.output / "results.json", {"gpu": gpu, "rows": measuring.rows}, options)
 
 
 if __name__ == "__main__":
