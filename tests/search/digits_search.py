@@ -1,10 +1,17 @@
-"""Search a tiny space on scikit-learn's digits: called by the tests, and run by them as a program in two processes."""
+"""Search a tiny space on scikit-learn's digits: called by the tests, and run by them as a program.
 
+digits_search.py FOLDER PROCESSES [EPOCH]    in two processes, or killed in the middle of an epoch
+"""
+
+import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from lightning_fabric import Fabric
 
+from fbnet_mobile.search import loop
 from fbnet_mobile.search.constraint import count_constraint
 from fbnet_mobile.search.loop import SearchRecipe, SearchResult, search
 from fbnet_mobile.space import SearchSpace
@@ -27,16 +34,31 @@ stages:
 head: {conv_channels: [16, 24]}
 """
 )
+EPOCHS = 2
 
 
 def run(out_dir: Path, processes: int) -> SearchResult:
     fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto")
     fabric.launch()
     data = load_data("digits", resolution=16, limit=400, show_progress=False)
-    recipe = SearchRecipe(epochs=2, batch_size=32, learning_rate=0.05, architecture_learning_rate=0.05)
+    recipe = SearchRecipe(epochs=EPOCHS, batch_size=32, learning_rate=0.05, architecture_learning_rate=0.05)
     macs = count_constraint(SPACE, "macs", 100_000)
     return search(SPACE, [macs], data, recipe, out_dir, fabric, show_progress=False)
 
 
+def kill_in(epoch: int) -> None:
+    """Have this process killed at the last step of an epoch."""
+    step = loop._Search._architecture_step
+
+    def killed(self: loop._Search, *args: Any) -> Any:
+        if args[-2:] == (epoch, self.steps):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, *args)
+
+    loop._Search._architecture_step = killed  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
+    if len(sys.argv) > 3:
+        kill_in(int(sys.argv[3]))
     run(Path(sys.argv[1]), int(sys.argv[2]))

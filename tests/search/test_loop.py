@@ -115,29 +115,6 @@ def test_a_tighter_target_gives_a_cheaper_network(data: Data, tmp_path: Path) ->
     assert slow.architecture.macs > 1.5 * fast.architecture.macs
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_a_search_interrupted_in_any_epoch_ends_as_an_undisturbed_one(
-    epoch: int, data: Data, undisturbed: loop.SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = loop._Search._architecture_step
-
-    def fails(self: loop._Search, *args: Any) -> Any:
-        if args[3] == epoch and args[4] > 10:
-            raise JobError("power cut")
-        return step(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Search, "_architecture_step", fails)
-        with pytest.raises(JobError, match="power cut"):
-            run(data, tmp_path)
-    same(run(data, tmp_path), undisturbed)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data: Data, tmp_path_factory: pytest.TempPathFactory) -> loop.SearchResult:
-    return run(data, tmp_path_factory.mktemp("undisturbed"))
-
-
 def same(one: loop.SearchResult, other: loop.SearchResult) -> None:
     assert one.architecture == other.architecture
     for first, second in zip(one.history, other.history, strict=True):
