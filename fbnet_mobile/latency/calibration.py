@@ -79,7 +79,8 @@ def calibrate(networks: Sequence[Network]) -> Calibration:
     """The correction for these networks; none without any.
 
     A larger correction is taken if, each network being left out in turn, its errors are smaller than those of the best
-    one so far by more than the standard error of the difference.
+    one so far by more than the standard error of the difference; but none that has weights fetched in negative time, as
+    it would be wrong by much on networks with more weights than these.
     """
     if not networks:
         return Calibration()
@@ -89,6 +90,8 @@ def calibrate(networks: Sequence[Network]) -> Calibration:
         features = _features(networks, terms)
         if len(networks) < 4 * features.shape[1]:
             break
+        if _weights in terms and _fit(features, measured)[1 + terms.index(_weights)] < 0:
+            continue
         better = errors - (own := np.abs(_left_out(features, measured) - 1))
         if better.mean() > better.std() / np.sqrt(len(better)) > 0:
             chosen, errors = name, own

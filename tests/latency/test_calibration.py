@@ -29,6 +29,8 @@ def test_the_smallest_correction_is_kept_unless_a_larger_one_is_better_beyond_ch
     assert weights.name == "scale + time per weight"
     assert weights.coefficients == pytest.approx((1.1, 0.5), rel=0.1)
     assert calibrate(networks(5, 1.1, 0.5, noise=0.005)).name == "scale", "too few to tell"
+    negative = calibrate(networks(40, 1.1, -0.2, noise=0.005))
+    assert "weight" not in negative.name, "weights that are fetched in negative time"
     assert calibrate([]).coefficients == (1.0,)
 
 
