@@ -21,6 +21,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from results_file import write_results  # noqa: E402
+
 from fbnet_mobile.latency.table import BLOCK, INVOCATION, NETWORK, LatencyTable, Measurement  # noqa: E402
 from tests.devices import lab  # noqa: E402
 
@@ -66,9 +68,7 @@ def main() -> None:
                 "the host's by {difference:.2%} (median), {bias:+.2%} overall; stated repeatability {repeatability:.2%}"
             )
             print(shown.format(**results[-1]))
-    options.output.write_text(
-        json.dumps({"space": options.space, "rounds": options.rounds, "results": results}, indent=1)
-    )
+    write_results(options.output, {"results": results}, options)
 
 
 def _result(name: str, wall_s: float, path: Path, host: Path) -> dict[str, Any]:
@@ -78,7 +78,6 @@ def _result(name: str, wall_s: float, path: Path, host: Path) -> dict[str, Any]:
     ratios = [own[key].latency_us / reference[key].latency_us for key in own if key[0] == BLOCK]
     return {
         "device": name,
-        "cpu": table.conditions.cpu,
         "runtime": f"{table.conditions.runtime} {table.conditions.runtime_version}",
         "date": table.conditions.date,
         "wall_s": round(wall_s, 1),

@@ -138,15 +138,6 @@ def repeatability(found: Measured, statistic: str) -> float:
     return max(map(statistics.median, differences.values()), default=0.0)
 
 
-def halves(rounds: Rounds, statistic: str) -> tuple[float, float] | None:
-    """A model's statistic in its even and in its odd rounds; None with fewer than two rounds."""
-    numbers = sorted(rounds)
-    if len(numbers) < 2:
-        return None
-    first, second = ([sample for number in numbers[start::2] for sample in rounds[number]] for start in (0, 1))
-    return _statistic(first, statistic), _statistic(second, statistic)
-
-
 def summary(rounds: Rounds, statistic: str) -> Measurement:
     """All samples of a model as one measurement."""
     samples = [sample for number in sorted(rounds) for sample in rounds[number]]
@@ -174,8 +165,13 @@ def _statistic(samples: Sequence[Sample], statistic: str) -> float:
 
 
 def _difference(rounds: Rounds, statistic: str) -> float:
-    pair = halves(rounds, statistic)
-    return 1.0 if pair is None else abs(pair[0] - pair[1]) / min(pair)
+    """How far a model's statistic differs between its even and its odd rounds; 1 with fewer than two rounds."""
+    numbers = sorted(rounds)
+    if len(numbers) < 2:
+        return 1.0
+    halves = ([sample for number in numbers[start::2] for sample in rounds[number]] for start in (0, 1))
+    first, second = (_statistic(half, statistic) for half in halves)
+    return abs(first - second) / min(first, second)
 
 
 def _read_journal(journal: Path) -> Iterable[tuple[int, RowKey, Sample]]:
