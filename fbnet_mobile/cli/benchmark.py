@@ -54,7 +54,7 @@ def command(
     """Measure the latency of model files on a device, and their accuracy on labelled images.
 
     Latency is the time of one inference, of one image, without copying the input; the statistic that the table
-    uses, or else the minimum, is compared with the prediction.
+    uses, or else "min", is compared with the prediction.
     """
     from fbnet_mobile.devices import get_device
     from fbnet_mobile.errors import UserError

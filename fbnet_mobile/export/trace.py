@@ -151,7 +151,7 @@ class _Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        result = self._run(func, args, kwargs)
         attribute = func.__name__ == "__get__"
         name = func.__self__.__name__ if attribute else func.__name__
         # The values of the arguments as they were: an operation in place gives its tensor a new one.
@@ -168,6 +168,17 @@ class _Watch(TorchFunctionMode):
         for tensor, value in parts:
             self._values[id(tensor)] = (tensor, value)
         return result
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the function; of a convolution of what depends on the input, though, only find the result's shape.
+
+        No value of such a result is ever asked for, and computing it takes most of a trace.
+        """
+        image = args[0] if args else kwargs.get("input")
+        if func is not torch.conv2d or id(image) not in self._values:
+            return func(*args, **kwargs)
+        like = func(*map(_shape_of, args), **{name: _shape_of(argument) for name, argument in kwargs.items()})
+        return image.new_zeros(like.shape)
 
     def value(self, argument: Any) -> Any:
         """Return the value of a tensor that depends on the input; anything else as it is."""
@@ -229,6 +240,11 @@ class _Watch(TorchFunctionMode):
         if not isinstance(tensor, torch.Tensor):
             raise self.refused("its weights depend on the input, or are no tensor")
         return np.array(tensor.detach().cpu().float().numpy(), order="C")
+
+
+def _shape_of(argument: Any) -> Any:
+    """A tensor without its values; anything else as it is."""
+    return argument.detach().to("meta") if isinstance(argument, torch.Tensor) else argument
 
 
 def _any(argument: Any, kinds: Any) -> bool:

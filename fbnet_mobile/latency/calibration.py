@@ -78,23 +78,30 @@ class Calibration:
 def calibrate(networks: Sequence[Network]) -> Calibration:
     """The correction for these networks; none without any.
 
-    A larger correction is taken if, each network being left out in turn, its errors are smaller than those of the best
-    one so far by more than the standard error of the difference; but none that has weights fetched in negative time, as
-    it would be wrong by much on networks with more weights than these.
+    Of the corrections with as many terms the one is considered that errs least, each network being left out in turn. It
+    is taken if its errors are smaller than those of the best with fewer terms by more than the standard error of the
+    difference. None has weights fetched in negative time: it would be wrong by much on networks with more weights.
     """
     if not networks:
         return Calibration()
     measured = np.array([network[2] for network in networks])
     chosen, errors = "scale", np.abs(_left_out(_features(networks, ()), measured) - 1)
-    for name, terms in CORRECTIONS.items():
-        features = _features(networks, terms)
-        if len(networks) < 4 * features.shape[1]:
+    for count in sorted({len(terms) for terms in CORRECTIONS.values()} - {0}):
+        if len(networks) < 4 * (1 + count):
             break
-        if _weights in terms and _fit(features, measured)[1 + terms.index(_weights)] < 0:
+        candidates = {}
+        for name, terms in CORRECTIONS.items():
+            features = _features(networks, terms)
+            if len(terms) == count and not (
+                _weights in terms and _fit(features, measured)[1 + terms.index(_weights)] < 0
+            ):
+                candidates[name] = np.abs(_left_out(features, measured) - 1)
+        if not candidates:
             continue
-        better = errors - (own := np.abs(_left_out(features, measured) - 1))
+        best = min(candidates, key=lambda name: float(candidates[name].mean()))
+        better = errors - candidates[best]
         if better.mean() > better.std() / np.sqrt(len(better)) > 0:
-            chosen, errors = name, own
+            chosen, errors = best, candidates[best]
     fitted = _fit(_features(networks, CORRECTIONS[chosen]), measured)
     return Calibration(chosen, tuple(float(number) for number in fitted))
 

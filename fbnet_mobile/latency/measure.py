@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fbnet_mobile.devices import Device
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.latency.jobs import MeasuringPlan, Sample, read_message, run_models
@@ -143,7 +145,7 @@ def summary(rounds: Rounds, statistic: str) -> Measurement:
     samples = [sample for number in sorted(rounds) for sample in rounds[number]]
     return Measurement(
         latency_us=_statistic(samples, statistic),
-        min_us=_statistic(samples, "min"),
+        min_us=float(min(sample["min_us"] for sample in samples)),
         p10_us=statistics.median(sample["p10_us"] for sample in samples),
         median_us=_statistic(samples, "median"),
         p90_us=statistics.median(sample["p90_us"] for sample in samples),
@@ -155,9 +157,13 @@ def summary(rounds: Rounds, statistic: str) -> Measurement:
 
 
 def _statistic(samples: Sequence[Sample], statistic: str) -> float:
-    """Over several samples: the minimum of minima, the median of medians, the mean of all runs."""
+    """Over several samples: the 10th percentile of minima, the median of medians, the mean of all runs.
+
+    Not the least of the minima: a network may once find the shared cache and the memory to itself, for a moment that
+    does not come for another one.
+    """
     if statistic == "min":
-        return float(min(sample["min_us"] for sample in samples))
+        return float(np.percentile([sample["min_us"] for sample in samples], 10))
     if statistic == "median":
         return float(statistics.median(sample["median_us"] for sample in samples))
     runs = sum(sample["runs"] for sample in samples)
