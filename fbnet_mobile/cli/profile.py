@@ -31,9 +31,7 @@ def command(
     ] = None,
     threads: options.DeviceThreads = None,
     precision: Annotated[str, typer.Option(help="Of the models: fp32, fp16 or int8.")] = "fp32",
-    statistic: Annotated[
-        str, typer.Option(help="Which statistic is a row's latency: min, median or mean.")
-    ] = "min",
+    statistic: Annotated[str, typer.Option(help="Which statistic is a row's latency: min, median or mean.")] = "min",
     networks: Annotated[
         int, typer.Option(min=0, help="Whole networks to measure with the blocks, to calibrate their sum.")
     ] = 40,
