@@ -27,6 +27,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,11 @@ def main() -> None:
 
 def profiled(options: argparse.Namespace) -> dict[str, float]:
     """Profile the space; what that cost."""
+    own_s = seconds_of_networks(options) if options.budget else 0.0
+    budget_s = parse_seconds(options.budget) + own_s if options.budget else None
+    plan = MeasuringPlan(budget_s=budget_s, seed=options.seed)
     seconds: dict[str, float] = defaultdict(float)
+    begun = last = time.monotonic()
 
     def progress(step: str, done: int, total: int) -> None:
         nonlocal last
@@ -109,10 +114,6 @@ def profiled(options: argparse.Namespace) -> dict[str, float]:
         if done == total:
             print(f"{now - begun:6.0f} s: {step}: {done} of {total}", flush=True)
 
-    own_s = seconds_of_networks(options) if options.budget else 0.0
-    budget_s = parse_seconds(options.budget) + own_s if options.budget else None
-    begun = last = time.monotonic()
-    plan = MeasuringPlan(budget_s=budget_s, seed=options.seed)
     with memory() as peak_mb:
         profile(
             load_space(options.space),
@@ -141,7 +142,7 @@ def profiled(options: argparse.Namespace) -> dict[str, float]:
 def seconds_of_networks(options: argparse.Namespace, trial: int = 40) -> float:
     """How long the networks to be predicted take to build and to measure, by a round of some others."""
     space, rng = load_space(options.space), random.Random(f"networks for their time, {options.seed}")
-    wanted = {}
+    wanted: dict[RowKey, Sequence[Block]] = {}
     while len(wanted) < trial:
         blocks = space.architecture(space.draw(rng)).blocks
         wanted[LatencyTable.row_key(NETWORK, blocks)] = blocks
@@ -155,7 +156,7 @@ def seconds_of_networks(options: argparse.Namespace, trial: int = 40) -> float:
             repeats=dict.fromkeys(wanted, NETWORK_REPEATS),
         )  # fmt: skip
         round_s = time.monotonic() - begun - built_s
-    return (built_s + MeasuringPlan().min_rounds * round_s) * options.networks / trial
+    return (built_s + MeasuringPlan().min_rounds * round_s) * float(options.networks) / trial
 
 
 def set_apart(options: argparse.Namespace) -> dict[RowKey, Measurement]:

@@ -175,7 +175,7 @@ class _Watch(TorchFunctionMode):
         No value of such a result is ever asked for, and computing it takes most of a trace.
         """
         image = args[0] if args else kwargs.get("input")
-        if func is not torch.conv2d or id(image) not in self._values:
+        if func is not torch.conv2d or image is None or id(image) not in self._values:
             return func(*args, **kwargs)
         like = func(*map(_shape_of, args), **{name: _shape_of(argument) for name, argument in kwargs.items()})
         return image.new_zeros(like.shape)
