@@ -172,7 +172,7 @@ class _Watch(TorchFunctionMode):
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function; of a convolution of what depends on the input, though, only find the result's shape.
 
-        No value of such a result is ever asked for, and computing it takes most of a trace.
+        No value of such a result is ever asked for, and computing it would be the longest part of a trace.
         """
         image = args[0] if args else kwargs.get("input")
         if func is not torch.conv2d or image is None or id(image) not in self._values:

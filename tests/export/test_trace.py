@@ -105,6 +105,14 @@ def test_an_unsupported_way_to_call_is_an_error_and_no_wrong_graph(function: Cal
         trace(Lambda(function), (1, 4, 4, 4))
 
 
+def test_a_convolution_that_makes_a_weight_is_computed() -> None:
+    weight = torch.arange(9.0).reshape(1, 1, 3, 3)
+    graph = trace(Lambda(lambda x: F.conv2d(x, F.conv2d(weight, weight, padding=1))), (1, 1, 8, 8))
+    (node,) = graph.nodes
+    assert node.shape == (1, 1, 6, 6)
+    assert np.array_equal(node.weights["weight"], F.conv2d(weight, weight, padding=1).numpy())
+
+
 def test_an_input_that_the_network_does_not_accept() -> None:
     with pytest.raises(UserError, match=r"cannot run '1' on an input of shape \(1, 3, 4, 4\): RuntimeError"):
         trace(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1)), (1, 3, 4, 4))

@@ -4,19 +4,30 @@ import numpy as np
 import pytest
 
 from fbnet_mobile.arch import Block
-from fbnet_mobile.latency.calibration import Network, calibrate, left_out_error, prediction_error
+from fbnet_mobile.latency.calibration import CORRECTIONS, Network, calibrate, left_out_error, prediction_error
 from fbnet_mobile.space import load_space
 
 SPACE = load_space("small")
 
 
-def networks(count: int, scale: float, per_weight_us: float, noise: float, seed: int = 0) -> list[Network]:
+def networks(
+    count: int,
+    scale: float,
+    per_weight_us: float,
+    noise: float,
+    seed: int = 0,
+    per_element_us: float = 0.0,
+) -> list[Network]:
     """Networks of blocks whose latency alone is their MACs, and that take more as a whole."""
     rng, found = random.Random(seed), []
     for _ in range(count):
         blocks = SPACE.architecture(SPACE.draw(rng)).blocks
         alone_us = sum(block.macs for block in blocks) / 1e4
         measured = scale * alone_us + per_weight_us * sum(block.params for block in blocks) / 1e3
+        measured += per_element_us * sum(
+            (block.in_channels * block.resolution**2 + block.out_channels * block.out_resolution**2) / 1e3
+            for block in blocks
+        )
         found.append((alone_us, blocks, measured * rng.gauss(1, noise)))
     return found
 
@@ -32,6 +43,15 @@ def test_the_smallest_correction_is_kept_unless_a_larger_one_is_better_beyond_ch
     negative = calibrate(networks(40, 1.1, -0.2, noise=0.005))
     assert "weight" not in negative.name, "weights that are fetched in negative time"
     assert calibrate([]).coefficients == (1.0,)
+
+
+def test_of_corrections_as_large_the_best_is_kept_not_the_first_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = networks(40, 1.1, 0.0, noise=0.04, per_element_us=1.0)
+    found = calibrate(sample)
+    for name, terms in list(CORRECTIONS.items())[::-1]:
+        monkeypatch.delitem(CORRECTIONS, name)
+        monkeypatch.setitem(CORRECTIONS, name, terms)
+    assert calibrate(sample) == found, "decided by their order"
 
 
 def test_what_blocks_add_is_the_prediction() -> None:
