@@ -16,14 +16,16 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from litert_converter.mlir import ir
-from litert_converter.tools.model_utils import transform
 from numpy.typing import NDArray
 
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.export.graph import INPUT, Graph, Node, Shape
 from fbnet_mobile.runtimes.litert import METADATA
 from fbnet_mobile.runtimes.packages import quiet
+
+with quiet():
+    from litert_converter.mlir import ir
+    from litert_converter.tools.model_utils import transform
 
 SIGNATURE = "serving_default"
 
