@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -144,7 +145,7 @@ def write_new(
 ) -> None:
     """Do what :func:`write` does, at a path where nothing is yet, and that may be left half written."""
     emitter = format.emitter()
-    try:
+    with writing(path):
         if precision == "fp32":
             emitter.write(graph, path, dict(metadata), **options)
             return
@@ -152,6 +153,13 @@ def write_new(
             full = Path(folder) / path.name
             emitter.write(graph, full, dict(metadata), **options)
             convert(full, path, format.name, precision, calibration)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """JobError if what is written within, for ``path``, cannot be written."""
+    try:
+        yield
     except OSError as error:
         raise JobError(f"cannot write {path.name}: {error.strerror or error}; free some space there") from error
 

@@ -7,7 +7,6 @@ the block before it, so it does here: only what ends a network converts from and
 ``tests/latency/test_quantise.py`` checks that the same operations on the same types come out.
 """
 
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from fbnet_mobile.export import formats
 from fbnet_mobile.export.graph import Graph
-from fbnet_mobile.files import write_whole
+from fbnet_mobile.export.precision import check_precision
 from fbnet_mobile.runtimes.packages import needs, quiet
 
 _RANGE = (-4.0, 4.0)
@@ -25,11 +24,11 @@ _RANGE = (-4.0, 4.0)
 
 
 def write(graph: Graph, path: Path, format: str, precision: str, first: bool = True, last: bool = True) -> None:  # noqa: A002
-    """Write a graph to be measured; as :func:`fbnet_mobile.export.formats.write`, but int8 needs no images.
+    """Write a graph to be measured; as :func:`fbnet_mobile.export.formats.write_new`, but int8 needs no images.
 
     Args:
         graph: a block's or a network's.
-        path: ends in the format's suffix.
+        path: where nothing is yet, ends in the format's suffix; may be left half written.
         format: of the file.
         precision: of the file.
         first: whether the graph begins a network, so takes float32.
@@ -37,17 +36,20 @@ def write(graph: Graph, path: Path, format: str, precision: str, first: bool = T
 
     Raises:
         UserError: an unknown format or precision, or a missing package.
+        JobError: the file cannot be written, as on a full disk.
     """
+    entry = formats.get_format(format)
     convert = _CONVERSIONS.get((format, precision))
     if convert is None:
-        formats.write(graph, path, format, precision=precision)
+        check_precision(format, precision, calibrated=False)
+        formats.write_new(graph, path, entry, {}, precision, None, {})
         return
-    with write_whole(path) as partial, tempfile.TemporaryDirectory() as folder:
-        full = Path(folder) / path.name
-        formats.get_format(format).emitter().write(graph, full, {})
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the libraries' remarks on their own debugging modes
-            partial.write_bytes(convert(full.read_bytes(), first, last))
+    full = path.with_name(f"full-{path.name}")
+    formats.write_new(graph, full, entry, {}, "fp32", None, {})
+    with formats.writing(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries' remarks on their own debugging modes
+        path.write_bytes(convert(full.read_bytes(), first, last))
+        full.unlink()
 
 
 def _tflite_int8(content: bytes, first: bool, last: bool) -> bytes:
