@@ -1,11 +1,13 @@
 """Is the network that the search finds better than others at the same measured latency?
 
     python benchmarks/search_quality.py --data path/to/cifar10 --limit 10000 --latency-table host.csv \\
-        --target-latency 60us 100us --seeds 0 1 2 --search-epochs 20 --train-epochs 20 -o runs/search_quality
+        --target-latency 60us 100us --seeds 0 1 2 --shared="--epochs 40" --candidates="--epochs 10" \\
+        -o runs/search_quality
 
 For each target and seed, all trained by the same recipe on the same images and measured together at the end:
 
-    shared, candidates   found by fbnet-search in each mode; the targets of a seed share its warm-up
+    shared, candidates   found by fbnet-search in each mode, with the options given for it; the targets of a seed share
+                         its warm-up
     random0, ...         drawn from the same space, predicted at 96 to 100 % of the target
     hand-scaled          the space's middle network (of each choice the middle option), its widths scaled by one factor
     mobilenetv3          torchvision's mobilenet_v3_small, its widths scaled by one factor (width_mult). It is made for
@@ -144,11 +146,9 @@ class Benchmark:
             targets = ",".join(f"{target:g}us" for target in self.targets)
             arguments = [
                 "--latency-table", options.latency_table, "--data", options.data, "--target-latency", targets,
-                "--epochs", options.search_epochs, "--batch-size", options.batch_size, "--mode", mode, "--seed", seed,
-                "-o", folder,
+                "--batch-size", options.batch_size, "--mode", mode, "--seed", seed, "-o", folder,
+                *shlex.split(getattr(options, mode)),
             ]  # fmt: skip
-            if options.architecture_learning_rate is not None:
-                arguments += ["--architecture-learning-rate", options.architecture_learning_rate]
             arguments += ["--data-root", options.data_root] if options.data_root else []
             arguments += ["--limit", options.limit] if options.limit else []
             with self.timed("search"):
@@ -406,10 +406,10 @@ def main() -> None:
     parser.add_argument("--latency-table", type=Path, required=True)
     parser.add_argument("--target-latency", nargs="+", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--search-epochs", type=int, default=20)
+    for mode in MODES:
+        parser.add_argument(f"--{mode}", default="", help=f"more options for fbnet-search --mode {mode}, in one word")
     parser.add_argument("--train-epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--architecture-learning-rate", type=float, help="default: fbnet-search's")
     parser.add_argument("--randoms", type=int, default=4, help="random networks for each target and seed (default: 4)")
     parser.add_argument("--rounds", type=int, default=20, help="most rounds of measuring (default: 20)")
     parser.add_argument("--accelerator", default="cpu")
