@@ -40,3 +40,9 @@ def test_importing_is_cheap_and_silent() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (result.stdout, result.stderr) == ("", "")
+
+
+def test_the_emitters_libraries_are_kept_silent() -> None:
+    code = "from fbnet_mobile.export.formats import FORMATS\nfor entry in FORMATS.values():\n    entry.emitter()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("", "")
