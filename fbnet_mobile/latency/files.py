@@ -15,7 +15,7 @@ from torch import nn
 
 from fbnet_mobile.arch import Block
 from fbnet_mobile.errors import JobError
-from fbnet_mobile.export.formats import get_format
+from fbnet_mobile.export.formats import get_format, writing
 from fbnet_mobile.export.graph import Graph
 from fbnet_mobile.export.trace import trace
 from fbnet_mobile.latency.measure import RowKey
@@ -43,21 +43,27 @@ def build(
 
     Returns:
         The file of each row.
+
+    Raises:
+        UserError: an unknown precision, or a missing package.
+        JobError: the folder cannot be written to, or a process that wrote was killed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # One for all: to make and remove a folder for each file would take a fifth of the time.
+        scratch = tempfile.TemporaryDirectory(dir=folder)
     suffix = get_format(format).suffix
     files = {key: folder / f"{digest(' '.join(key))}{suffix}" for key in wanted}
     absent = [(list(blocks), files[key]) for key, blocks in wanted.items() if not files[key].exists()]
     progress(len(wanted) - len(absent))
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-    # One for all: to make and remove a folder for each file would take a fifth of the time.
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with scratch:
         if min(cores, len(absent)) < 2:
             for blocks, path in absent:
-                _write(blocks, path, format, precision, Path(scratch))
+                _write(blocks, path, format, precision, Path(scratch.name))
                 progress(1)
         else:
-            _write_on(min(cores, len(absent)), absent, format, precision, Path(scratch), progress)
+            _write_on(min(cores, len(absent)), absent, format, precision, Path(scratch.name), progress)
     return files
 
 
