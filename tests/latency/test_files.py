@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.latency.files import build
 from fbnet_mobile.latency.table import BLOCK, INVOCATION, LatencyTable
 from fbnet_mobile.space import load_space
@@ -31,3 +31,9 @@ def test_what_goes_wrong_in_a_process_is_said_here(tmp_path: Path) -> None:
         build(WANTED, tmp_path, "tflite", "int4")
     assert list(tmp_path.iterdir()) == []
     assert multiprocessing.active_children() == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("a file")
+    with pytest.raises(JobError, match="cannot write models: File exists"):
+        build(WANTED, tmp_path / "models", "tflite", "fp32")
