@@ -14,11 +14,12 @@ For each target and seed, all trained by the same recipe on the same images and 
                          224 pixels: here it has as many strides as the space, the first of its own being taken out.
                          Without dropout, as the others.
 
-The two scaled ones take the largest factor whose measured latency is at most 2 % above the target; as latency rises in
-steps with width, it prints which targets they come close to where they do not come close to this one. Latency is that
-of the exported file in the table's runtime, by the table's statistic, in rounds over all files. Every search and
-training has a folder of its own: interrupted, the same command goes on, and what is finished is used again. After each
-job it prints how long the rest will take. Prints a table for each target, and writes results.json.
+Latency is that of the exported file in the table's runtime, by the table's statistic, in rounds over all files. As a
+machine may have become faster or slower since its table was made, the two scaled ones are not made for the target: of
+all widths, measured in the same rounds as the networks above, they take the largest that is at most 2 % slower than the
+mean of those. Latency rises in steps with width; where none comes close, it says so. Every search
+and training has a folder of its own: interrupted, the same command goes on, and what is finished is used again. After
+each job it prints how long the rest will take. Prints a table for each target, and writes results.json.
 """
 
 import argparse
@@ -31,7 +32,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,17 +111,13 @@ class Benchmark:
         )
 
     def run(self) -> None:
-        """Everything, in such an order that what is there after an interruption is a comparison of some seeds."""
-        networks = []
-        scaled = self.scaled()
-        for seed in self.options.seeds:
-            group = [*self.found(seed), *self.drawn(seed)]
-            for name, target_us in itertools.product(scaled, self.targets):
-                make, text = scaled[name][target_us]
-                group.append(Network(name, target_us, seed, make, text))
-            for network in group:
-                self.train(network)
-            networks += group
+        """Everything; the networks that are scaled come last, as their widths follow from the others' latency."""
+        networks = [network for seed in self.options.seeds for network in (*self.found(seed), *self.drawn(seed))]
+        for network in networks:
+            self.train(network)
+        networks += list(self.scaled(networks))
+        for network in networks:
+            self.train(network)
         latencies = self.measure([network.make for network in networks])
         rows = []
         for network, latency_us in zip(networks, latencies, strict=True):
@@ -173,8 +170,8 @@ class Benchmark:
             name, target_us, seed, functools.partial(build, network), network.to_yaml(), self.table.total(network)
         )
 
-    def scaled(self) -> dict[str, dict[float, tuple[Callable[[], nn.Module], str]]]:
-        """For both hand-scaled kinds and each target the network of the largest factor that measures within it."""
+    def scaled(self, networks: list[Network]) -> Iterator[Network]:
+        """Both hand-scaled kinds for each target and seed, as wide as makes them take as long as the given networks."""
         kinds: dict[str, dict[str, tuple[float, Callable[[], nn.Module]]]] = {"hand-scaled": {}, "mobilenetv3": {}}
         classes = len(self.data.classes)
         for factor in FACTORS:
@@ -183,30 +180,24 @@ class Benchmark:
             make = functools.partial(mobilenetv3, self.space, factor, classes)
             shape = str([tuple(parameter.shape) for parameter in make().parameters()])
             kinds["mobilenetv3"].setdefault(shape, (factor, make))
-        chosen: dict[str, dict[float, tuple[Callable[[], nn.Module], str]]] = {}
-        for name, networks in kinds.items():
-            # Kept, so that a later invocation compares the same networks.
-            path = self.out / f"{name}.json"
-            makes = dict(networks.values())
-            measured = json.loads(path.read_text()) if path.exists() else []
-            if [factor for factor, _ in measured] != list(makes):
-                print(f"measuring {len(networks)} widths of {name}", flush=True)
-                measured = list(zip(makes, self.measure(list(makes.values())), strict=True))
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(measured))
-            chosen[name] = {}
-            for target_us in self.targets:
-                within = [factor for factor, us in measured if us <= 1.02 * target_us]
-                if not within:
-                    sys.exit(f"{name} at its narrowest takes {min(us for _, us in measured):.1f} us; raise the targets")
-                latency_us = dict(map(tuple, measured))[max(within)]
-                if latency_us < 0.95 * target_us:
-                    print(
-                        f"{name} reaches {latency_us:.1f} of {target_us:g} us, and no width comes closer: for equal "
-                        f"latencies choose another target, of {sorted({round(us) for _, us in measured})}"
-                    )
-                chosen[name][target_us] = (makes[max(within)], f"{name}, widths times {max(within):.3f}")
-        return chosen
+        makes = {(name, factor): make for name, found in kinds.items() for factor, make in found.values()}
+        # Kept, so that a later invocation compares the same networks.
+        path = self.out / "scaled.json"
+        factors: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        pairs = list(itertools.product(self.targets, kinds))
+        if not all(f"{name} {target_us:g}us" in factors for target_us, name in pairs):
+            print(f"measuring {len(makes)} widths beside {len(networks)} networks", flush=True)
+            measured = self.measure([*makes.values(), *(network.make for network in networks)])
+            widths = dict(zip(makes, measured, strict=False))
+            of_networks = list(zip(networks, measured[len(makes) :], strict=True))
+            for target_us, name in pairs:
+                reached_us = statistics.mean(us for network, us in of_networks if network.target_us == target_us)
+                factors[f"{name} {target_us:g}us"] = widest(name, widths, reached_us)
+            path.write_text(json.dumps(factors))
+        for target_us, name in pairs:
+            factor = factors[f"{name} {target_us:g}us"]
+            for seed in self.options.seeds:
+                yield Network(name, target_us, seed, makes[name, factor], f"{name}, widths times {factor:.3f}")
 
     def train(self, network: Network) -> float:
         """The accuracy on the test images after training, which is not repeated."""
@@ -340,6 +331,19 @@ def mean(group: list[dict[str, Any]]) -> float:
 def spread(values: list[float]) -> float:
     """Standard deviation, 0 of a single value."""
     return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def widest(name: str, widths: Mapping[tuple[str, float], float], reached_us: float) -> float:
+    """The largest factor of a kind that takes at most 2 % longer than what the networks beside it reached."""
+    own = {factor: us for (kind, factor), us in widths.items() if kind == name}
+    within = [factor for factor, us in own.items() if us <= 1.02 * reached_us]
+    if not within:
+        sys.exit(f"{name} at its narrowest takes {min(own.values()):.1f} us; raise the targets")
+    latency_us = own[max(within)]
+    print(f"{name} takes {latency_us:.1f} us where the others take {reached_us:.1f} us", flush=True)
+    if latency_us < 0.95 * reached_us:
+        print(f"and no width comes closer: for equal latencies choose a target near {sorted(map(round, own.values()))}")
+    return max(within)
 
 
 def hand_scaled(space: SearchSpace, factor: float) -> Architecture:

@@ -1,7 +1,8 @@
 """What the found networks are compared with is what it is said to be."""
 
+import pytest
 import torch
-from search_quality import hand_scaled, mobilenetv3
+from search_quality import hand_scaled, mobilenetv3, widest
 from torch import nn
 
 from fbnet_mobile.arch import InvertedResidual
@@ -30,3 +31,13 @@ def test_mobilenetv3_reduces_the_image_as_the_space_does() -> None:
     assert module(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
     ours = space.architecture(space.first()).blocks[-1]
     assert features[0][-1] == ours.resolution == 4
+
+
+def test_a_scaled_network_is_the_widest_that_is_as_fast(capsys: pytest.CaptureFixture[str]) -> None:
+    widths = {("a", 0.5): 40.0, ("a", 0.9): 51.0, ("a", 1.0): 50.0, ("a", 1.1): 51.1, ("b", 1.2): 30.0}
+    assert widest("a", widths, 50.0) == 1.0
+    assert "closer" not in capsys.readouterr().out
+    assert widest("b", widths, 50.0) == 1.2
+    assert "no width comes closer" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="raise the targets"):
+        widest("a", widths, 30.0)
