@@ -17,9 +17,9 @@ For each target and seed, all trained by the same recipe on the same images and 
 Latency is that of the exported file in the table's runtime, by the table's statistic, in rounds over all files. As a
 machine may have become faster or slower since its table was made, the two scaled ones are not made for the target: of
 all widths, measured in the same rounds as the networks above, they take the largest that is at most 2 % slower than the
-mean of those. Latency rises in steps with width; where none comes close, it says so. Every search
-and training has a folder of its own: interrupted, the same command goes on, and what is finished is used again. After
-each job it prints how long the rest will take. Prints a table for each target, and writes results.json.
+mean of those. Latency rises in steps with width; where none comes close, it says so. Every search and training has a
+folder of its own: interrupted, the same command goes on, and what is finished is used again. After each job it prints
+how long the rest will take. Prints a table for each target, and writes results.json.
 """
 
 import argparse
@@ -111,11 +111,9 @@ class Benchmark:
         )
 
     def run(self) -> None:
-        """Everything; the networks that are scaled come last, as their widths follow from the others' latency."""
-        networks = [network for seed in self.options.seeds for network in (*self.found(seed), *self.drawn(seed))]
-        for network in networks:
-            self.train(network)
-        networks += list(self.scaled(networks))
+        """Everything; what is there already is used again."""
+        of_the_space = [network for seed in self.options.seeds for network in (*self.found(seed), *self.drawn(seed))]
+        networks = [*of_the_space, *self.scaled(of_the_space)]
         for network in networks:
             self.train(network)
         latencies = self.measure([network.make for network in networks])
@@ -188,9 +186,10 @@ class Benchmark:
         if not all(f"{name} {target_us:g}us" in factors for target_us, name in pairs):
             print(f"measuring {len(makes)} widths beside {len(networks)} networks", flush=True)
             measured = self.measure([*makes.values(), *(network.make for network in networks)])
-            widths = dict(zip(makes, measured, strict=False))
+            of_widths = list(zip(makes, measured[: len(makes)], strict=True))
             of_networks = list(zip(networks, measured[len(makes) :], strict=True))
             for target_us, name in pairs:
+                widths = {factor: latency_us for (kind, factor), latency_us in of_widths if kind == name}
                 reached_us = statistics.mean(us for network, us in of_networks if network.target_us == target_us)
                 factors[f"{name} {target_us:g}us"] = widest(name, widths, reached_us)
             path.write_text(json.dumps(factors))
@@ -333,16 +332,15 @@ def spread(values: list[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def widest(name: str, widths: Mapping[tuple[str, float], float], reached_us: float) -> float:
-    """The largest factor of a kind that takes at most 2 % longer than what the networks beside it reached."""
-    own = {factor: us for (kind, factor), us in widths.items() if kind == name}
-    within = [factor for factor, us in own.items() if us <= 1.02 * reached_us]
+def widest(name: str, widths: Mapping[float, float], reached_us: float) -> float:
+    """Of factors with their latency in us, the largest that takes at most 2 % longer than ``reached_us``."""
+    within = [factor for factor, latency_us in widths.items() if latency_us <= 1.02 * reached_us]
     if not within:
-        sys.exit(f"{name} at its narrowest takes {min(own.values()):.1f} us; raise the targets")
-    latency_us = own[max(within)]
-    print(f"{name} takes {latency_us:.1f} us where the others take {reached_us:.1f} us", flush=True)
+        sys.exit(f"{name} at its narrowest takes {min(widths.values()):.1f} us; raise the targets")
+    latency_us = widths[max(within)]
+    print(f"{name} takes {latency_us:.1f} us where the networks of the space take {reached_us:.1f} us", flush=True)
     if latency_us < 0.95 * reached_us:
-        print(f"and no width comes closer: for equal latencies choose a target near {sorted(map(round, own.values()))}")
+        print(f"this is not close; it is at other targets, near {sorted({round(us) for us in widths.values()})} us")
     return max(within)
 
 
