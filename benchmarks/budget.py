@@ -18,14 +18,14 @@ from results_file import write_results
 from search_quality import fbnet
 
 from fbnet_mobile.arch import Architecture
+from fbnet_mobile.blocks import build
 from fbnet_mobile.cli.common import parse_latency_us
 from fbnet_mobile.devices import get_device
-from fbnet_mobile.export.formats import get_format, write
-from fbnet_mobile.export.trace import trace
-from fbnet_mobile.latency.benchmark import benchmark
+from fbnet_mobile.formats.base import get_format, write
+from fbnet_mobile.formats.runtimes import get_runtime
+from fbnet_mobile.graph.trace import trace
 from fbnet_mobile.latency.table import LatencyTable
-from fbnet_mobile.nn import build
-from fbnet_mobile.runtimes import get_runtime
+from fbnet_mobile.measure.benchmark import benchmark
 from fbnet_mobile.search.derive import cost_range
 from fbnet_mobile.space import load_space
 

@@ -32,15 +32,15 @@ from calibrated import calibrated
 from results_file import write_results
 from torch import nn
 
+from fbnet_mobile.blocks import build
 from fbnet_mobile.devices import HostDevice
-from fbnet_mobile.export.formats import write
-from fbnet_mobile.export.trace import trace
-from fbnet_mobile.export.verify import export
-from fbnet_mobile.latency.jobs import MeasuringPlan
-from fbnet_mobile.latency.measure import measure
-from fbnet_mobile.nn import build
-from fbnet_mobile.runtimes import runtime_for_path
-from fbnet_mobile.runtimes.packages import quiet
+from fbnet_mobile.formats.base import write
+from fbnet_mobile.formats.packages import quiet
+from fbnet_mobile.formats.runtimes import runtime_for_path
+from fbnet_mobile.formats.verify import export
+from fbnet_mobile.graph.trace import trace
+from fbnet_mobile.measure.jobs import MeasuringPlan
+from fbnet_mobile.measure.rounds import measure
 from fbnet_mobile.zoo import load_network
 
 NETWORKS = ("fbnetv2-f4", "fbnetv2-l1", "torchvision:mobilenet_v3_large", "torchvision:efficientnet_b0")

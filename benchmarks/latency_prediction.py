@@ -38,13 +38,13 @@ from results_file import write_results
 from fbnet_mobile.arch import Block
 from fbnet_mobile.cli.common import format_latency, parse_seconds
 from fbnet_mobile.devices import HostDevice
+from fbnet_mobile.formats.runtimes import get_runtime
 from fbnet_mobile.latency.calibration import prediction_error
-from fbnet_mobile.latency.files import build
-from fbnet_mobile.latency.jobs import MeasuringPlan
-from fbnet_mobile.latency.measure import RowKey, measure
-from fbnet_mobile.latency.profile import NETWORK_REPEATS, NETWORKS, profile
 from fbnet_mobile.latency.table import BLOCK, MEASURED, NETWORK, LatencyTable, Measurement
-from fbnet_mobile.runtimes import get_runtime
+from fbnet_mobile.measure.artifacts import build
+from fbnet_mobile.measure.jobs import MeasuringPlan
+from fbnet_mobile.measure.profile import NETWORK_REPEATS, NETWORKS, profile
+from fbnet_mobile.measure.rounds import RowKey, measure
 from fbnet_mobile.space import load_space
 from fbnet_mobile.zoo import load_network
 
@@ -55,7 +55,7 @@ PEER = """
 import json, sys, time
 import litert_torch, torch
 from fbnet_mobile.arch import Block
-from fbnet_mobile.nn import build_block
+from fbnet_mobile.blocks import build_block
 for key in json.load(sys.stdin):
     block = Block.parse_key(key)
     begun = time.perf_counter()
@@ -322,8 +322,8 @@ def built(options: argparse.Namespace, blocks: int = 20) -> dict[str, float]:
     keys = [
         block.key for block in random.Random(options.seed).sample(load_space(options.space).candidates(), blocks + 1)
     ]
-    from fbnet_mobile.latency.files import graph_of
-    from fbnet_mobile.latency.quantise import write
+    from fbnet_mobile.measure.artifacts import graph_of
+    from fbnet_mobile.measure.quantise import write
 
     ours = []
     with tempfile.TemporaryDirectory() as folder:

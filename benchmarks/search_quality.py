@@ -44,18 +44,19 @@ from torch import nn
 from torchvision.models import mobilenet_v3_small
 
 from fbnet_mobile.arch import Architecture, Head, InvertedResidual
+from fbnet_mobile.blocks import build
 from fbnet_mobile.cli.common import parse_latency_us
+from fbnet_mobile.data.data import Data, load_data
 from fbnet_mobile.devices import get_device
-from fbnet_mobile.export.formats import get_format, write
-from fbnet_mobile.export.trace import trace
-from fbnet_mobile.latency.benchmark import benchmark
-from fbnet_mobile.latency.jobs import MeasuringPlan
+from fbnet_mobile.formats.base import get_format, write
+from fbnet_mobile.formats.runtimes import get_runtime
+from fbnet_mobile.graph.trace import trace
 from fbnet_mobile.latency.table import LatencyTable
-from fbnet_mobile.nn import build
-from fbnet_mobile.runtimes import get_runtime
+from fbnet_mobile.measure.benchmark import benchmark
+from fbnet_mobile.measure.jobs import MeasuringPlan
 from fbnet_mobile.space import SearchSpace, load_space
-from fbnet_mobile.train.data import Data, load_data
-from fbnet_mobile.train.loop import Recipe, train
+from fbnet_mobile.train.loop import train
+from fbnet_mobile.train.recipe import TrainRecipe
 
 FACTORS = tuple(float(factor) for factor in np.geomspace(0.15, 2.0, 66))
 """By which widths are scaled, in steps of 4 %; what rounds to the same network is one."""
@@ -206,7 +207,7 @@ class Benchmark:
             print(f"training {network.folder}", flush=True)
         with self.timed("train", count=not finished):
             seed_everything(network.seed, verbose=False)
-            recipe = Recipe(epochs=options.train_epochs, batch_size=options.batch_size, seed=network.seed)
+            recipe = TrainRecipe(epochs=options.train_epochs, batch_size=options.batch_size, seed=network.seed)
             fabric = Fabric(accelerator=options.accelerator, devices=1)
             result = train(network.make(), self.data, recipe, folder, fabric, architecture=network.text)
         return result.test_accuracy

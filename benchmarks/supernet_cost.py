@@ -41,11 +41,12 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.nn import build, build_block
+from fbnet_mobile.blocks import build, build_block
+from fbnet_mobile.engine.allocator import tune_allocator
 from fbnet_mobile.search.choices import Choices, Weights, straight_through
-from fbnet_mobile.search.supernet import Mode, Supernet
+from fbnet_mobile.search.recipe import Mode
+from fbnet_mobile.search.supernet import Supernet
 from fbnet_mobile.space import RESOLUTION, Option, SearchSpace
-from fbnet_mobile.train.allocator import tune_allocator
 
 SPACE = """
 name: six-blocks

@@ -5,7 +5,7 @@
 
 The network is EfficientNet-Lite0 with the ImageNet weights that come with those packages; the photographs lie in
 folders named by WordNet id, as ImageNet's do (``n01440764/...``), of any number of its classes. Each file is exported
-through ``fbnet_mobile.export.verify.export`` and run in its own runtime; Core ML's where there is no Mac, operation by
+through ``fbnet_mobile.formats.verify.export`` and run in its own runtime; Core ML's where there is no Mac, operation by
 operation (about half a second a photograph on one core; ``--formats`` leaves it out).
 
 int8 takes its ranges from the first ``--calibration`` photographs of each class in the order of their names, and is
@@ -29,10 +29,10 @@ from torch import nn
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from fbnet_mobile.export.formats import FORMATS
-from fbnet_mobile.export.precision import PRECISIONS
-from fbnet_mobile.export.verify import export
-from fbnet_mobile.runtimes import runtime_for_path
+from fbnet_mobile.formats.base import FORMATS
+from fbnet_mobile.formats.precision import PRECISIONS
+from fbnet_mobile.formats.runtimes import runtime_for_path
+from fbnet_mobile.formats.verify import export
 
 SIZE = 224
 MIN_AGREEMENT, MAX_LOSS = 0.92, 0.015

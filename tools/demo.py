@@ -17,11 +17,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fbnet_mobile.data.data import load_data
 from fbnet_mobile.errors import FbnetError
 from fbnet_mobile.latency.table import LatencyTable
 from fbnet_mobile.search.derive import cost_range
 from fbnet_mobile.space import SearchSpace, load_space
-from fbnet_mobile.train.data import load_data
 
 SPACE = "small"
 SEARCH_IMAGES, TRAIN_IMAGES, MOST_EPOCHS = 135_000, 180_000, 60

@@ -81,7 +81,7 @@ class Block(BaseModel, ABC):
     """One block at one input shape. Two equal blocks are the same work for a device.
 
     A subclass names its ``kind`` (a class attribute), adds the fields that decide its shape and says which
-    convolutions it holds. ``fbnet_mobile.nn.register_block`` ties it to the module that computes it.
+    convolutions it holds. ``fbnet_mobile.blocks.register_block`` ties it to the module that computes it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

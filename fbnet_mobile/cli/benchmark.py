@@ -58,7 +58,7 @@ def command(
     """
     from fbnet_mobile.devices import get_device
     from fbnet_mobile.errors import UserError
-    from fbnet_mobile.runtimes import runtime_for_path
+    from fbnet_mobile.formats.runtimes import runtime_for_path
 
     if list_models:
         _print_zoo()
@@ -132,9 +132,9 @@ def _print_zoo() -> None:
 
 
 def _describe(model: Path, threads: int) -> dict[str, Any]:
-    from fbnet_mobile.export.formats import read_metadata
-    from fbnet_mobile.export.metadata import ModelMetadata
-    from fbnet_mobile.runtimes import runtime_for_path
+    from fbnet_mobile.formats.base import read_metadata
+    from fbnet_mobile.formats.metadata import ModelMetadata
+    from fbnet_mobile.formats.runtimes import runtime_for_path
 
     precision: str | None = "fp32"
     if model.suffix == CHECKPOINT:
@@ -156,8 +156,8 @@ def _describe(model: Path, threads: int) -> dict[str, Any]:
 
 
 def _measure(results: list[dict[str, Any]], target: Any, threads: int, table: Any) -> None:
-    from fbnet_mobile.latency.benchmark import benchmark
-    from fbnet_mobile.latency.jobs import runtime_version
+    from fbnet_mobile.measure.benchmark import benchmark
+    from fbnet_mobile.measure.jobs import runtime_version
 
     statistic = table.conditions.statistic if table is not None else "min"
     with progress_steps() as progress:
@@ -182,8 +182,8 @@ def _measure(results: list[dict[str, Any]], target: Any, threads: int, table: An
 
 def _predict(result: dict[str, Any], table: Any) -> None:
     from fbnet_mobile.arch import Architecture
-    from fbnet_mobile.export.formats import read_metadata
-    from fbnet_mobile.export.metadata import ModelMetadata
+    from fbnet_mobile.formats.base import read_metadata
+    from fbnet_mobile.formats.metadata import ModelMetadata
 
     conditions = table.conditions
     asked = (conditions.runtime, conditions.threads, conditions.precision)
@@ -198,13 +198,13 @@ def _accuracy(
     results: list[dict[str, Any]], source: str, root: Path | None, split_seed: int, limit: int | None, threads: int
 ) -> None:
     from fbnet_mobile.arch import Architecture
+    from fbnet_mobile.blocks import restore
+    from fbnet_mobile.data.data import load_data
+    from fbnet_mobile.engine.checkpoint import load_checkpoint
     from fbnet_mobile.errors import UserError
-    from fbnet_mobile.export.formats import read_metadata
-    from fbnet_mobile.export.metadata import ModelMetadata
-    from fbnet_mobile.nn import restore
-    from fbnet_mobile.runtimes import runtime_for_path
-    from fbnet_mobile.train.checkpoint import load_checkpoint
-    from fbnet_mobile.train.data import load_data
+    from fbnet_mobile.formats.base import read_metadata
+    from fbnet_mobile.formats.metadata import ModelMetadata
+    from fbnet_mobile.formats.runtimes import runtime_for_path
     from fbnet_mobile.train.loop import evaluate
 
     loaded: dict[int, Any] = {}

@@ -38,7 +38,7 @@ def check_device(name: str) -> None:
     """
     from fbnet_mobile.devices import ProgramError, get_device
     from fbnet_mobile.errors import JobError
-    from fbnet_mobile.latency.jobs import INSTALL, runtime_version
+    from fbnet_mobile.measure.jobs import INSTALL, runtime_version
 
     problems = 0
 
@@ -118,7 +118,7 @@ def _names() -> Iterator[str]:
 def _offered(device: Any) -> Iterator[tuple[str, str]]:
     """The runtimes that work on a device, with their versions."""
     from fbnet_mobile.errors import JobError
-    from fbnet_mobile.latency.jobs import runtime_version
+    from fbnet_mobile.measure.jobs import runtime_version
 
     for runtime in device.runtimes:
         try:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fbnet_mobile.arch import Architecture
     from fbnet_mobile.devices import Device
-    from fbnet_mobile.export.metadata import ModelMetadata
+    from fbnet_mobile.formats.metadata import ModelMetadata
     from fbnet_mobile.latency.table import LatencyTable
 
 CALIBRATION_IMAGES = 256
@@ -110,8 +110,8 @@ def command(
     or on random inputs without. With --device it is then measured where it will run.
     """
     from fbnet_mobile.errors import UserError
-    from fbnet_mobile.export.formats import check_options, check_suffix, format_of
-    from fbnet_mobile.export.precision import calibrates, check_precision
+    from fbnet_mobile.formats.base import check_options, check_suffix, format_of
+    from fbnet_mobile.formats.precision import calibrates, check_precision
 
     if architecture is None and model is None and checkpoint is None:
         raise UserError("no network; give --checkpoint, --architecture or --model")
@@ -138,9 +138,9 @@ def command(
     module, input_shape, metadata, network = _network(checkpoint, architecture, model, pretrained, resolution)
     fresh = checkpoint is None and not pretrained
 
-    from fbnet_mobile.export.pixels import Normalisation
-    from fbnet_mobile.export.verify import export
-    from fbnet_mobile.train.data import load_images
+    from fbnet_mobile.data.data import load_images
+    from fbnet_mobile.formats.verify import export
+    from fbnet_mobile.graph.pixels import Normalisation
 
     if fresh:
         _calibrate(module, input_shape)
@@ -216,9 +216,9 @@ def _network(
 
     import torch
 
-    from fbnet_mobile.export.metadata import ModelMetadata
-    from fbnet_mobile.nn import build, restore
-    from fbnet_mobile.train.checkpoint import load_checkpoint
+    from fbnet_mobile.blocks import build, restore
+    from fbnet_mobile.engine.checkpoint import load_checkpoint
+    from fbnet_mobile.formats.metadata import ModelMetadata
     from fbnet_mobile.zoo.mobile_cv import MEAN, STD, load_mobile_cv
     from fbnet_mobile.zoo.peers import load_peer
 
@@ -241,7 +241,7 @@ def _calibrate(module: "nn.Module", input_shape: tuple[int, int, int, int]) -> N
     """Give a fresh network the statistics of noise, so that its values are as large as a trained one's."""
     import torch
 
-    from fbnet_mobile.nn import calibrate_batch_norm
+    from fbnet_mobile.blocks import calibrate_batch_norm
 
     with contextlib.suppress(Exception):  # the export says what a network that does not run refuses
         calibrate_batch_norm(module, torch.randn((4, *input_shape[1:]), generator=torch.Generator().manual_seed(0)))
@@ -251,7 +251,7 @@ def _device(name: str, file_format: str, threads: int | None, benchmark_binary: 
     """The device, which can run files of the format."""
     from fbnet_mobile.devices import get_device
     from fbnet_mobile.errors import UserError
-    from fbnet_mobile.runtimes import runtime_for_format
+    from fbnet_mobile.formats.runtimes import runtime_for_format
 
     device = get_device(name)
     if runtime_for_format(file_format).name not in device.runtimes:
@@ -268,7 +268,7 @@ def _table(path: Path) -> "LatencyTable":
 
 def _as_taken(pixels: "Tensor", metadata: "ModelMetadata") -> "NDArray[Any]":
     """Pixels as the file takes them."""
-    from fbnet_mobile.train.augment import normalise
+    from fbnet_mobile.data.augment import normalise
 
     if metadata.input == "float32":
         pixels = normalise(pixels, metadata.mean, metadata.std)
@@ -280,7 +280,7 @@ def _predict(
     table: "LatencyTable", network: "Architecture | None", device: "Device", file_format: str, precision: str
 ) -> float | None:
     """What the table predicts for the network, in microseconds; None, and why, if it is of other conditions."""
-    from fbnet_mobile.runtimes import runtime_for_format
+    from fbnet_mobile.formats.runtimes import runtime_for_format
 
     if network is None:
         print("no prediction: the network is not made of a search space's blocks")
@@ -304,8 +304,8 @@ def _threads(device: "Device") -> int:
 
 def _measure(path: Path, device: "Device", file_format: str, statistic: str, predicted_us: float | None) -> None:
     """Measure the file where it will run, and print that beside the prediction."""
-    from fbnet_mobile.latency.benchmark import benchmark
-    from fbnet_mobile.runtimes import runtime_for_format
+    from fbnet_mobile.formats.runtimes import runtime_for_format
+    from fbnet_mobile.measure.benchmark import benchmark
 
     runtime, threads = runtime_for_format(file_format).name, _threads(device)
     with device, progress_steps() as progress:

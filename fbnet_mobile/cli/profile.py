@@ -87,13 +87,13 @@ def command(
         raise UserError(f"unknown statistic {statistic!r}; choose one of {', '.join(STATISTICS)}")
     budget_s = parse_seconds(budget)
 
-    from fbnet_mobile.export.precision import PRECISIONS
+    from fbnet_mobile.formats.precision import PRECISIONS
 
     if precision not in PRECISIONS:
         raise UserError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
 
     from fbnet_mobile.devices import get_device
-    from fbnet_mobile.latency.jobs import MeasuringPlan
+    from fbnet_mobile.measure.jobs import MeasuringPlan
     from fbnet_mobile.space import load_space
 
     search_space = load_space(space)
@@ -105,7 +105,7 @@ def command(
     if runtime not in target.runtimes:
         raise UserError(f"unknown runtime {runtime!r}; choose one of {', '.join(target.runtimes)}")
 
-    from fbnet_mobile.latency.profile import profile
+    from fbnet_mobile.measure.profile import profile
 
     candidates, positions = len(search_space.candidates()), sum(1 for _ in search_space.all_blocks())
     print(

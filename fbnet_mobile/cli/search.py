@@ -11,7 +11,7 @@ from fbnet_mobile.cli.common import parse_count, parse_latency_us, run
 from fbnet_mobile.errors import UserError
 
 if TYPE_CHECKING:
-    from fbnet_mobile.search.constraint import Constraint
+    from fbnet_mobile.cost.constraint import Constraint
     from fbnet_mobile.search.loop import SearchResult
     from fbnet_mobile.space import SearchSpace
 
@@ -128,10 +128,11 @@ def command(
     search_space = load_space(space_name)
 
     from fbnet_mobile.cli.training import make_fabric
-    from fbnet_mobile.search.constraint import count_constraint, latency_constraint
+    from fbnet_mobile.cost.constraint import count_constraint, latency_constraint
+    from fbnet_mobile.data.data import load_data
     from fbnet_mobile.search.derive import require_reachable
-    from fbnet_mobile.search.loop import SearchRecipe, search
-    from fbnet_mobile.train.data import load_data
+    from fbnet_mobile.search.loop import search
+    from fbnet_mobile.search.recipe import SearchRecipe
 
     recipe = SearchRecipe(
         epochs=epochs,

@@ -70,12 +70,13 @@ def command(
 
     from lightning_fabric import seed_everything
 
+    from fbnet_mobile.blocks import build
     from fbnet_mobile.cli.training import make_fabric
-    from fbnet_mobile.nn import build
-    from fbnet_mobile.train.data import load_data
-    from fbnet_mobile.train.loop import Recipe, train
+    from fbnet_mobile.data.data import load_data
+    from fbnet_mobile.train.loop import train
+    from fbnet_mobile.train.recipe import TrainRecipe
 
-    recipe = Recipe(
+    recipe = TrainRecipe(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fbnet_mobile.cost.constraint import Constraint, Costs
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.search.constraint import Constraint, Costs
 from fbnet_mobile.space import Option, Position, SearchSpace
 
 LogProbabilities = Mapping[str, npt.NDArray[np.float64]]

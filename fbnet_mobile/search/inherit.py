@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fbnet_mobile.arch import Block, InvertedResidual
-from fbnet_mobile.nn import ConvBNAct, HeadModule, InvertedResidualModule, Network, SqueezeExcite, build
+from fbnet_mobile.blocks import ConvBNAct, HeadModule, InvertedResidualModule, Network, SqueezeExcite, build
 from fbnet_mobile.search.supernet import (
     Candidates,
     Paths,

@@ -14,17 +14,18 @@ With one-hot weights the supernet computes exactly what the network of that assi
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from fbnet_mobile.arch import Activation, Block, ConvBlock, Head, InvertedResidual
-from fbnet_mobile.nn import BATCH_NORM_EPS, build_block
-from fbnet_mobile.nn.blocks import start_as_identity
-from fbnet_mobile.nn.network import initialise
+from fbnet_mobile.blocks import BATCH_NORM_EPS, build_block
+from fbnet_mobile.blocks.layers import start_as_identity
+from fbnet_mobile.blocks.network import initialise
 from fbnet_mobile.search.choices import Weights
+from fbnet_mobile.search.recipe import Mode
 from fbnet_mobile.space import CANDIDATE, RESOLUTION, Option, Position, SearchSpace
 
 
@@ -455,7 +456,6 @@ def _joint(weights: Sequence[Tensor]) -> Tensor:
     return joint
 
 
-Mode = Literal["shared", "candidates", "paths"]
 _MASKED: dict[type[Block], type[SuperBlock]] = {
     ConvBlock: SuperConv,
     InvertedResidual: SuperInvertedResidual,

@@ -18,90 +18,25 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from fbnet_mobile import __version__
-from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.files import write_whole
-from fbnet_mobile.train.allocator import tune_allocator
-from fbnet_mobile.train.augment import derive_seed, normalise
-from fbnet_mobile.train.checkpoint import (
+from fbnet_mobile.data.augment import derive_seed, normalise
+from fbnet_mobile.data.data import Data, Split, training_batches
+from fbnet_mobile.engine.allocator import tune_allocator
+from fbnet_mobile.engine.checkpoint import (
     Checkpoint,
     load_checkpoint,
     read_tensors,
     save_checkpoint,
     write_tensors,
 )
-from fbnet_mobile.train.data import Data, Split, training_batches
-from fbnet_mobile.train.progress import ProgressBar
+from fbnet_mobile.engine.progress import ProgressBar
+from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.files import write_whole
+from fbnet_mobile.train.recipe import TrainRecipe
 
 _STATE_FORMAT = "fbnet-mobile training state 1"
 _REPORT_STEPS = 20
 
 Predict = nn.Module | Callable[[NDArray[Any]], NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train; the defaults suit small mobile networks and tens of epochs.
-
-    Stochastic gradient descent with Nesterov momentum, a linear warm-up and then a cosine to zero, both
-    moving with every step (Loshchilov and Hutter 2017); weight decay on weights but not on biases and batch
-    norm (He et al. 2019); label smoothing (Szegedy et al. 2016).
-
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step, of all processes together.
-        learning_rate: its peak.
-        warmup_epochs: epochs of linear rise to the peak; may be a fraction, and is cut to half of all epochs.
-        momentum: Nesterov momentum.
-        weight_decay: L2 penalty on weights of two and more dimensions.
-        label_smoothing: part of the target spread over all classes.
-        ema_decay: decay a step of the moving average of the weights, which is then what is evaluated and
-            kept; 0 for none. In the first steps it is (1 + step) / (10 + step) if that is less.
-        crop: whether to crop at random.
-        flip: whether to mirror at random; None for what suits the data source.
-        seed: decides order, augmentation and dropout.
-    """
-
-    epochs: int = 30
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    warmup_epochs: float = 1.0
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.1
-    ema_decay: float = 0.0
-    crop: bool = True
-    flip: bool | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values.
-
-        Raises:
-            UserError: one of them is.
-        """
-        bounds: dict[str, tuple[float, float]] = {
-            "epochs": (1, math.inf),
-            "batch_size": (1, math.inf),
-            "learning_rate": (0, math.inf),
-            "warmup_epochs": (0, math.inf),
-            "momentum": (0, 1),
-            "weight_decay": (0, math.inf),
-            "label_smoothing": (0, 1),
-            "ema_decay": (0, 1),
-            "seed": (0, 2**32 - 1),
-        }
-        for name, (low, high) in bounds.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                span = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-                raise UserError(f"a {name} of {value:g} is impossible; give a value {span}")
-
-    def learning_rate_at(self, epoch: float) -> float:
-        """Learning rate after ``epoch`` epochs, fractions of them included."""
-        warmup = min(self.warmup_epochs, self.epochs / 2)
-        if epoch < warmup:
-            return self.learning_rate * epoch / warmup
-        return self.learning_rate * (1 + math.cos(math.pi * (epoch - warmup) / (self.epochs - warmup))) / 2
 
 
 @dataclass(frozen=True)
@@ -148,7 +83,7 @@ class TrainResult:
 def train(
     module: nn.Module,
     data: Data,
-    recipe: Recipe,
+    recipe: TrainRecipe,
     out_dir: Path,
     fabric: Fabric,
     *,
@@ -281,7 +216,7 @@ class _Run:
         self,
         module: nn.Module,
         data: Data,
-        recipe: Recipe,
+        recipe: TrainRecipe,
         out_dir: Path,
         fabric: Fabric,
         architecture: str,

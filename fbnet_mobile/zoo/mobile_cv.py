@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from fbnet_mobile.arch import Architecture, Block, ConvBlock, Head, InvertedResidual
+from fbnet_mobile.blocks import Network, build
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.nn import Network, build
 
 MEAN = (0.485, 0.456, 0.406)
 """Of each channel, on the scale from 0 to 1: what the source normalises its images with (preprocess.py)."""

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.export.metadata import ModelMetadata
-from fbnet_mobile.runtimes.packages import needs, quiet
+from fbnet_mobile.formats.metadata import ModelMetadata
+from fbnet_mobile.formats.packages import needs, quiet
 
 
 class Peer(NamedTuple):

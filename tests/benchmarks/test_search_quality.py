@@ -6,7 +6,7 @@ from search_quality import hand_scaled, mobilenetv3, widest
 from torch import nn
 
 from fbnet_mobile.arch import InvertedResidual
-from fbnet_mobile.nn import build
+from fbnet_mobile.blocks import build
 from fbnet_mobile.space import load_space
 
 

@@ -7,9 +7,9 @@ import torch
 from calibrated import calibrated
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.nn import build
-from fbnet_mobile.train.checkpoint import Checkpoint, save_checkpoint
-from fbnet_mobile.train.data import load_data
+from fbnet_mobile.blocks import build
+from fbnet_mobile.data.data import load_data
+from fbnet_mobile.engine.checkpoint import Checkpoint, save_checkpoint
 
 NETWORK = """
 name: tiny

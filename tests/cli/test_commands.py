@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.nn import build
-from fbnet_mobile.train.checkpoint import Checkpoint, save_checkpoint
+from fbnet_mobile.blocks import build
+from fbnet_mobile.engine.checkpoint import Checkpoint, save_checkpoint
 
 COMMANDS = ("profile", "search", "train", "export", "benchmark")
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fbnet_mobile.cli import benchmark, export
-from fbnet_mobile.export.formats import read_metadata
+from fbnet_mobile.formats.base import read_metadata
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from fbnet_mobile.export.formats import write
-from fbnet_mobile.export.trace import trace
+from fbnet_mobile.formats.base import write
+from fbnet_mobile.graph.trace import trace
 from tests.devices.lab import Sshd
 
 

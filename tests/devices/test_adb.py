@@ -15,7 +15,7 @@ import pytest
 
 from fbnet_mobile.devices import AdbDevice, DeviceFullError, DeviceSettings, HostDevice, ProgramError
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.latency.jobs import MeasuringPlan, run_models, runtime_version
+from fbnet_mobile.measure.jobs import MeasuringPlan, run_models, runtime_version
 from tests.devices import lab
 
 pytestmark = pytest.mark.devices

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from fbnet_mobile.arch import InvertedResidual
+from fbnet_mobile.blocks import build_block
 from fbnet_mobile.devices import AdbDevice, DeviceSettings, SshDevice
 from fbnet_mobile.devices.remote import RemoteDevice
-from fbnet_mobile.export.formats import FORMATS, write
-from fbnet_mobile.export.trace import trace
-from fbnet_mobile.latency.jobs import MeasuringPlan, run_models, runtime_version
-from fbnet_mobile.nn import build_block
-from fbnet_mobile.runtimes import get_runtime
+from fbnet_mobile.formats.base import FORMATS, write
+from fbnet_mobile.formats.runtimes import get_runtime
+from fbnet_mobile.graph.trace import trace
+from fbnet_mobile.measure.jobs import MeasuringPlan, run_models, runtime_version
 from tests.devices import lab
 from tests.devices.lab import Sshd
 

@@ -21,7 +21,7 @@ from fbnet_mobile.devices import (
     get_device,
 )
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.latency.jobs import MeasuringPlan, run_models, runtime_version
+from fbnet_mobile.measure.jobs import MeasuringPlan, run_models, runtime_version
 from tests.devices.lab import Sshd
 
 Record = Callable[[str, object], None]

@@ -11,11 +11,12 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
+from fbnet_mobile.cost.constraint import count_constraint
+from fbnet_mobile.data.data import load_data
 from fbnet_mobile.search import loop
-from fbnet_mobile.search.constraint import count_constraint
-from fbnet_mobile.search.loop import SearchRecipe, SearchResult, search
+from fbnet_mobile.search.loop import SearchResult, search
+from fbnet_mobile.search.recipe import SearchRecipe
 from fbnet_mobile.space import SearchSpace
-from fbnet_mobile.train.data import load_data
 
 SPACE = SearchSpace.from_yaml(
     """

@@ -11,15 +11,16 @@ import torch
 from lightning_fabric import Fabric
 
 from fbnet_mobile.arch import Architecture
+from fbnet_mobile.blocks import build
+from fbnet_mobile.cost.constraint import Constraint, count_constraint, latency_constraint
+from fbnet_mobile.data.augment import normalise
+from fbnet_mobile.data.data import Data, load_data
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.latency.table import BLOCK, INVOCATION, Conditions, LatencyTable, Measurement
-from fbnet_mobile.nn import build
 from fbnet_mobile.search import loop
-from fbnet_mobile.search.constraint import Constraint, count_constraint, latency_constraint
-from fbnet_mobile.search.loop import SearchRecipe, search
+from fbnet_mobile.search.loop import search
+from fbnet_mobile.search.recipe import SearchRecipe
 from fbnet_mobile.space import SearchSpace
-from fbnet_mobile.train.augment import normalise
-from fbnet_mobile.train.data import Data, load_data
 
 SPACE = SearchSpace.from_yaml(
     """

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fbnet_mobile.arch import Block, Convolution
-from fbnet_mobile.nn import register_block
+from fbnet_mobile.blocks import register_block
 from fbnet_mobile.search import supernet
 from fbnet_mobile.search.choices import Choices
 from fbnet_mobile.search.inherit import inherit

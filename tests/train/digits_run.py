@@ -7,8 +7,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from fbnet_mobile.train.data import load_data
-from fbnet_mobile.train.loop import Recipe, TrainResult, train
+from fbnet_mobile.data.data import load_data
+from fbnet_mobile.train.loop import TrainResult, train
+from fbnet_mobile.train.recipe import TrainRecipe
 
 
 def network(batch_norm: bool) -> nn.Module:
@@ -33,7 +34,7 @@ def run(out_dir: Path, epochs: int, *, processes: int = 1, batch_norm: bool = Tr
     return train(
         network(batch_norm),
         data,
-        Recipe(epochs=epochs, **settings),  # type: ignore[arg-type]
+        TrainRecipe(epochs=epochs, **settings),  # type: ignore[arg-type]
         out_dir,
         fabric,
         architecture="digits",

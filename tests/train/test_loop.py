@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 import torch
 
+from fbnet_mobile.data.data import load_data
+from fbnet_mobile.engine.checkpoint import load_checkpoint
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.train.checkpoint import load_checkpoint
-from fbnet_mobile.train.data import load_data
-from fbnet_mobile.train.loop import Recipe, TrainResult, evaluate
+from fbnet_mobile.train.loop import TrainResult, evaluate
+from fbnet_mobile.train.recipe import TrainRecipe
 
 PROGRAM = Path(__file__).with_name("digits_run.py")
 EPOCHS = 5
@@ -109,7 +110,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
-    recipe = Recipe(epochs=10, learning_rate=0.4, warmup_epochs=2)
+    recipe = TrainRecipe(epochs=10, learning_rate=0.4, warmup_epochs=2)
 
     rates = [recipe.learning_rate_at(epoch) for epoch in (0, 1, 2, 6, 10)]
 
@@ -118,7 +119,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 def test_an_impossible_recipe_is_refused() -> None:
     with pytest.raises(UserError, match="a label_smoothing of 2 is impossible; give a value from 0 to 1"):
-        Recipe(label_smoothing=2)
+        TrainRecipe(label_smoothing=2)
 
 
 def _without_time(result: TrainResult) -> list[Any]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fbnet_mobile.arch import Architecture, ConvBlock, InvertedResidual
+from fbnet_mobile.blocks import build
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.nn import build
 from fbnet_mobile.zoo import load_network
 from fbnet_mobile.zoo.mobile_cv import load_mobile_cv
 

@@ -5,9 +5,9 @@ import pytest
 
 from fbnet_mobile.cli import export as command
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.export.formats import read_metadata
-from fbnet_mobile.export.metadata import ModelMetadata
-from fbnet_mobile.runtimes import runtime_for_path
+from fbnet_mobile.formats.base import read_metadata
+from fbnet_mobile.formats.metadata import ModelMetadata
+from fbnet_mobile.formats.runtimes import runtime_for_path
 from fbnet_mobile.zoo.peers import load_peer
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -1,0 +1,1 @@
+"""What every run has: a folder that continues, progress, checkpoints."""

@@ -1,0 +1,303 @@
+"""Core ML packages: by Core ML itself on macOS, and elsewhere by evaluating the saved package operation by
+operation.
+
+The evaluation reads the package as written, weights included, and computes each operation of its ML Program
+by the value inference of coremltools, Apple's own definition of it; the few operations that have none are
+computed here from their description in coremltools. It shows that the file says what the network says. It
+says nothing of the speed, or of the rounding, of a phone's GPU or Neural Engine.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.formats.packages import needs, quiet
+from fbnet_mobile.formats.session import Runtime, Session, existing, unreadable
+
+Array = NDArray[np.float32]
+
+
+class CoreML(Runtime):
+    """Core ML, or coremltools' reading of a package where there is no Core ML."""
+
+    name = "coreml"
+    format = "coreml"
+
+    def version(self) -> str:
+        """Return the version of ``coremltools``."""
+        return str(_coremltools().__version__)
+
+    def load(self, path: Path, threads: int = 1) -> Session:
+        """Load a package of one input and one output, besides what a classifier adds; see :meth:`Runtime.load`.
+
+        It ignores ``threads``.
+        """
+        ct = _coremltools()
+        existing(path)
+        native = sys.platform == "darwin"
+        try:
+            with quiet():
+                model = ct.models.MLModel(str(path), skip_model_load=not native)
+                description = model.get_spec().description
+        except Exception as error:  # coremltools' own are plain Exception and RuntimeError
+            raise unreadable(path, "coremltools", error) from error
+        arrays = _arrays(description)
+        if len(description.input) != 1 or len(arrays) != 1:
+            raise UserError(
+                f"{path} has {len(description.input)} inputs and {len(arrays)} outputs; only "
+                "models of one each can be run"
+            )
+        return CoreMLSession(model) if native else EvaluatedSession(model)
+
+
+class _DescribedSession(Session):
+    """What both sessions know from the package's description."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        description = model.get_spec().description
+        (given,) = description.input
+        self._input, self._output = given.name, _arrays(description)[0]
+        self.takes_pixels = given.type.WhichOneof("Type") == "imageType"
+        if self.takes_pixels:
+            image = given.type.imageType
+            channels = 1 if image.colorSpace == image.ColorSpace.Value("GRAYSCALE") else 3
+            self._shape: tuple[int, ...] = (1, channels, int(image.height), int(image.width))
+        else:
+            self._shape = tuple(int(size) for size in given.type.multiArrayType.shape)
+        self._images: NDArray[Any] = np.zeros((0,), np.float32)
+        self._result: Array = self._images
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """See :attr:`Session.input_shape`."""
+        return self._shape
+
+    def set_input(self, images: NDArray[Any]) -> None:
+        """See :meth:`Session.set_input`."""
+        self._images = images
+
+    def output(self) -> Array:
+        """See :meth:`Session.output`."""
+        return self._result
+
+
+class CoreMLSession(_DescribedSession):
+    """A package in Core ML."""
+
+    def invoke(self) -> None:
+        """See :meth:`Session.invoke`."""
+        given: Any = self._images
+        if self.takes_pixels:
+            (pixels,) = self._images
+            given = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        self._result = np.asarray(self.model.predict({self._input: given})[self._output], np.float32)
+
+
+class EvaluatedSession(_DescribedSession):
+    """A package whose ML Program is evaluated by coremltools."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        load = importlib.import_module("coremltools.converters.mil.frontend.milproto.load")
+        with quiet():
+            spec = model.get_spec()
+            program = load.load(spec, spec.specificationVersion, model.weights_dir)
+            self._function = program.functions["main"]
+            # Once and not for each image: an int8 package holds its weights compressed.
+            self._constants = {
+                operation.outputs[0]: operation.outputs[0].val
+                if operation.op_type == "const"
+                else operation.materialized_val_inference()
+                for operation in self._function.operations
+                if _is_constant(operation)
+            }
+
+    def invoke(self) -> None:
+        """See :meth:`Session.invoke`; JobError for an operation that neither coremltools nor we compute."""
+        # Core ML hands the program an image as the numbers that its pixels are.
+        image = self._images.astype(np.float32, copy=False)
+        values: dict[Any, Any] = {**self._constants, self._function.inputs[self._input]: image}
+        with quiet():
+            for operation in self._function.operations:
+                # What classifies puts names to what is computed without it.
+                if _is_constant(operation) or operation.op_type == "classify":
+                    continue
+                results = _evaluate(operation, values, self._function.opset_version)
+                values.update(zip(operation.outputs, results, strict=True))
+        (output,) = (value for value in self._function.outputs if value.name == self._output)
+        self._result = np.asarray(values[output], np.float32)
+
+
+def _arrays(description: Any) -> list[str]:
+    """Return the names of the outputs that are arrays; a classifier's label and dictionary are none."""
+    return [output.name for output in description.output if output.type.WhichOneof("Type") == "multiArrayType"]
+
+
+def _is_constant(operation: Any) -> bool:
+    return bool(operation.op_type == "const" or operation.op_type.startswith("constexpr_"))
+
+
+def _evaluate(operation: Any, values: Mapping[Any, Any], opset: Any) -> list[Any]:
+    """Return the results of one operation of a program, given the values of the variables before it."""
+
+    def value(variable: Any) -> Any:
+        if isinstance(variable, list | tuple):
+            return [value(part) for part in variable]
+        return values.get(variable, variable.val)
+
+    inputs = {name: value(variable) for name, variable in operation.inputs.items() if variable is not None}
+    if operation.op_type in _WITHOUT_INFERENCE:
+        return [_WITHOUT_INFERENCE[operation.op_type](inputs)]
+    mil = importlib.import_module("coremltools.converters.mil.mil")
+
+    def constant(part: Any) -> Any:
+        return [constant(item) for item in part] if isinstance(part, list) else mil.Builder.const(val=part)
+
+    # An operation on constants, built in a program of its own, is computed as it is built.
+    with mil.Function({}, opset_version=opset):
+        arguments = {name: constant(part) for name, part in inputs.items()}
+        built = getattr(mil.Builder, operation.op_type)(**arguments)
+    results = [part.val for part in (built if isinstance(built, list | tuple) else [built])]
+    if any(result is None for result in results):
+        raise JobError(
+            f"cannot check a Core ML package with the operation {operation.op_type} on this system; use "
+            "macOS, or build the network without it"
+        )
+    return results
+
+
+Inputs = Mapping[str, Any]
+
+
+def _sides(inputs: Inputs, window: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return the (before, after) padding of each spatial axis for a window of the given extent."""
+    kind = inputs["pad_type"]
+    if kind == "custom":
+        pad = [int(size) for size in inputs["pad"]]
+        return list(zip(pad[::2], pad[1::2], strict=True))
+    if kind == "valid":
+        return [(0, 0)] * len(window)
+    raise JobError(f"cannot check a Core ML package with the padding '{kind}' on this system; use macOS")
+
+
+def _padded(inputs: Inputs, window: NDArray[np.int64], fill: float) -> Any:
+    """Return the input as a float32 tensor with its padding around it."""
+    torch = importlib.import_module("torch")
+    (top, bottom), (left, right) = _sides(inputs, window)
+    x = torch.from_numpy(np.ascontiguousarray(inputs["x"], np.float32))
+    return torch.nn.functional.pad(x, (left, right, top, bottom), value=fill)
+
+
+def _conv(inputs: Inputs) -> NDArray[Any]:
+    torch = importlib.import_module("torch")
+    weight, dilations = inputs["weight"], inputs["dilations"]
+    x = _padded(inputs, (np.array(weight.shape[2:]) - 1) * dilations + 1, 0.0)
+    bias = inputs.get("bias")
+    result = torch.nn.functional.conv2d(
+        x,
+        torch.from_numpy(np.array(weight, np.float32)),
+        None if bias is None else torch.from_numpy(np.array(bias, np.float32)),
+        stride=[int(step) for step in inputs["strides"]],
+        dilation=[int(step) for step in dilations],
+        groups=int(inputs["groups"]),
+    )
+    return _like(result, inputs)
+
+
+def _max_pool(inputs: Inputs) -> NDArray[Any]:
+    torch = importlib.import_module("torch")
+    kernel, strides = _window(inputs)
+    x = _padded(inputs, inputs["kernel_sizes"], -np.inf)
+    return _like(torch.nn.functional.max_pool2d(x, kernel, strides), inputs)
+
+
+def _avg_pool(inputs: Inputs) -> NDArray[Any]:
+    torch = importlib.import_module("torch")
+    kernel, strides = _window(inputs)
+    total = torch.nn.functional.avg_pool2d(_padded(inputs, inputs["kernel_sizes"], 0.0), kernel, strides)
+    if inputs["exclude_padding_from_average"]:
+        ones = _padded({**inputs, "x": np.ones_like(inputs["x"])}, inputs["kernel_sizes"], 0.0)
+        total = total / torch.nn.functional.avg_pool2d(ones, kernel, strides)
+    return _like(total, inputs)
+
+
+def _window(inputs: Inputs) -> tuple[list[int], list[int]]:
+    if inputs["ceil_mode"]:
+        raise JobError("cannot check a Core ML package with a pooling of ceil_mode on this system; use macOS")
+    return [int(size) for size in inputs["kernel_sizes"]], [int(step) for step in inputs["strides"]]
+
+
+def _concat(inputs: Inputs) -> NDArray[Any]:
+    values, axis = inputs["values"], int(inputs["axis"])
+    if not inputs["interleave"]:
+        return np.concatenate(values, axis)
+    shape = list(values[0].shape)
+    shape[axis] *= len(values)
+    return np.stack(values, axis + 1).reshape(shape)
+
+
+def _batch_norm(inputs: Inputs) -> NDArray[Any]:
+    x = inputs["x"]
+    per_channel = (1, -1) + (1,) * (x.ndim - 2)
+
+    def vector(name: str, otherwise: float) -> NDArray[Any]:
+        given = inputs.get(name)
+        return np.reshape(np.float32(otherwise) if given is None else given.astype(np.float32), per_channel)
+
+    scale = vector("gamma", 1) / np.sqrt(vector("variance", 1) + inputs["epsilon"])
+    result: NDArray[Any] = ((x - vector("mean", 0)) * scale + vector("beta", 0)).astype(x.dtype)
+    return result
+
+
+def _silu(inputs: Inputs) -> NDArray[Any]:
+    x = inputs["x"]
+    result: NDArray[Any] = (x / (1 + np.exp(-x))).astype(x.dtype)
+    return result
+
+
+def _upsample(mode: str) -> Callable[[Inputs], NDArray[Any]]:
+    def rule(inputs: Inputs) -> NDArray[Any]:
+        torch = importlib.import_module("torch")
+        factors = (float(inputs["scale_factor_height"]), float(inputs["scale_factor_width"]))
+        corners = {"align_corners": bool(inputs["align_corners"])} if mode == "bilinear" else {}
+        x = torch.from_numpy(np.array(inputs["x"], np.float32))
+        result = torch.nn.functional.interpolate(x, scale_factor=factors, mode=mode, **corners)
+        return _like(result, inputs)
+
+    return rule
+
+
+def _like(result: Any, inputs: Inputs) -> NDArray[Any]:
+    """Return a tensor as an array of the precision that the operation works in."""
+    array: NDArray[Any] = result.numpy().astype(inputs["x"].dtype)
+    return array
+
+
+_WITHOUT_INFERENCE: dict[str, Callable[[Inputs], NDArray[Any]]] = {
+    "conv": _conv,
+    "max_pool": _max_pool,
+    "avg_pool": _avg_pool,
+    "batch_norm": _batch_norm,
+    "concat": _concat,
+    "silu": _silu,
+    "upsample_nearest_neighbor": _upsample("nearest"),
+    "upsample_bilinear": _upsample("bilinear"),
+}
+"""The operations without value inference in coremltools 9.0, and concat, whose ignores ``interleave``."""
+
+
+def _coremltools() -> ModuleType:
+    with needs("coremltools", "fbnet-mobile[coreml]"), quiet():
+        return importlib.import_module("coremltools")
+
+
+RUNTIME = CoreML()

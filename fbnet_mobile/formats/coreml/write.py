@@ -1,0 +1,311 @@
+"""Writes a graph as a Core ML package: an ML Program for iOS 15 and later, in 32-bit floats, channels first.
+
+A network with a name for each of its logits becomes a classifier, as Xcode and the Vision framework know it: beside
+"output", the logits, it gives "classLabel" and "classLabel_probs", the softmax by name. A network that takes pixels
+takes an image.
+
+Built with the MIL builder of coremltools
+(https://apple.github.io/coremltools/docs-guides/source/mil-ops.html), which does not touch PyTorch. Equal
+graphs and metadata give equal bytes, once the date and the random identifiers that coremltools puts into every package
+are replaced.
+"""
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.formats.packages import quiet
+from fbnet_mobile.graph.operations import INPUT, Graph, Node, Shape
+
+with quiet():
+    import coremltools as ct
+    from coremltools.converters.mil import Builder as mil  # noqa: N813
+    from coremltools.converters.mil import Function, Program
+    from coremltools.converters.mil.frontend.milproto.load import load
+
+_OWN_KEYS = "com.github.apple.coremltools."
+"""Prefix of the metadata that coremltools adds."""
+
+
+def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write ``graph`` with the tensors, or the image, "input" and "output".
+
+    Args:
+        graph: the network.
+        path: is not there yet.
+        metadata: strings to keep; "classes", if there, is a JSON list of the names of the logits.
+
+    Raises:
+        UserError: it resizes a feature map by a factor that is not whole, or takes pixels of a number of channels
+            that no image has.
+    """
+    if graph.pixels and graph.input_shape[1] not in _COLOURS:
+        raise UserError(
+            f"cannot write pixels of {graph.input_shape[1]} channels to Core ML, whose images have 1 or 3; let the "
+            "file take float32"
+        )
+    labels = _labels(graph, metadata)
+    with quiet():
+        program = Program()
+        with Function({INPUT: mil.placeholder(shape=graph.input_shape)}, opset_version=_TARGET) as function:
+            values: dict[str, Any] = {INPUT: function.inputs[INPUT]}
+            for node in graph.nodes:
+                operands = [values[name] for name in node.inputs]
+                if "constant" in node.weights:
+                    operands.append(node.weights["constant"])
+                name = "output" if node.name == graph.output else node.name
+                values[node.name] = _RULES[node.op](node, operands, name)
+            outputs = [values[graph.output]]
+            if labels:
+                outputs.append(mil.softmax(x=values[graph.output], axis=1, name=_PROBABILITIES))
+            function.set_outputs(outputs)
+        program.add_function("main", function)
+        model = _package(program, ct.precision.FLOAT32, labels, graph.input_shape if graph.pixels else None)
+        model.user_defined_metadata.update(metadata)
+        save(model, path)
+
+
+def save(model: Any, path: Path) -> None:
+    """Write a package with nothing in it that differs from one time to the next."""
+    model.user_defined_metadata.pop(f"{_OWN_KEYS}conversion_date", None)
+    model.save(str(path))
+    (description,) = path.glob("Data/*/*.mlmodel")
+    specification = type(model.get_spec()).FromString(description.read_bytes())
+    description.write_bytes(specification.SerializeToString(deterministic=True))
+    manifest = path / "Manifest.json"
+    text = manifest.read_text()
+    for identifier, entry in json.loads(text)["itemInfoEntries"].items():
+        text = text.replace(identifier, str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])))
+    manifest.write_text(json.dumps(json.loads(text), indent=4, sort_keys=True) + "\n")
+
+
+def half(path: Path, compress: Callable[[Any], Any] | None = None) -> Any:
+    """Return the package that :func:`write` wrote with every value in between, and every weight, in fp16.
+
+    Args:
+        path: the package.
+        compress: changes the weights of such a package into what Core ML reads from iOS 16 on.
+    """
+    with quiet():
+        model = ct.models.MLModel(str(path), skip_model_load=True)
+        program = _program(model)
+        labels: list[str] = []
+        function = program.functions["main"]
+        for operation in list(function.operations):
+            # Neither conversion nor compression keeps it in its place, the last; it is added at the end.
+            if operation.op_type == "classify":
+                labels = [str(label) for label in operation.classes.val]
+                logits = next(value for value in function.outputs if value.name == "output")
+                function.set_outputs([logits, operation.probabilities])
+                function.remove_ops([operation])
+        takes_image = model.get_spec().description.input[0].type.WhichOneof("Type") == "imageType"
+        image = tuple(function.inputs[INPUT].shape) if takes_image else None
+        if compress:
+            program = _program(compress(_package(program, ct.precision.FLOAT16)))
+        target = ct.target.iOS16 if compress else _TARGET
+        made = _package(program, ct.precision.FLOAT16, labels, image, target)
+        made.user_defined_metadata.update(model.user_defined_metadata)
+    return made
+
+
+_TARGET = ct.target.iOS15
+_PROBABILITIES = "probabilities"
+_COLOURS = {1: ct.colorlayout.GRAYSCALE, 3: ct.colorlayout.RGB}
+"""How the pixels of a number of channels are stored; a Core ML image is one of these."""
+
+
+def _program(model: Any) -> Any:
+    spec = model.get_spec()
+    return load(spec, spec.specificationVersion, model.weights_dir)
+
+
+def _package(
+    program: Any, precision: Any, labels: Sequence[str] = (), image: Shape | None = None, target: Any = _TARGET
+) -> Any:
+    """Convert a program to a package: a classifier if there are labels, of an image if its shape is given."""
+    extras: dict[str, Any] = {}
+    if labels:
+        extras["classifier_config"] = ct.ClassifierConfig(list(labels), predicted_probabilities_output=_PROBABILITIES)
+    if image:
+        extras["inputs"] = [ct.ImageType(name=INPUT, shape=image, color_layout=_COLOURS[image[1]])]
+    return ct.convert(
+        program,
+        convert_to="mlprogram",
+        minimum_deployment_target=target,
+        compute_precision=precision,
+        skip_model_load=True,
+        **extras,
+    )
+
+
+def _labels(graph: Graph, metadata: Mapping[str, str]) -> list[str]:
+    """Return a name for each logit, each another; none if they have no names, or are no logits."""
+    output = graph.node(graph.output)
+    classes = json.loads(metadata.get("classes", "[]"))
+    if len(output.shape) != 2 or output.shape[1] != len(classes) or output.op == "softmax":
+        return []
+    # Core ML gives the probabilities by name; among ImageNet's names two are there twice.
+    return [name if classes.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(classes)]
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the package's user-defined metadata, less what coremltools adds."""
+    with quiet():
+        try:
+            model = ct.models.MLModel(str(path), skip_model_load=True)
+        except Exception as error:  # coremltools raises plain Exception and RuntimeError for what it cannot read
+            raise UserError(f"{path} is no Core ML package; export it again") from error
+        entries = dict(model.user_defined_metadata)
+    return {key: value for key, value in entries.items() if not key.startswith(_OWN_KEYS)}
+
+
+Rule = Callable[[Node, Sequence[Any], str], Any]
+
+
+def _unary(build: Callable[..., Any], **attributes: object) -> Rule:
+    return lambda node, operands, name: build(x=operands[0], name=name, **attributes)
+
+
+def _binary(build: Callable[..., Any]) -> Rule:
+    return lambda node, operands, name: build(x=operands[0], y=operands[1], name=name)
+
+
+def _sides(node: Node) -> list[int]:
+    top, left, bottom, right = node.attributes["padding"]
+    return [top, bottom, left, right]
+
+
+def _conv2d(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.conv(
+        x=operands[0],
+        weight=node.weights["weight"],
+        bias=node.weights["bias"],
+        strides=list(node.attributes["stride"]),
+        dilations=list(node.attributes["dilation"]),
+        groups=node.attributes["groups"],
+        pad_type="custom",
+        pad=_sides(node),
+        name=name,
+    )
+
+
+def _linear(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.linear(x=operands[0], weight=node.weights["weight"], bias=node.weights["bias"], name=name)
+
+
+def _pool(build: Callable[..., Any], **attributes: object) -> Rule:
+    return lambda node, operands, name: build(
+        x=operands[0],
+        kernel_sizes=list(node.attributes["kernel"]),
+        strides=list(node.attributes["stride"]),
+        pad_type="custom",
+        pad=_sides(node),
+        name=name,
+        **attributes,
+    )
+
+
+def _global_avg_pool(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.reduce_mean(x=operands[0], axes=[2, 3], keep_dims=node.attributes["keepdims"], name=name)
+
+
+def _concat(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.concat(values=operands, axis=node.attributes["axis"], name=name)
+
+
+def _slice(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.slice_by_size(x=operands[0], begin=list(node.attributes["start"]), size=list(node.shape), name=name)
+
+
+def _reshape(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.reshape(x=operands[0], shape=list(node.shape), name=name)
+
+
+def _pad(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.pad(x=operands[0], pad=[0, 0, 0, 0, *_sides(node)], mode="constant", constant_val=0.0, name=name)
+
+
+def _resize(node: Node, operands: Sequence[Any], name: str) -> Any:
+    before = operands[0].shape
+    factors = {
+        "scale_factor_height": node.shape[2] // before[2],
+        "scale_factor_width": node.shape[3] // before[3],
+    }
+    if node.shape[2] % before[2] or node.shape[3] % before[3]:
+        raise UserError(
+            f"cannot write {node.name} (in '{node.source}') to Core ML: it resizes {before[2:]} to "
+            f"{node.shape[2:]}, and only whole factors can be; use one, or another format"
+        )
+    if node.attributes["mode"] == "nearest":
+        return mil.upsample_nearest_neighbor(x=operands[0], name=name, **factors)
+    align = node.attributes["align_corners"]
+    return mil.upsample_bilinear(x=operands[0], align_corners=align, name=name, **factors)
+
+
+def _channel_shuffle(node: Node, operands: Sequence[Any], name: str) -> Any:
+    batch, channels, height, width = node.shape
+    groups = node.attributes["groups"]
+    viewed = mil.reshape(x=operands[0], shape=[batch, groups, channels // groups, height, width])
+    swapped = mil.transpose(x=viewed, perm=[0, 2, 1, 3, 4])
+    return mil.reshape(x=swapped, shape=list(node.shape), name=name)
+
+
+def _hard_swish(node: Node, operands: Sequence[Any], name: str) -> Any:
+    gate = mil.sigmoid_hard(x=operands[0], alpha=np.float32(1 / 6), beta=np.float32(0.5))
+    return mil.mul(x=operands[0], y=gate, name=name)
+
+
+def _gelu(node: Node, operands: Sequence[Any], name: str) -> Any:
+    mode = "TANH_APPROXIMATION" if node.attributes["approximate"] else "EXACT"
+    return mil.gelu(x=operands[0], mode=mode, name=name)
+
+
+def _leaky_relu(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.leaky_relu(x=operands[0], alpha=np.float32(node.attributes["slope"]), name=name)
+
+
+def _elu(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.elu(x=operands[0], alpha=np.float32(1), name=name)
+
+
+def _prelu(node: Node, operands: Sequence[Any], name: str) -> Any:
+    (x,), slope = operands, node.weights["slope"]
+    if len(node.shape) == 4:
+        return mil.prelu(x=x, alpha=slope, name=name)
+    positive = mil.relu(x=x)  # the operation takes no features without height and width
+    return mil.add(x=positive, y=mil.mul(x=mil.sub(x=x, y=positive), y=slope), name=name)
+
+
+_RULES: dict[str, Rule] = {
+    "conv2d": _conv2d,
+    "linear": _linear,
+    "add": _binary(mil.add),
+    "mul": _binary(mil.mul),
+    "sub": _binary(mil.sub),
+    "concat": _concat,
+    "slice": _slice,
+    "max_pool": _pool(mil.max_pool),
+    "avg_pool": _pool(mil.avg_pool, exclude_padding_from_average=False),
+    "global_avg_pool": _global_avg_pool,
+    "reshape": _reshape,
+    "pad": _pad,
+    "resize": _resize,
+    "channel_shuffle": _channel_shuffle,
+    "softmax": _unary(mil.softmax, axis=1),
+    "relu": _unary(mil.relu),
+    "relu6": _unary(mil.relu6),
+    "hard_sigmoid": _unary(mil.sigmoid_hard, alpha=np.float32(1 / 6), beta=np.float32(0.5)),
+    "hard_swish": _hard_swish,
+    "sigmoid": _unary(mil.sigmoid),
+    "silu": _unary(mil.silu),
+    "gelu": _gelu,
+    "tanh": _unary(mil.tanh),
+    "leaky_relu": _leaky_relu,
+    "elu": _elu,
+    "prelu": _prelu,
+}

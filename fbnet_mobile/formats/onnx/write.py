@@ -1,0 +1,287 @@
+"""Writes a graph as an ONNX file: opset 17 and batch 1 unless told otherwise, channels first. Equal graphs, metadata
+and options give equal bytes.
+
+The operations are those of https://onnx.ai/onnx/operators; what opset 17 has not (SiLU, GELU) is composed.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.graph.operations import INPUT, Graph, Node, Shape
+
+OPSET = 17
+"""By default: that of ONNX 1.12, which runtimes of 2022 read."""
+OPSETS = (14, onnx.defs.onnx_opset_version())
+"""The oldest opset (hard swish came with it) and the newest that the installed ``onnx`` knows."""
+
+_BATCH = "batch"
+_ALL = np.iinfo(np.int64).max
+
+
+def write(
+    graph: Graph, path: Path, metadata: Mapping[str, str], *, opset: int = OPSET, dynamic_batch: bool = False
+) -> None:
+    """Write ``graph`` with the tensors "input" and "output", and check it by ``onnx.checker``.
+
+    Args:
+        graph: the network.
+        path: is not there yet.
+        metadata: strings for ``metadata_props``.
+        opset: version of the operations, within :data:`OPSETS`. The file's IR version is the oldest that has it.
+        dynamic_batch: leave the number of images open (the dimension "batch") instead of 1.
+
+    Raises:
+        UserError: an opset out of range, or one that cannot resize a feature map of a dynamic batch.
+    """
+    if not OPSETS[0] <= opset <= OPSETS[1]:
+        raise UserError(f"cannot write opset {opset}; choose one from {OPSETS[0]} to {OPSETS[1]}")
+    builder = _Builder(graph, opset, dynamic_batch)
+    for node in graph.nodes:
+        _RULES[node.op](builder, node)
+    kind = TensorProto.UINT8 if graph.pixels else TensorProto.FLOAT
+    model = helper.make_model(
+        helper.make_graph(
+            builder.operations,
+            "network",
+            [helper.make_tensor_value_info(INPUT, kind, builder.border(graph.input_shape))],
+            [helper.make_tensor_value_info("output", TensorProto.FLOAT, builder.border(graph.shapes()[graph.output]))],
+            builder.constants,
+        ),
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=helper.find_min_ir_version_for([helper.make_opsetid("", opset)]),
+        producer_name="fbnet-mobile",
+    )
+    helper.set_model_props(model, dict(sorted(metadata.items())))
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the model's ``metadata_props``."""
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError, which is no more precise
+        raise UserError(f"{path} is no ONNX file; export it again") from error
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+class _Builder:
+    """The operations and constants made so far; a node's tensor has the node's name, the last is "output"."""
+
+    def __init__(self, graph: Graph, opset: int, dynamic_batch: bool) -> None:
+        self.output, self.opset, self.dynamic_batch = graph.output, opset, dynamic_batch
+        self.operations: list[onnx.NodeProto] = []
+        self.constants: list[TensorProto] = []
+        self.input = INPUT
+        if graph.pixels:
+            self.input = f"{INPUT}_cast"
+            self.operations.append(
+                helper.make_node("Cast", [INPUT], [self.input], name=self.input, to=TensorProto.FLOAT)
+            )
+
+    def tensor(self, name: str) -> str:
+        """Return the tensor that holds a node's value."""
+        return "output" if name == self.output else self.input if name == INPUT else name
+
+    def border(self, shape: Shape) -> list[int | str]:
+        """Return the shape, for one image, of an input or output as the file states it."""
+        return [_BATCH if self.dynamic_batch else shape[0], *shape[1:]]
+
+    def shape(self, node: Node, role: str, *sizes: int) -> str:
+        """Add a constant shape to reshape to, for one image, and return its tensor; 0 keeps the batch there is."""
+        kept = 0 if self.dynamic_batch else sizes[0]
+        return self.constant(node, role, np.array([kept, *sizes[1:]], np.int64))
+
+    def inputs(self, node: Node) -> list[str]:
+        """Return the tensors that the node reads, its constant last."""
+        tensors = [self.tensor(name) for name in node.inputs]
+        if "constant" in node.weights:
+            tensors.append(self.constant(node, "constant", node.weights["constant"]))
+        return tensors
+
+    def constant(self, node: Node, role: str, array: NDArray[Any]) -> str:
+        """Add a constant for a node and return its tensor."""
+        name = f"{node.name}/{role}"
+        self.constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
+        return name
+
+    def op(self, node: Node, kind: str, inputs: list[str], part: str = "", **attributes: Any) -> str:
+        """Add an operation. It makes the node's value, or the named intermediate ``part`` of it."""
+        name = f"{node.name}/{part}" if part else node.name
+        made = name if part else self.tensor(node.name)
+        self.operations.append(helper.make_node(kind, inputs, [made], name=name, **attributes))
+        return made
+
+
+def _plain(kind: str, **attributes: Any) -> Callable[[_Builder, Node], str]:
+    return lambda to, node: to.op(node, kind, to.inputs(node), **attributes)
+
+
+def _conv2d(to: _Builder, node: Node) -> str:
+    weight = node.weights["weight"]
+    return to.op(
+        node,
+        "Conv",
+        [
+            *to.inputs(node),
+            to.constant(node, "weight", weight),
+            to.constant(node, "bias", node.weights["bias"]),
+        ],
+        kernel_shape=weight.shape[2:],
+        strides=node.attributes["stride"],
+        dilations=node.attributes["dilation"],
+        pads=node.attributes["padding"],
+        group=node.attributes["groups"],
+    )
+
+
+def _linear(to: _Builder, node: Node) -> str:
+    weights = [to.constant(node, role, node.weights[role]) for role in ("weight", "bias")]
+    return to.op(node, "Gemm", [*to.inputs(node), *weights], transB=1)
+
+
+def _relu6(to: _Builder, node: Node) -> str:
+    limits = [to.constant(node, f"limit{value}", np.array(value, np.float32)) for value in (0, 6)]
+    return to.op(node, "Clip", [*to.inputs(node), *limits])
+
+
+def _silu(to: _Builder, node: Node) -> str:
+    gate = to.op(node, "Sigmoid", to.inputs(node), part="gate")
+    return to.op(node, "Mul", [*to.inputs(node), gate])
+
+
+def _gelu(to: _Builder, node: Node) -> str:
+    """x * (1 + erf(x / sqrt 2)) / 2, or with tanh(sqrt(2 / pi) (x + 0.044715 x^3)) in place of erf."""
+
+    def scalar(role: str, value: float) -> str:
+        return to.constant(node, role, np.array(value, np.float32))
+
+    (x,) = to.inputs(node)
+    if node.attributes["approximate"]:
+        square = to.op(node, "Mul", [x, x], part="square")
+        scaled = to.op(node, "Mul", [square, scalar("cubic", math.sqrt(2 / math.pi) * 0.044715)], part="scaled")
+        factor = to.op(node, "Add", [scaled, scalar("linear", math.sqrt(2 / math.pi))], part="factor")
+        curve = to.op(node, "Tanh", [to.op(node, "Mul", [x, factor], part="argument")], part="curve")
+    else:
+        curve = to.op(
+            node,
+            "Erf",
+            [to.op(node, "Mul", [x, scalar("root", math.sqrt(0.5))], part="argument")],
+            part="curve",
+        )
+    raised = to.op(node, "Add", [curve, scalar("one", 1)], part="raised")
+    return to.op(node, "Mul", [to.op(node, "Mul", [x, scalar("half", 0.5)], part="halved"), raised])
+
+
+def _pool(kind: str, **attributes: Any) -> Callable[[_Builder, Node], str]:
+    def rule(to: _Builder, node: Node) -> str:
+        kernel, stride = node.attributes["kernel"], node.attributes["stride"]
+        pads = node.attributes["padding"]
+        return to.op(node, kind, to.inputs(node), kernel_shape=kernel, strides=stride, pads=pads, **attributes)
+
+    return rule
+
+
+def _global_avg_pool(to: _Builder, node: Node) -> str:
+    if node.attributes["keepdims"]:
+        return to.op(node, "GlobalAveragePool", to.inputs(node))
+    if to.opset < 18:
+        return to.op(node, "ReduceMean", to.inputs(node), axes=[2, 3], keepdims=0)
+    axes = to.constant(node, "axes", np.array([2, 3], np.int64))
+    return to.op(node, "ReduceMean", [*to.inputs(node), axes], keepdims=0)
+
+
+def _reshape(to: _Builder, node: Node) -> str:
+    return to.op(node, "Reshape", [*to.inputs(node), to.shape(node, "shape", *node.shape)])
+
+
+def _slice(to: _Builder, node: Node) -> str:
+    start, stop = list(node.attributes["start"]), list(node.attributes["stop"])
+    if to.dynamic_batch:
+        stop[0] = _ALL
+    bounds = [
+        to.constant(node, role, np.array(limits, np.int64)) for role, limits in (("start", start), ("stop", stop))
+    ]
+    return to.op(node, "Slice", [*to.inputs(node), *bounds])
+
+
+def _pad(to: _Builder, node: Node) -> str:
+    top, left, bottom, right = node.attributes["padding"]
+    pads = to.constant(node, "pads", np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
+    return to.op(node, "Pad", [*to.inputs(node), pads])
+
+
+def _resize(to: _Builder, node: Node) -> str:
+    # PyTorch's nearest takes the pixel at or before i * in / out, without half a pixel's shift.
+    bilinear, align = node.attributes["mode"] == "bilinear", node.attributes["align_corners"]
+    positions = "align_corners" if align else "half_pixel" if bilinear else "asymmetric"
+    axes: dict[str, Any] = {}
+    if to.dynamic_batch:
+        if to.opset < 18:
+            raise UserError(
+                f"cannot write {node.name} (in '{node.source}') to ONNX with a dynamic batch: a resize there needs "
+                "opset 18; ask for that"
+            )
+        axes = {"axes": [2, 3]}
+    sizes = to.constant(node, "sizes", np.array(node.shape[2:] if axes else node.shape, np.int64))
+    return to.op(
+        node,
+        "Resize",
+        [*to.inputs(node), "", "", sizes],
+        mode="linear" if bilinear else "nearest",
+        coordinate_transformation_mode=positions,
+        nearest_mode="floor",
+        **axes,
+    )
+
+
+def _channel_shuffle(to: _Builder, node: Node) -> str:
+    batch, channels, height, width = node.shape
+    groups = node.attributes["groups"]
+    split = to.shape(node, "split", batch, groups, channels // groups, height, width)
+    viewed = to.op(node, "Reshape", [*to.inputs(node), split], part="viewed")
+    swapped = to.op(node, "Transpose", [viewed], part="swapped", perm=[0, 2, 1, 3, 4])
+    return to.op(node, "Reshape", [swapped, to.shape(node, "shape", *node.shape)])
+
+
+def _prelu(to: _Builder, node: Node) -> str:
+    slope = node.weights["slope"].reshape(-1, *[1] * (len(node.shape) - 2))
+    return to.op(node, "PRelu", [*to.inputs(node), to.constant(node, "slope", slope)])
+
+
+_RULES: dict[str, Callable[[_Builder, Node], str]] = {
+    "conv2d": _conv2d,
+    "linear": _linear,
+    "add": _plain("Add"),
+    "mul": _plain("Mul"),
+    "sub": _plain("Sub"),
+    "concat": lambda to, node: to.op(node, "Concat", to.inputs(node), axis=node.attributes["axis"]),
+    "slice": _slice,
+    "max_pool": _pool("MaxPool"),
+    "avg_pool": _pool("AveragePool", count_include_pad=1),
+    "global_avg_pool": _global_avg_pool,
+    "reshape": _reshape,
+    "pad": _pad,
+    "resize": _resize,
+    "channel_shuffle": _channel_shuffle,
+    "softmax": _plain("Softmax", axis=1),
+    "relu": _plain("Relu"),
+    "relu6": _relu6,
+    "hard_sigmoid": _plain("HardSigmoid", alpha=1 / 6, beta=0.5),
+    "hard_swish": _plain("HardSwish"),
+    "sigmoid": _plain("Sigmoid"),
+    "silu": _silu,
+    "gelu": _gelu,
+    "tanh": _plain("Tanh"),
+    "leaky_relu": lambda to, node: to.op(node, "LeakyRelu", to.inputs(node), alpha=node.attributes["slope"]),
+    "elu": _plain("Elu"),
+    "prelu": _prelu,
+}

@@ -1,0 +1,1 @@
+"""A network as a small set of operations, traced from a PyTorch module, on its way into a file."""

@@ -1,0 +1,1 @@
+"""Timing model files on a device."""

@@ -1,0 +1,158 @@
+"""What a block says of itself is what its module does."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fbnet_mobile.arch import Activation, Block, ConvBlock, Head, InvertedResidual
+from fbnet_mobile.blocks import InvertedResidualModule, build, build_block
+from fbnet_mobile.space import SearchSpace
+
+
+def draw(kind: str, rng: random.Random) -> Block:
+    """A random block that has each optional field in about half of the draws."""
+    width, out, resolution = rng.randrange(2, 20, 2), rng.randrange(2, 20, 2), rng.randint(1, 11)
+    activation: Activation = rng.choice(("relu", "hswish"))
+    bias, stride, kernel_size = rng.choice((True, False)), rng.choice((1, 2)), rng.choice((1, 3, 5, 7))
+    if kind == "conv":
+        return ConvBlock(
+            in_channels=width,
+            out_channels=out,
+            resolution=resolution,
+            stride=stride,
+            kernel_size=kernel_size,
+            activation=activation,
+            bias=bias,
+        )
+    if kind == "head":
+        return Head(
+            in_channels=width,
+            out_channels=out,
+            resolution=resolution,
+            conv_channels=rng.randint(1, 20),
+            hidden_channels=rng.choice((None, 5)),
+            activation=activation,
+            bias=bias,
+        )
+    return InvertedResidual(
+        in_channels=width,
+        out_channels=rng.choice((width, out)),
+        resolution=resolution,
+        stride=stride,
+        expanded_channels=rng.choice((None, 6, 10, width)),
+        kernel_size=kernel_size,
+        se_channels=rng.choice((None, 3)),
+        activation=activation,
+        groups=rng.choice((None, 2)),
+        bias=bias,
+    )
+
+
+@pytest.mark.parametrize("kind", ["conv", "inverted_residual", "head"])
+def test_shapes_and_counts_of_random_blocks(kind: str) -> None:
+    rng = random.Random(0)
+    for _ in range(60):
+        block = draw(kind, rng)
+        assert Block.parse_key(block.key) == block
+        module = build_block(block).eval()
+        macs = 0
+
+        def count(part: nn.Module, _: object, out: torch.Tensor) -> None:
+            nonlocal macs
+            assert isinstance(part, nn.Conv2d | nn.Linear)
+            macs += part.weight.numel() * (out[0, 0].numel() if out.dim() == 4 else 1)
+
+        for part in module.modules():
+            if isinstance(part, nn.Conv2d | nn.Linear):
+                part.register_forward_hook(count)
+        with torch.no_grad():
+            out = module(torch.zeros(2, block.in_channels, block.resolution, block.resolution))
+        spatial = () if kind == "head" else (block.out_resolution, block.out_resolution)
+        assert out.shape == (2, block.out_channels, *spatial), block
+        assert macs == block.macs, block
+        assert sum(parameter.numel() for parameter in module.parameters()) == block.params, block
+
+
+def test_channels_are_shuffled_before_the_depthwise_convolution_even_without_expansion() -> None:
+    for expanded in (None, 12):
+        block = InvertedResidual(
+            in_channels=6, out_channels=4, resolution=5, expanded_channels=expanded, groups=2, bias=True
+        )
+        module = build_block(block).eval()
+        assert isinstance(module, InvertedResidualModule)
+        features = torch.randn(2, 6, 5, 5)
+        with torch.no_grad():
+            wide = module.expand(features)
+            width = wide.shape[1]
+            order = [0, 3, 1, 4, 2, 5] if width == 6 else [0, 6, 1, 7, 2, 8, 3, 9, 4, 10, 5, 11]
+            expected = module.project(module.depthwise(wide[:, order]))
+            torch.testing.assert_close(module(features), expected)
+            assert not torch.allclose(module(features), module.project(module.depthwise(wide)))
+
+
+def test_fields_of_published_networks_alone_change_no_other_key() -> None:
+    plain = InvertedResidual(in_channels=8, out_channels=8, resolution=4)
+    assert (
+        plain.key
+        == "inverted_residual in_channels=8 out_channels=8 resolution=4 stride=1 kernel_size=3 activation=relu"
+    )
+    said = InvertedResidual(in_channels=8, out_channels=8, resolution=4, groups=1, bias=False)
+    assert said == plain
+    with pytest.raises(ValueError, match="9 channels do not divide into 2 groups"):
+        InvertedResidual(in_channels=8, out_channels=9, resolution=4, groups=2)
+
+
+def test_a_block_of_an_installed_package_needs_nothing_but_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "their_blocks.py").write_text(
+        """
+from torch import nn
+from fbnet_mobile.arch import Block, Convolution
+from fbnet_mobile.blocks import register_block
+
+class Fused(Block):
+    kind = "fused"
+    choices = ("expansion",)
+    expansion: int
+
+    def convolutions(self):
+        middle = self.in_channels * self.expansion
+        return (Convolution(self.in_channels, middle, 3, self.out_resolution),
+                Convolution(middle, self.out_channels, 1, self.out_resolution))
+
+def make_fused(block):
+    first, second = block.convolutions()
+    return nn.Sequential(
+        nn.Conv2d(first.in_channels, first.out_channels, 3, block.stride, 1, bias=False),
+        nn.BatchNorm2d(first.out_channels), nn.ReLU(),
+        nn.Conv2d(first.out_channels, second.out_channels, 1, bias=False), nn.BatchNorm2d(second.out_channels),
+    )
+
+register_block(Fused, make_fused)
+"""
+    )
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[fbnet_mobile.blocks]\ntheirs = their_blocks\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    space = SearchSpace.from_yaml(
+        """
+name: theirs
+resolution: 16
+classes: 3
+stem: {out_channels: 8}
+stages:
+  - {block: fused, out_channels: [8, 16], depth: 2, skip: true, expansion: [1, 2]}
+head: {conv_channels: 16}
+"""
+    )
+    network = build(space.architecture(space.draw(random.Random(0)))).eval()
+    assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
+    for block in space.candidates():
+        assert Block.parse_key(block.key) == block
+        assert sum(parameter.numel() for parameter in build_block(block).parameters()) == block.params

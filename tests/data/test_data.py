@@ -1,0 +1,234 @@
+import builtins
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fbnet_mobile.data.data import Data, FileStore, MemoryStore, load_data, load_images, training_batches
+from fbnet_mobile.errors import UserError
+
+MakeFolder = Callable[..., Path]
+
+PLAIN = {"blue": 20, "green": 30, "red": 10}
+
+
+def load(folder: Path, **options: Any) -> Data:
+    return load_data(str(folder), **{"resolution": 16, **options})
+
+
+def test_a_plain_folder_is_split_by_class_without_overlap(make_folder: MakeFolder) -> None:
+    data = load(make_folder(PLAIN), memory_limit=0, workers=0)
+
+    assert data.classes == ("blue", "green", "red")
+    counts = [torch.bincount(part.labels).tolist() for part in (data.train, data.val, data.test)]
+    assert counts == [[16, 24, 8], [2, 3, 1], [2, 3, 1]]
+    indices = torch.cat([data.train.index, data.val.index, data.test.index])
+    assert sorted(indices.tolist()) == list(range(60))
+
+
+def test_a_given_test_folder_is_kept_whole(make_folder: MakeFolder) -> None:
+    data = load(make_folder({"train/a": 10, "train/b": 10, "test/b": 4}))
+
+    assert (len(data.train), len(data.val)) == (18, 2)
+    assert data.test.labels.tolist() == [1, 1, 1, 1]
+
+
+def test_split_and_limit_keep_each_class_in_its_share(make_folder: MakeFolder) -> None:
+    train = load(make_folder(PLAIN)).train
+
+    first, second = train.split(0.75, seed=3)
+
+    assert torch.bincount(first.labels).tolist() == [12, 18, 6]
+    assert sorted([*first.index.tolist(), *second.index.tolist()]) == list(range(48))
+    assert torch.bincount(train.limit(24).labels).tolist() == [8, 12, 4]
+    assert not torch.equal(first.index, train.split(0.75, seed=4)[0].index)
+
+
+def test_limit_leaves_the_held_out_images_alone(make_folder: MakeFolder) -> None:
+    folder = make_folder(PLAIN)
+    whole, part = load(folder), load(folder, limit=24)
+
+    assert len(part.train) == 24
+    assert torch.equal(_pixels(part.val), _pixels(whole.val))
+
+
+def test_a_few_images_of_a_part_are_decoded_and_no_others(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder(PLAIN)
+    data = load(folder)
+
+    for part in ("train", "val", "test"):
+        split = getattr(data, part)
+        pixels, labels, classes = load_images(str(folder), part, 1000, resolution=16)
+        assert classes == data.classes
+        assert torch.equal(labels, split.labels)
+        assert torch.equal(pixels, _pixels(split))
+
+    opened, original = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda path: (opened.append(path), original(path))[1])
+    _, labels, _ = load_images(str(folder), "train", 4, resolution=16)
+    assert labels.tolist() == [0, 0, 1, 2]
+    assert len(opened) == 4
+
+
+@pytest.mark.parametrize("memory_limit", [0, 10**9], ids=["decoded when needed", "in memory"])
+def test_what_is_seen_does_not_depend_on_the_number_of_processes(make_folder: MakeFolder, memory_limit: int) -> None:
+    data = load(make_folder(PLAIN), memory_limit=memory_limit, workers=0)
+
+    def epoch(number: int, rank: int = 0, world_size: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        shares = {"rank": rank, "world_size": world_size, "device": torch.device("cpu")}
+        return list(training_batches(data.train, data, 10, seed=1, epoch=number, **shares))  # type: ignore[arg-type]
+
+    whole, halves = epoch(1), [epoch(1, rank, 2) for rank in (0, 1)]
+
+    assert len(whole) == 4
+    for step, (images, labels) in enumerate(whole):
+        for rank in (0, 1):
+            assert torch.equal(images[rank::2], halves[rank][step][0])
+            assert torch.equal(labels[rank::2], halves[rank][step][1])
+    assert not torch.equal(whole[0][0], epoch(2)[0][0])
+
+
+def test_both_stores_hold_the_same_pixels(make_folder: MakeFolder) -> None:
+    folder = make_folder(PLAIN, size=(40, 24), suffix=".jpg")
+    memory, files = load(folder), load(folder, memory_limit=0, workers=1)
+
+    assert isinstance(memory.train.store, MemoryStore)
+    assert isinstance(files.train.store, FileStore)
+    assert torch.equal(_pixels(memory.train), _pixels(files.train))
+    assert memory.mean == files.mean
+
+
+def test_statistics_are_those_of_the_training_images(make_folder: MakeFolder) -> None:
+    data = load(make_folder(PLAIN))
+
+    pixels = _pixels(data.train).double() / 255
+
+    assert data.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-6)
+    assert data.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), abs=1e-6)
+
+
+def test_odd_images_become_upright_rgb(make_folder: MakeFolder) -> None:
+    folder = make_folder(PLAIN)
+    sideways = Image.fromarray(np.repeat(np.uint8([[0], [255]]), 2, axis=1).repeat(8, 0).repeat(8, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned, so that the top of the file is the right of the scene
+    (folder / "odd").mkdir()
+    sideways.save(folder / "odd" / "0.jpg", exif=exif, quality=100)
+    Image.fromarray(np.full((16, 16), 128 * 256, dtype=np.uint16)).save(folder / "odd" / "1.png")
+    Image.new("P", (16, 16)).save(folder / "odd" / "2.png", transparency=b"\0")
+
+    data = load(folder, memory_limit=0, workers=0)
+    turned, grey, palette = next(data.train.store.fetch([torch.tensor([50, 51, 52])], None))
+
+    assert turned[0, :, 0].float().mean() > 200
+    assert turned[0, :, -1].float().mean() < 50
+    assert grey.unique().tolist() == [128]
+    assert palette.unique().tolist() == [0]
+
+
+def test_digits_are_not_mirrored() -> None:
+    data = load_data("digits", resolution=16)
+
+    assert (len(data.train), len(data.val), len(data.test)) == (1439, 179, 179)
+    assert not data.flip
+    assert _pixels(data.test).shape == (179, 3, 16, 16)
+
+
+def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.startswith("sklearn"):
+            raise ImportError(name)
+        return original(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UserError, match=r"pip install 'fbnet-mobile\[digits\]'"):
+        load_data("digits", resolution=16)
+
+
+@pytest.mark.parametrize("memory_limit", [0, 10**9], ids=["decoded when needed", "in memory"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_damaged_image_is_named(make_folder: MakeFolder, memory_limit: int, suffix: str) -> None:
+    folder = make_folder(PLAIN, size=(64, 64), suffix=suffix)
+    path = folder / "green" / f"7{suffix}"
+    path.write_bytes(path.read_bytes()[:-400])
+
+    with pytest.raises(UserError, match=rf"cannot decode .*green/7\{suffix}; replace or remove it"):
+        load(folder, memory_limit=memory_limit, workers=0)
+
+
+def test_an_image_that_vanishes_during_training_is_named_in_one_line(make_folder: MakeFolder) -> None:
+    folder = make_folder(PLAIN)
+    data = load(folder, memory_limit=0, workers=1)
+    (folder / "blue" / "0.png").unlink()
+
+    with pytest.raises(UserError, match=r"^cannot decode .*blue/0.png; replace or remove it$"):
+        [list(part.batches(4)) for part in (data.train, data.val, data.test)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({}, "does not exist"),
+        ({"only": 5}, "only one class"),
+        ({"a": 5, "b": 0}, "b holds no images"),
+        ({"a": 5, "b": 2}, "class b .* only 2 training images; give at least 3"),
+        ({"train/a": 5, "train/b": 5, "test/c": 5}, "test has the class c, which .*train lacks"),
+        ({"train/a": 5, "train/b": 5, "valid/a": 5}, "valid/ beside train/"),
+    ],
+)
+def test_a_folder_that_is_of_no_use(make_folder: MakeFolder, counts: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(make_folder(counts))
+
+
+def test_an_empty_folder_and_a_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no sub-folders"):
+        load(tmp_path)
+    (tmp_path / "images.zip").touch()
+    with pytest.raises(UserError, match="is a file; unpack it"):
+        load(tmp_path / "images.zip")
+
+
+def test_a_torchvision_data_set(tmp_path: Path) -> None:
+    folder = tmp_path / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part, count in (("train", 200), ("t10k", 50)):
+        labels = np.arange(count, dtype=np.uint8) % 10
+        pixels = np.repeat(labels * 20, 28 * 28)
+        head = np.array([0x803, count, 28, 28], dtype=">i4").tobytes()
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(head + pixels.tobytes())
+        head = np.array([0x801, count], dtype=">i4").tobytes()
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
+
+    data = load_data("FashionMNIST", root=tmp_path, resolution=14)
+
+    assert (len(data.train), len(data.val), len(data.test)) == (180, 20, 50)
+    assert data.classes[:2] == ("T-shirt/top", "Trouser")
+    assert torch.equal(_pixels(data.test)[:, 2, 7, 7], data.test.labels * 20)
+    assert data.flip
+
+
+def test_a_download_that_fails_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    with pytest.raises(UserError, match=r"^cannot load SVHN in .*: no route to host; check the connection or [^\n]*$"):
+        load_data("SVHN", root=tmp_path, resolution=32)
+
+
+def test_a_misspelt_data_set() -> None:
+    with pytest.raises(UserError, match=r"did you mean CIFAR10.* known are digits, CIFAR10, .*USPS$"):
+        load_data("cifar-10", resolution=32)
+
+
+def _pixels(split: Any) -> torch.Tensor:
+    return torch.cat([images for images, _ in split.batches(7)])

@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.formats.runtimes import runtime_for_path
+from fbnet_mobile.formats.verify import export
+
+from .networks import EveryOperation, calibrated, mobile_network
+
+
+def head() -> nn.Module:
+    """A mean without the axes it was over, which opsets state in two ways."""
+
+    class Mean(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3))
+
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(8, 8, 3), Mean(), nn.Linear(8, 4))
+
+
+@pytest.mark.parametrize(("opset", "ir"), [(None, 8), (14, 7), (17, 8), (18, 8), (21, 10)])
+def test_an_opset_gives_the_same_results_in_a_file_that_its_time_reads(
+    opset: int | None, ir: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    options = {} if opset is None else {"opset": opset}
+    path = tmp_path / "m.onnx"
+    for network in (calibrated(EveryOperation(), 8, 12), head()):
+        export(network, path, format="onnx", input_shape=(1, 8, 12, 12), options=options, tolerance=1e-4)
+        model = onnx.load(path)
+        assert ([entry.version for entry in model.opset_import], model.ir_version) == ([opset or 17], ir)
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_a_dynamic_batch_takes_any_number_of_images_at_a_time(opset: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    networks = [(mobile_network(), (1, 3, 33, 33))]
+    # With an opset below 18 a resize must state the batch.
+    networks += [(calibrated(EveryOperation(), 8, 12), (1, 8, 12, 12))] if opset > 17 else []
+    path, options = tmp_path / "m.onnx", {"opset": opset, "dynamic_batch": True}
+    for network, shape in networks:
+        export(network, path, format="onnx", input_shape=shape, options=options, tolerance=1e-4)
+        session = runtime_for_path(path).load(path)
+        assert session.input_shape == (0, *shape[1:])
+        images = np.random.default_rng(1).standard_normal((5, *shape[1:]), np.float32)
+        with torch.no_grad():
+            expected = network(torch.from_numpy(images)).numpy()
+        together, alone = session(images), np.concatenate([session(image[None]) for image in images])
+        np.testing.assert_allclose(together, expected, atol=1e-4 * np.abs(expected).max())
+        np.testing.assert_allclose(alone, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
+    network, shape = calibrated(EveryOperation(), 8, 12), (1, 8, 12, 12)
+    for options, message in (
+        ({"dynamic_batch": True}, "a resize there needs opset 18"),
+        ({"opset": 13}, "cannot write opset 13; choose one from 14 to "),
+        ({"opset": 1000}, "cannot write opset 1000; choose one from 14 to "),
+    ):
+        with pytest.raises(UserError, match=message):
+            export(network, tmp_path / "m.onnx", format="onnx", input_shape=shape, options=options)
+    options = {"dynamic_batch": True}
+    for name, suffix in (("tflite", "tflite"), ("coreml", "mlpackage")):
+        with pytest.raises(UserError, match=f"{name} has no dynamic batch; only onnx has it"):
+            export(network, tmp_path / f"m.{suffix}", format=name, input_shape=shape, options=options)
+    assert not list(tmp_path.iterdir())

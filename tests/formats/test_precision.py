@@ -1,0 +1,228 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.formats.base import FORMATS, read_metadata
+from fbnet_mobile.formats.precision import calibrates
+from fbnet_mobile.formats.runtimes import runtime_for_path
+from fbnet_mobile.formats.verify import ExportReport, export
+
+from .networks import EveryOperation, MBConv, calibrated
+
+METADATA = {"classes": '["Äpfel", "梨"]', "input": "a\nb"}
+CLASSES, SIZE = 4, 24
+
+
+def pictures(count: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Stripes of four directions, of any width and colour, under noise: (N, 3, 24, 24), and their directions."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, count)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    directions = np.stack([x, y, x + y, x - y])[labels]
+    widths, phases = rng.uniform(1.5, 3, (2, count, 1, 1))
+    stripes = np.sin(directions / widths + phases)[:, None] * rng.uniform(0.5, 1.5, (count, 3, 1, 1))
+    noise = rng.standard_normal((count, 3, SIZE, SIZE)) * 0.3
+    return (stripes + noise).astype(np.float32), labels
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    """Squeeze-excite, hard swish, a residual, stride 2; trained for a moment, so that its answers mean something."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.Hardswish(),
+        MBConv(16, 16, 3, 1),
+        MBConv(16, 32, 5, 2),
+        nn.Conv2d(32, 512, 1, bias=False),
+        nn.BatchNorm2d(512),
+        nn.Hardswish(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(512, 256),
+        nn.Hardswish(),
+        nn.Linear(256, CLASSES),
+    )
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+    for step in range(40):
+        images, labels = pictures(32, step)
+        loss = nn.functional.cross_entropy(module(torch.from_numpy(images)), torch.from_numpy(labels))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return module.eval()
+
+
+Export = Callable[[str, str], ExportReport]
+
+
+@pytest.fixture(scope="module")
+def exported(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Gives the report on the network's file of a format and a precision; each is made once."""
+    reports: dict[tuple[str, str], ExportReport] = {}
+    folder = tmp_path_factory.mktemp("models")
+
+    def make(name: str, precision: str) -> ExportReport:
+        if (name, precision) not in reports:
+            reports[name, precision] = export(
+                network,
+                folder / f"{precision}{FORMATS[name].suffix}",
+                format=name,
+                input_shape=(1, 3, SIZE, SIZE),
+                metadata=METADATA,
+                inputs=pictures(48, 1000)[0],
+                precision=precision,
+                calibration=pictures(64, 2000)[0] if precision == "int8" else None,
+            )
+        return reports[name, precision]
+
+    return make
+
+
+def outputs(network: nn.Module, path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What PyTorch and the file say of pictures that no one has seen."""
+    images, _ = pictures(48, 3000)
+    with torch.no_grad():
+        return network(torch.from_numpy(images)).numpy(), runtime_for_path(path).load(path)(images)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_fp16(name: str, network: nn.Module, exported: Export) -> None:
+    report = exported(name, "fp16")
+    assert report.precision == "fp16"
+    assert report.relative_difference < 1e-2
+    assert report.agreement == 1
+    expected, actual = outputs(network, report.path)
+    assert actual.dtype == np.float32
+    difference = np.abs(expected - actual).max() / np.abs(expected).max()
+    assert 1e-5 < difference < 1e-2  # the lower bound: float32 would be nearer
+    assert exported(name, "fp32").size > 1.7 * report.size
+    assert read_metadata(report.path) == METADATA
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_int8(name: str, network: nn.Module, exported: Export) -> None:
+    report = exported(name, "int8")
+    expected, actual = outputs(network, report.path)
+    assert actual.dtype == np.float32
+    assert len(np.unique(expected.argmax(1))) == CLASSES, "the test would prove nothing"
+    assert report.agreement >= 0.92
+    assert (expected.argmax(1) == actual.argmax(1)).mean() >= 0.92
+    assert np.corrcoef(expected.ravel(), actual.ravel())[0, 1] > 0.99
+    assert 1e-3 < report.relative_difference < 0.2
+    assert exported(name, "fp32").size > 2 * report.size
+    assert read_metadata(report.path) == METADATA
+
+
+@pytest.mark.parametrize("name", ["tflite", "onnx"])
+def test_layers_of_int8_files_compute_in_integers(name: str, exported: Export) -> None:
+    session: Any = runtime_for_path(exported(name, "int8").path).load(exported(name, "int8").path)
+    if name == "tflite":
+        details = {item["index"]: item["dtype"] for item in session.interpreter.get_tensor_details()}
+        layers = [item for item in session.interpreter._get_ops_details() if "CONV" in item["op_name"]]
+        assert len(layers) == 12
+        assert all(details[item["inputs"][0]] == details[item["outputs"][0]] == np.int8 for item in layers)
+    else:
+        onnx = pytest.importorskip("onnx")
+        graph = onnx.load(exported(name, "int8").path).graph
+        maker = {name: node for node in graph.node for name in node.output}
+        layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
+        assert len(layers) == 14
+        assert all(maker[name].op_type == "DequantizeLinear" for node in layers for name in node.input)
+        scales = {item.name: item.dims for item in graph.initializer}
+        assert all(list(scales[maker[node.input[1]].input[1]]) not in ([], [1]) for node in layers), "not per channel"
+
+
+@pytest.mark.parametrize("name", ["tflite", "onnx"])
+@pytest.mark.parametrize("passing", [-1, 1e-6])
+def test_channels_and_feature_maps_that_are_always_next_to_zero(name: str, passing: float, tmp_path: Path) -> None:
+    """Their ranges are empty, and a quantiser that divides by them gives any answer, or a file that does not load."""
+    images = np.random.default_rng(0).standard_normal((16, 3, 16, 16), np.float32)
+    torch.manual_seed(0)
+    block = MBConv(8, 8, 3, 1)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.ReLU(),
+        block,
+        nn.Conv2d(8, 8, 1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, 1, 1, groups=8),
+        nn.Hardswish(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ).eval()
+    with torch.no_grad():
+        network[0].weight[2], network[0].bias[2] = 0, -1
+        block.layers[8].weight.zero_()  # as blocks start: the identity
+        network[3].bias.zero_()
+        network[3].bias -= network[:4](torch.from_numpy(images)).amax((0, 2, 3)) - passing  # of the ReLU
+        network[5].weight[3], network[5].bias[3] = 1e-14, 0.5
+        network[9].weight[0] = 0
+    report = export(
+        network,
+        tmp_path / f"m{FORMATS[name].suffix}",
+        format=name,
+        input_shape=(1, 3, 16, 16),
+        inputs=images,
+        precision="int8",
+        calibration=images,
+        tolerance=0.03,
+    )
+    assert report.agreement == 1
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_operation_can_be_had_in_int8(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = np.random.default_rng(0).standard_normal((32, 8, 12, 12), np.float32)
+    path = tmp_path / f"m{FORMATS[name].suffix}"
+    network = calibrated(EveryOperation(), 8, 12)
+    export(network, path, format=name, input_shape=(1, 8, 12, 12), inputs=images, precision="int8", calibration=images)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images)).numpy()
+    # Deep, random, and ending in the difference of two small numbers: it loses much more than a network of use.
+    assert np.corrcoef(runtime_for_path(path).load(path)(images).ravel(), expected.ravel())[0, 1] > 0.85
+
+
+def test_a_file_whose_answers_differ_is_not_kept(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = calibrated(EveryOperation(), 8, 12)
+    images = np.random.default_rng(0).standard_normal((64, 8, 12, 12), np.float32)
+    with pytest.raises(JobError, match=r"PyTorch's answer on \S+% of the inputs, less than the 100.0% asked for"):
+        export(
+            network,
+            tmp_path / "m.tflite",
+            format="tflite",
+            input_shape=(1, 8, 12, 12),
+            inputs=images,
+            precision="int8",
+            calibration=images,
+            min_agreement=1,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, shape = nn.Conv2d(3, 4, 1), (1, 3, 2, 2)
+    with pytest.raises(UserError, match="unknown precision 'int4'; choose one of fp32, fp16, int8"):
+        export(layer, tmp_path / "m.onnx", format="onnx", input_shape=shape, precision="int4")
+    with pytest.raises(UserError, match=r"needs images to calibrate .* give --calibration-data or --data"):
+        export(layer, tmp_path / "m.onnx", format="onnx", input_shape=shape, precision="int8")
+    images = np.zeros((2, 3, 4, 4), np.float32)
+    with pytest.raises(UserError, match=r"inputs to calibrate on have the shape \(2, 3, 4, 4\)"):
+        export(layer, tmp_path / "m.onnx", format="onnx", input_shape=shape, precision="int8", calibration=images)
+    assert not calibrates("coreml", "int8")
+    monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
+    with pytest.raises(UserError, match=r"pip install 'fbnet-mobile\[int8\]'"):
+        export(layer, tmp_path / "m.tflite", format="tflite", input_shape=shape, precision="fp16")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,119 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.graph.operations import OPERATIONS
+from fbnet_mobile.graph.trace import trace
+from tests.formats.networks import EveryOperation, calibrated, mobile_network
+
+
+class Lambda(nn.Module):
+    def __init__(self, function: Callable[[torch.Tensor], object]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> object:
+        return self.function(x)
+
+
+def test_batch_norm_is_folded_by_hand_computed_numbers() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2, eps=0.0)).eval()
+    network[0].weight.data = torch.tensor([3.0, 5.0]).view(2, 1, 1, 1)
+    network[1].running_mean, network[1].running_var = torch.tensor([1.0, 2.0]), torch.tensor([4.0, 25.0])
+    network[1].weight.data, network[1].bias.data = torch.tensor([2.0, 10.0]), torch.tensor([0.5, -1.0])
+
+    (node,) = trace(network, (1, 1, 4, 4)).nodes
+
+    # The scales are 2 / sqrt 4 = 1 and 10 / sqrt 25 = 2; the shifts 0.5 - 1 * 1 and -1 - 2 * 2.
+    np.testing.assert_allclose(node.weights["weight"].ravel(), [3, 10])
+    np.testing.assert_allclose(node.weights["bias"], [-0.5, -5])
+
+
+def test_batch_norm_is_not_folded_into_a_convolution_that_is_read_twice() -> None:
+    convolution, norm = nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2).eval()
+    norm.running_var.fill_(4)
+    module = Lambda(lambda x: (y := convolution(x)) + norm(y))
+    assert [node.op for node in trace(module, (1, 2, 3, 3)).nodes] == ["conv2d", "mul", "add", "add"]
+
+
+def test_a_mobile_network_is_made_of_few_operations_with_known_shapes_and_sources() -> None:
+    graph = trace(mobile_network(), (1, 3, 33, 33))
+    kinds = {node.op for node in graph.nodes}
+    assert kinds == {
+        "conv2d", "hard_swish", "global_avg_pool", "relu", "hard_sigmoid", "mul", "add", "reshape", "linear"
+    }  # fmt: skip
+    assert graph.shapes()[graph.output] == (1, 10)
+    assert graph.node("4.layers.3.conv2d").shape == (1, 32, 9, 9)
+    assert graph.node("4.layers.6.reduce.conv2d").source == "4.layers.6.reduce"
+
+
+def test_every_operation_is_lowered_and_nothing_undeclared_is() -> None:
+    network = calibrated(EveryOperation(), 8, 12)
+    kinds = {node.op for node in trace(network, (1, 8, 12, 12)).nodes}
+    kinds |= {node.op for node in trace(mobile_network(), (1, 3, 33, 33)).nodes}
+    assert kinds == set(OPERATIONS) - {"affine"}
+
+
+def test_an_operation_in_place_changes_what_other_names_of_its_tensor_hold() -> None:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        y = x * 2
+        kept = y
+        y += 1
+        return kept * 3
+
+    assert [node.op for node in trace(Lambda(forward), (1, 2, 3, 3)).nodes] == ["mul", "add", "mul"]
+
+
+def test_what_cannot_be_exported_is_named_with_its_place() -> None:
+    deep = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.ReLU(), nn.GroupNorm(2, 4)))
+    with pytest.raises(UserError, match=r"group_norm in '1\.1'"):
+        trace(deep, (1, 3, 4, 4))
+    with pytest.raises(UserError, match="it normalises by the batch"):
+        trace(nn.BatchNorm2d(3, track_running_stats=False), (1, 3, 4, 4))
+    with pytest.raises(UserError, match="tolist in Lambda: the answer depends on the values"):
+        trace(Lambda(lambda x: x * x.tolist()[0][0][0][0]), (1, 3, 4, 4))
+    with pytest.raises(UserError, match="sum in Lambda: no format here has it"):
+        trace(Lambda(lambda x: x if x.sum() > 0 else x * 2), (1, 3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.view(1, 2, 2, 16).relu(),
+        lambda x: x.transpose(2, 3),
+        lambda x: x[:, ::2],
+        lambda x: x.clamp(-1, 1),
+        lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True),
+        lambda x: F.max_pool2d(x, 3, dilation=2, padding=1),
+        lambda x: F.adaptive_avg_pool2d(x, 3),
+        lambda x: F.interpolate(x, scale_factor=1.3),
+        lambda x: x.mean(3),
+        lambda x: (x, x * 2),
+        lambda x: x,
+        lambda x: torch.ones(1, 2),
+        lambda x: x.flatten(0),
+    ],
+)
+def test_an_unsupported_way_to_call_is_an_error_and_no_wrong_graph(function: Callable[..., object]) -> None:
+    with pytest.raises(UserError, match="cannot export"):
+        trace(Lambda(function), (1, 4, 4, 4))
+
+
+def test_a_convolution_that_makes_a_weight_is_computed() -> None:
+    weight = torch.arange(9.0).reshape(1, 1, 3, 3)
+    graph = trace(Lambda(lambda x: F.conv2d(x, F.conv2d(weight, weight, padding=1))), (1, 1, 8, 8))
+    (node,) = graph.nodes
+    assert node.shape == (1, 1, 6, 6)
+    assert np.array_equal(node.weights["weight"], F.conv2d(weight, weight, padding=1).numpy())
+
+
+def test_an_input_that_the_network_does_not_accept() -> None:
+    with pytest.raises(UserError, match=r"cannot run '1' on an input of shape \(1, 3, 4, 4\): RuntimeError"):
+        trace(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1)), (1, 3, 4, 4))
+    with pytest.raises(UserError, match="give \\(1, channels"):
+        trace(nn.Conv2d(3, 4, 1), (2, 3, 4, 4))

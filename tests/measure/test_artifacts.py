@@ -1,0 +1,39 @@
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.latency.table import BLOCK, INVOCATION, LatencyTable
+from fbnet_mobile.measure.artifacts import build
+from fbnet_mobile.space import load_space
+
+BLOCKS = load_space("small").candidates()[:5]
+WANTED = {
+    LatencyTable.row_key(INVOCATION): (),
+    **{LatencyTable.row_key(BLOCK, [block]): (block,) for block in BLOCKS},
+}
+
+
+def test_each_file_is_written_once(tmp_path: Path) -> None:
+    counts: list[int] = []
+    files = build(WANTED, tmp_path, "tflite", "fp32", counts.append)
+    assert sum(counts) == len(WANTED) == len(set(files.values()))
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in files.values()}
+    times = {path: path.stat().st_mtime_ns for path in files.values()}
+    next(iter(files.values())).unlink()
+    assert build(WANTED, tmp_path, "tflite", "fp32") == files
+    assert sum(path.stat().st_mtime_ns != time for path, time in times.items()) == 1
+
+
+def test_what_goes_wrong_in_a_process_is_said_here(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown precision 'int4'"):
+        build(WANTED, tmp_path, "tflite", "int4")
+    assert list(tmp_path.iterdir()) == []
+    assert multiprocessing.active_children() == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("a file")
+    with pytest.raises(JobError, match="cannot write models: File exists"):
+        build(WANTED, tmp_path / "models", "tflite", "fp32")
