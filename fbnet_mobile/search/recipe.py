@@ -1,15 +1,17 @@
 """How to search, as plain data."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from fbnet_mobile.engine.recipe import SEEDS, check, option
+from fbnet_mobile.engine.recipe import SEEDS, Option, check, option
 
 Mode = Literal["shared", "candidates", "paths"]
 Objective = Literal["constraint", "product"]
 
-_WEIGHTS, _SEARCH = "Weights", "Search"
+_TASK, _WEIGHTS, _SEARCH = "Network", "Weights", "Search"
 
 
 @dataclass(frozen=True)
@@ -98,3 +100,41 @@ class SearchRecipe:
         """Learning rate of the weights after a share of the search, from 0 to 1; a short linear rise comes first."""
         rise = min(1.0, progress / 0.05)
         return self.learning_rate * rise * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _limits() -> Mapping[str, Option]:
+    """The options that limit a cost, of plugins' costs too."""
+    from fbnet_mobile.cost.quantity import QUANTITIES
+
+    quantities = [QUANTITIES.get(name) for name in QUANTITIES if name != "latency"]
+    return {
+        f"max_{quantity.name}": Option(
+            f"{quantity.help.rstrip('.')}, such as {quantity.example}.", group=_TASK, shown="no limit"
+        )
+        for quantity in quantities
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchTask:
+    """What is searched for."""
+
+    output: Path = option(group=_TASK, names=("--output", "-o"), help="Folder of the run.")
+    latency_table: tuple[Path, ...] = option(
+        (),
+        group=_TASK,
+        shown="none",
+        help="Table that fbnet-profile wrote for the device; give it again for a second device.",
+    )
+    target_latency: tuple[str, ...] = option(
+        (),
+        group=_TASK,
+        shown="none",
+        help="Budget such as 12ms or 350us, one for each table in the order of the tables. Several, as 3ms,5ms,8ms, "
+        "are that many searches with one warm-up, each into a folder of its own.",
+    )
+    limits: Mapping[str, str] = option({}, help="Of counted costs, as a user writes them.", each=_limits)
+    space: str | None = option(
+        None, group=_TASK, shown="the first table's", help="Search space: a packaged one or a YAML file."
+    )
+    tensorboard: bool = option(False, group=_TASK, help="Write TensorBoard files into the output folder too.")
