@@ -79,15 +79,18 @@ def run(program: Program) -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         command = _command(program)
-        sys.exit(command.main(prog_name=f"fbnet-{program.name}", standalone_mode=False) or 0)
+        with command.make_context(f"fbnet-{program.name}", sys.argv[1:]) as context:
+            command.invoke(context)
+        sys.exit(0)
+    except click.exceptions.Exit as ended:  # after --help
+        sys.exit(ended.exit_code)
     except click.ClickException as error:
         _fail(f"{error.format_message().rstrip('.')}; see --help", 2)
-    except click.exceptions.Abort:
-        _interrupted(program)
     except FbnetError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _interrupted(program)
+        then = "the same command continues where it was" if program.continues else "nothing was written"
+        _interrupted(f"; {then}")
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -105,19 +108,19 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _interrupted(program: Program) -> NoReturn:
-    then = "the same command continues where it was" if program.continues else "nothing was written"
-    print(f"interrupted; {then}", file=sys.stderr)
+def _interrupted(then: str = "") -> NoReturn:
+    print(f"interrupted{then}", file=sys.stderr)
     sys.exit(130)
 
 
 def _is_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "alloc" in str(error).lower() or "out of memory" in str(error).lower()
+    words = ("can't allocate memory", "cannot allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def _memory_detail(error: Exception) -> str:
     """What was too large, as far as numpy or torch says it."""
-    found = re.search(r"[Uu]nable to allocate (.+?) for|tried to allocate ([\d.]+ \w+)", str(error))
+    found = re.search(r"nable to allocate (.+?) for|ried to allocate ([\d.]+ \w+)", str(error))
     return f"{found[1] or found[2]} were asked for at once" if found else "what was asked for does not fit"
 
 
@@ -205,7 +208,10 @@ def _called(program: Program, known: Mapping[str, RecipeField], given: dict[str,
     with _stdout_for_the_result(common.json):
         done = None
         if program.instead is not None:
-            done = program.look(build(program.instead, _part(program.instead, given)))
+            try:
+                done = program.look(build(program.instead, _part(program.instead, given)))
+            except KeyboardInterrupt:
+                _interrupted()
         if done is None:
             own = _part(program.options, given)
             if common.config is not None:
