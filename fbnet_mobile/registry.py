@@ -27,10 +27,19 @@ def unknown(what: str, name: str, known: Collection[str], choose: str = "") -> s
     "unknown format 'TFLit'; did you mean 'tflite'? choose one of onnx, tflite"
     """
     shown = name if len(name) <= 40 else name[:37] + "..."
+    hint = nearest(name, known) or ";"
+    return f"unknown {what} {shown!r}{hint} {choose or 'choose one of ' + ', '.join(known)}"
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """The nearest known name, whatever its case, as the second half of a sentence; empty if none is near.
+
+    >>> nearest("epoch", ["epochs", "seed"])
+    "; did you mean 'epochs'?"
+    """
     plain = {_plain(each): each for each in known}
     near = difflib.get_close_matches(_plain(name[:80]), plain, n=1)
-    hint = f"did you mean {plain[near[0]]!r}? " if near else ""
-    return f"unknown {what} {shown!r}; {hint}{choose or 'choose one of ' + ', '.join(known)}"
+    return f"; did you mean {plain[near[0]]!r}?" if near else ""
 
 
 def _plain(name: str) -> str:

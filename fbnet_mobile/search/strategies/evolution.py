@@ -186,8 +186,10 @@ class Evolution(Strategy):
     def _normalised(self, images: Tensor, resolution: int) -> Tensor:
         data = self.context.data
         images = normalise(images.to(self.context.fabric.device), data.mean, data.std)
-        # As the supernet takes the images of a smaller input resolution.
-        return images if images.shape[-1] == resolution else F.interpolate(images, size=(resolution, resolution))
+        if images.shape[-1] == resolution:
+            return images
+        # As images are made smaller that a network of this resolution is trained on.
+        return F.interpolate(images, size=(resolution, resolution), mode="bilinear", antialias=True)
 
     def _options(self, assignment: Assignment) -> tuple[int, ...]:
         return tuple(options.index(assignment[name]) for name, options in self.variables.items())
