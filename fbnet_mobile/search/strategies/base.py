@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +31,8 @@ class SearchContext:
         supernet: on the device; its weights are trained by the loop.
         images: what is kept from the weights for the architecture.
         data: whose statistics normalise the images.
+        folder: of the run; a strategy whose choice takes long (``derive``) keeps its state there, in a file of its own.
+        show_progress: whether to draw a bar, if stderr is a terminal, and write a line now and then.
     """
 
     space: SearchSpace
@@ -39,6 +42,8 @@ class SearchContext:
     supernet: Supernet
     images: Split
     data: Data
+    folder: Path
+    show_progress: bool
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def derive(self) -> Derived:
-        """Choose the network, when all epochs are done.
+        """Choose the network, when all epochs are done; called again whenever a finished search is asked for.
 
         Raises:
             UserError: nothing was found that meets the constraints.

@@ -58,9 +58,9 @@ class Evolution(Strategy):
     The most accurate of all is the result. With the paper's sizes, which are the recipe's defaults, 1,000 are measured.
 
     A network is measured as it will stand alone: ``inherit`` slices its weights, and batch norm gets the statistics of
-    training images that pass through this very network, as in the paper. Those that the supernet gathers are a mixture of all
-    networks, with which none is right; those of the batch that is being measured would make an image's answer depend on
-    the others beside it.
+    training images that pass through this very network, as in the paper. Those that the supernet gathers are a mixture
+    of all networks, with which none is right; those of the batch that is being measured would make an image's answer
+    depend on the others beside it.
 
     The networks of each generation and their accuracies are kept in ``evolution.json`` in the folder of the run. What
     is drawn for a generation depends on the seed and the generations before, so a search that was killed ends as if it
@@ -196,7 +196,8 @@ class Evolution(Strategy):
 
     def _assignment(self, network: Measured) -> Assignment:
         return {
-            name: options[number] for (name, options), number in zip(self.variables.items(), network.options, strict=True)
+            name: options[number]
+            for (name, options), number in zip(self.variables.items(), network.options, strict=True)
         }
 
     def _depends_on(self) -> str:
@@ -205,7 +206,9 @@ class Evolution(Strategy):
         digest = hashlib.sha256()
         for value in context.supernet.state_dict().values():
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        limits = [(each.name, each.limit, each.total(context.space, context.space.first())) for each in context.constraints]
+        limits = [
+            (each.name, each.limit, each.total(context.space, context.space.first())) for each in context.constraints
+        ]
         digest.update(repr((limits, recipe, context.space, context.data.source)).encode())
         return digest.hexdigest()
 
