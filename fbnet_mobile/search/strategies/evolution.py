@@ -27,8 +27,8 @@ from fbnet_mobile.space import RESOLUTION
 _STATE_NAME = "evolution.json"
 _CALIBRATION_IMAGES = 256
 _BATCH = 256
-_TRIES = 20
-"""How often a child is made again that was measured before."""
+_TRIES = 100
+"""How often a child that was measured before is mutated."""
 
 
 class _Strict(BaseModel):
@@ -54,8 +54,8 @@ class Evolution(Strategy):
 
     Each step trains the weights of one network, every option being equally likely (section 3.1). Then generations of
     networks within the limits are measured with those weights on the images that they have not seen (section 3.3): the
-    first at random, each further one by half from mutations of the best so far and by half from crossing two of them.
-    The most accurate of all is the result. With the paper's sizes, which are the recipe's defaults, 1,000 are measured.
+    first at random, each further one by half from mutations of the best so far and by half from crossing two of them; a
+    child that was measured before is mutated until it is new. The most accurate of all is the result. With the paper's sizes, which are the recipe's defaults, 1,000 are measured.
 
     A network is measured as it will stand alone: ``inherit`` slices its weights, and batch norm gets the statistics of
     training images that pass through this very network, as in the paper. Those that the supernet gathers are a mixture
@@ -127,17 +127,15 @@ class Evolution(Strategy):
         known = {each.options for generation in generations for each in generation}
         found: list[Assignment] = []
         for number in range(recipe.population):
+            child = rng.choice(parents) if parents else within.draw(rng)
+            if parents and number % 2 == 0:
+                child = within.crossed(child, rng.choice(parents), rng)
             for _ in range(_TRIES):
-                if not parents:
-                    child = within.draw(rng)
-                elif number % 2:
-                    child = within.mutated(rng.choice(parents), recipe.mutation_rate, rng)
-                else:
-                    child = within.crossed(rng.choice(parents), rng.choice(parents), rng)
                 if self._options(child) not in known:
                     known.add(self._options(child))
                     found.append(child)
                     break
+                child = within.mutated(child, recipe.mutation_rate, rng)
         return found
 
     def _best(self, generations: Sequence[Sequence[Measured]]) -> list[Measured]:
@@ -205,7 +203,7 @@ class Evolution(Strategy):
         recipe, context = self.context.recipe, self.context
         digest = hashlib.sha256()
         for value in context.supernet.state_dict().values():
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
         limits = [
             (each.name, each.limit, each.total(context.space, context.space.first())) for each in context.constraints
         ]
