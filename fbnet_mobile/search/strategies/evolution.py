@@ -163,7 +163,7 @@ class Evolution(Strategy):
         """Top-1 of a network on the architecture's images with the supernet's weights, 0 to 1."""
         device = self.context.fabric.device
         resolution = int(assignment[RESOLUTION])
-        network = inherit(self.context.supernet, assignment).to(device, memory_format=torch.channels_last)
+        network = inherit(self.context.supernet, assignment).to(device).to(memory_format=torch.channels_last)
         calibrate_batch_norm(network, self._normalised(self._calibration, resolution))
         right = 0
         for images, labels in self._images:
