@@ -31,8 +31,8 @@ class SearchContext:
         supernet: on the device; its weights are trained by the loop.
         images: what is kept from the weights for the architecture.
         data: whose statistics normalise the images.
-        folder: of the run; a strategy whose choice takes long (``derive``) keeps its state there, in a file of its own.
-        show_progress: whether to draw a bar, if stderr is a terminal, and write a line now and then.
+        folder: of the run, for what a strategy keeps beside its state; the first process writes.
+        show_progress: whether to show how it goes on.
     """
 
     space: SearchSpace
@@ -43,7 +43,7 @@ class SearchContext:
     images: Split
     data: Data
     folder: Path
-    show_progress: bool
+    show_progress: bool = True
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def derive(self) -> Derived:
-        """Choose the network, when all epochs are done; called again whenever a finished search is asked for.
+        """Choose the network, when all epochs are done.
 
         Raises:
             UserError: nothing was found that meets the constraints.
