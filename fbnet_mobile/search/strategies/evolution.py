@@ -4,7 +4,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from fbnet_mobile.blocks import calibrate_batch_norm
 from fbnet_mobile.cost.within import Assignment, Within
 from fbnet_mobile.data.augment import derive_seed, normalise
+from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.progress import ProgressBar
 from fbnet_mobile.files import write_json
 from fbnet_mobile.search.choices import Weights
@@ -55,7 +56,8 @@ class Evolution(Strategy):
     Each step trains the weights of one network, every option being equally likely (section 3.1). Then generations of
     networks within the limits are measured with those weights on the images that they have not seen (section 3.3): the
     first at random, each further one by half from mutations of the best so far and by half from crossing two of them; a
-    child that was measured before is mutated until it is new. The most accurate of all is the result. With the paper's sizes, which are the recipe's defaults, 1,000 are measured.
+    child that was measured before is mutated until it is new. The most accurate of all is the result. With the paper's
+    sizes, which are the recipe's defaults, 1,000 are measured.
 
     A network is measured as it will stand alone: ``inherit`` slices its weights, and batch norm gets the statistics of
     training images that pass through this very network, as in the paper. Those that the supernet gathers are a mixture
@@ -103,9 +105,8 @@ class Evolution(Strategy):
             while len(generations) < recipe.generations:
                 networks = self._generation(within, generations)
                 generations.append(self._measured(networks))
-                if context.fabric.is_global_zero:
-                    write_json(path, _State(depends_on=depends_on, generations=tuple(generations)).model_dump())
-                context.fabric.barrier()
+                state = _State(depends_on=depends_on, generations=tuple(generations))
+                in_first_process(context.fabric, partial(write_json, path, state.model_dump()))
                 best = self._best(generations)
                 bar.advance(1, f"best accuracy {best[0].accuracy:.1%}")
                 bar.say(
