@@ -13,7 +13,7 @@ import click
 
 from fbnet_mobile.api.call import described, option_names
 from fbnet_mobile.engine.recipe import RecipeField, build, option, recipe_fields, shorten
-from fbnet_mobile.errors import FbnetError, JobError, UserError
+from fbnet_mobile.errors import FbnetError, JobError, UserError, advice, is_out_of_memory
 from fbnet_mobile.registry import nearest
 
 Lines = Callable[[Any], Iterable[str]]
@@ -53,7 +53,6 @@ class Program:
         options: the recipe that its options are made from.
         work: called with the options that were given, by name; returns a record.
         lines: the record for people.
-        continues: whether the same command takes up what an interrupted one left.
         instead: a recipe of options that ask for something else than the work, if there are any.
         look: does what they ask for, and gives its record with its lines; None if they ask for nothing.
     """
@@ -64,7 +63,6 @@ class Program:
     options: type
     work: Callable[..., Any]
     lines: Lines
-    continues: bool
     instead: type | None = None
     look: Look = lambda _: None
 
@@ -88,9 +86,9 @@ def run(program: Program) -> NoReturn:
         _fail(f"{error.format_message().rstrip('.')}; see --help", 2)
     except FbnetError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        then = "the same command continues where it was" if program.continues else "nothing was written"
-        _interrupted(f"; {then}")
+    except KeyboardInterrupt as error:
+        print(f"interrupted{advice(error)}", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -98,7 +96,7 @@ def run(program: Program) -> NoReturn:
         where = f"{error.filename}: " if error.filename is not None else ""
         _fail(f"{where}{error.strerror or error}", 1)
     except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
+        if not is_out_of_memory(error):
             raise
         _fail(f"too little memory: {_memory_detail(error)}; take fewer images at a time, or smaller ones", 1)
 
@@ -106,16 +104,6 @@ def run(program: Program) -> NoReturn:
 def _fail(message: str, code: int) -> NoReturn:
     print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(code)
-
-
-def _interrupted(then: str = "") -> NoReturn:
-    print(f"interrupted{then}", file=sys.stderr)
-    sys.exit(130)
-
-
-def _is_memory(error: Exception) -> bool:
-    words = ("can't allocate memory", "cannot allocate memory", "out of memory")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def _memory_detail(error: Exception) -> str:
@@ -208,10 +196,7 @@ def _called(program: Program, known: Mapping[str, RecipeField], given: dict[str,
     with _stdout_for_the_result(common.json):
         done = None
         if program.instead is not None:
-            try:
-                done = program.look(build(program.instead, _part(program.instead, given)))
-            except KeyboardInterrupt:
-                _interrupted()
+            done = program.look(build(program.instead, _part(program.instead, given)))
         if done is None:
             own = _part(program.options, given)
             if common.config is not None:

@@ -33,6 +33,12 @@ class TrainRecipe:
     label_smoothing: float = option(
         0.1, group=_TRAINING, low=0, high=1, help="Share of the target spread over all classes."
     )
+    distillation_weight: float = option(
+        0.5, group=_TRAINING, low=0, high=1, help="Share of the teacher's part in the loss distillation."
+    )
+    distillation_temperature: float = option(
+        4.0, group=_TRAINING, above=0, high=1000, help="By which the loss distillation divides the logits of both."
+    )
     ema_decay: float = option(
         0.0,
         group=_TRAINING,

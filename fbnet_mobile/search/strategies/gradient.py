@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fbnet_mobile.cost.expectation import expected_cost
-from fbnet_mobile.engine.loop import mean
+from fbnet_mobile.engine.processes import mean
 from fbnet_mobile.search.choices import Choices, Weights, straight_through
 from fbnet_mobile.search.derive import most_probable
 from fbnet_mobile.search.recipe import SearchRecipe
@@ -128,7 +128,6 @@ class Gradient(Strategy):
         """See ``state_dict``."""
         self.choices.load_state_dict(state["choices"])
         self.optimizer.load_state_dict(state["optimizer"])
-        # Of a warm-up that searches with other constraints share, in which no multiplier has moved yet.
         self.multipliers = [float(value) for value in state["multipliers"]]
 
     def derive(self) -> Derived:
