@@ -48,9 +48,10 @@ def data() -> Data:
     return replace(found, val=replace(found.val, index=found.val.index[zeros], labels=found.val.labels[zeros]))
 
 
-def run(
-    data: Data, out: Path, second: float = 0.6, **changes: Any
-) -> tuple[pd.DataFrame, dict[str, Any], dict[str, Tensor]]:
+Run = tuple[pd.DataFrame, dict[str, Any], dict[str, Tensor]]
+
+
+def run(data: Data, out: Path, second: float = 0.6, **changes: Any) -> Run:
     """The log, the state, and the weights of the checkpoint."""
     settings = {"epochs": 2, "batch_size": 16, "learning_rate": RATE, "weight_decay": DECAY, "warmup_epochs": 0.0}
     recipe = TrainRecipe(**{**settings, "momentum": MOMENTUM, "label_smoothing": SMOOTHING, **changes})
