@@ -216,7 +216,7 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
     from fbnet_mobile.formats.base import read_metadata
     from fbnet_mobile.formats.metadata import ModelMetadata
     from fbnet_mobile.formats.runtimes import runtime_for_path
-    from fbnet_mobile.train.loop import evaluate
+    from fbnet_mobile.train.evaluate import evaluate
 
     source = images.data
     assert source is not None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fbnet_mobile.cost.constraint import Constraint
     from fbnet_mobile.latency.table import LatencyTable
-    from fbnet_mobile.search.loop import SearchResult
+    from fbnet_mobile.search.results import SearchResult
     from fbnet_mobile.space import SearchSpace
 
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # these load numpy and torch, which printing does not need
     from fbnet_mobile.formats.verify import ExportReport
     from fbnet_mobile.latency.calibration import PredictionError
     from fbnet_mobile.latency.table import Conditions, Measurement
-    from fbnet_mobile.search.loop import SearchEpoch
-    from fbnet_mobile.train.loop import EpochResult
+    from fbnet_mobile.search.results import SearchEpoch
+    from fbnet_mobile.train.results import EpochResult
 
 
 @dataclass(frozen=True)

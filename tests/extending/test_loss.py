@@ -1,5 +1,6 @@
 """A loss with a teacher that the product does not know, from a package of its own."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from fbnet_mobile.engine.checkpoint import load_checkpoint, save_checkpoint
 
+Run = Callable[..., subprocess.CompletedProcess[str]]
 NETWORK = """
 name: tiny
 resolution: 16
@@ -19,7 +21,7 @@ blocks:
 
 
 def test_a_network_learns_the_answers_of_a_teacher_instead_of_the_labels(
-    tmp_path: Path, command_with: Callable[[str], Callable[..., object]]
+    tmp_path: Path, command_with: Callable[[str], Run]
 ) -> None:
     train = command_with("loss")
     (tmp_path / "tiny.yaml").write_text(NETWORK)
@@ -32,7 +34,8 @@ def test_a_network_learns_the_answers_of_a_teacher_instead_of_the_labels(
     teacher.state_dict[bias].copy_(50.0 * torch.eye(10)[3])
     save_checkpoint(tmp_path / "threes.pt", teacher)
     student = ("--epochs", "3", "-o", "student", "--loss", "answers")
-    assert "learns from a teacher; give its checkpoint with --teacher" in train("train", *words, *student, code=2).stderr
+    refused = train("train", *words, *student, code=2)
+    assert "the loss answers learns from a teacher; give its checkpoint with --teacher" in refused.stderr
     train("train", *words, *student, "--teacher", "threes.pt")
 
     log = pd.read_csv(tmp_path / "student" / "log.csv")
