@@ -7,8 +7,8 @@ subsampling, arXiv 2004.05565, section 3.2) keeps frequencies that a smaller ima
 that a found network is trained on were averaged when they were made small. Two questions, on a space with three
 resolutions:
 
-    alone      one network trained at each resolution, on images made small in each way, and on images as load_data makes
-               them for that resolution: what a resolution is worth
+    alone      one network trained at each resolution, on images made small in each way, and on images as load_data
+               makes them for that resolution: what a resolution is worth
     supernet   the supernet trained with equal probabilities, made small in each way: what the search believes a
                resolution is worth, as the mean over random networks, at that resolution, of the supernet's weights
 
@@ -44,9 +44,12 @@ resolution: [16, 24, 32]
 classes: 10
 stem: {out_channels: 12, stride: 1, activation: relu}
 stages:
-  - {out_channels: [12, 16], depth: 1, stride: 2, expansion_ratio: [2, 3], kernel_size: [3, 5], squeeze_excite: false, activation: relu}
-  - {out_channels: [24, 32], depth: 2, stride: 2, expansion_ratio: [2, 3], kernel_size: [3, 5], squeeze_excite: false, activation: relu, skip: true}
-  - {out_channels: [48, 64], depth: 1, stride: 2, expansion_ratio: [2, 3], kernel_size: [3, 5], squeeze_excite: false, activation: relu}
+  - {out_channels: [12, 16], depth: 1, stride: 2, expansion_ratio: [2, 3], kernel_size: [3, 5],
+     squeeze_excite: false, activation: relu}
+  - {out_channels: [24, 32], depth: 2, stride: 2, expansion_ratio: [2, 3], kernel_size: [3, 5],
+     squeeze_excite: false, activation: relu, skip: true}
+  - {out_channels: [48, 64], depth: 1, stride: 2, expansion_ratio: [2, 3], kernel_size: [3, 5],
+     squeeze_excite: false, activation: relu}
 head: {conv_channels: 128, activation: relu}
 """
 BATCH = 64
@@ -97,7 +100,10 @@ def main() -> None:
     for seed in range(options.seeds):
         for name, shrink in SHRINKS.items():
             note(f"supernet, {name}", supernet(space, largest, shrink, options.epochs, seed))
-        note("alone, as trained", {size: alone(space, data, None, size, options.epochs, seed) for size, data in loaded.items()})
+        note(
+            "alone, as trained",
+            {size: alone(space, data, None, size, options.epochs, seed) for size, data in loaded.items()},
+        )
         for name, shrink in SHRINKS.items():
             note(
                 f"alone, {name}",

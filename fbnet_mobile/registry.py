@@ -21,8 +21,9 @@ def unknown(what: str, name: str, known: Collection[str]) -> str:
     "unknown format 'tflit'; did you mean 'tflite'? choose one of onnx, tflite"
     """
     shown = name if len(name) <= 40 else name[:37] + "..."
-    near = difflib.get_close_matches(name[:80], known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    spelt = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name[:80].lower(), spelt, n=1)
+    hint = f"did you mean {spelt[near[0]]!r}? " if near else ""
     return f"unknown {what} {shown!r}; {hint}choose one of {', '.join(known)}"
 
 

@@ -247,6 +247,7 @@ class _Run:
             "validation images": len(data.val),
             "test images": len(data.test),
             "mean colour": list(data.mean),
+            "images": data.fingerprint,
             "precision": str(fabric.strategy.precision.precision),
         }
 
@@ -327,8 +328,7 @@ class _Run:
             seed=recipe.seed,
             epoch=epoch,
             device=fabric.device,
-            crop=recipe.crop,
-            flip=recipe.flip,
+            augmentations=recipe.augmentations,
             rank=fabric.global_rank,
             world_size=fabric.world_size,
         )
