@@ -117,9 +117,9 @@ def load_data(
 
     A folder holds one sub-folder of images per class, or ``train/`` with those, and ``val/`` and ``test/`` too if it
     has them (in any case, and as ``training``, ``valid``, ``validation``, ``testing``). Validation or test images that
-    the source lacks are taken out of the training images, 10 % of each class, chosen by ``seed``. Images become RGB, are
-    turned as their EXIF tag says, and are scaled and cropped at the centre to a square. They are decoded into memory if
-    they fit, and otherwise checked once and decoded by worker processes when needed.
+    the source lacks are taken out of the training images, 10 % of each class, chosen by ``seed``. Images become RGB,
+    are turned as their EXIF tag says, and are scaled and cropped at the centre to a square. They are decoded into
+    memory if they fit, and otherwise checked once and decoded by worker processes when needed.
 
     Among several processes, let the first call this before the others, as it may download.
 

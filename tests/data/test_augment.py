@@ -54,9 +54,7 @@ def test_nothing_changes_without_augmentations() -> None:
         (64, ("crop", "flip"), "27d8acb42de61a57"),
     ],
 )
-def test_what_a_seed_draws_stays_the_same_in_every_version(
-    resolution: int, names: tuple[str, ...], digest: str
-) -> None:
+def test_what_a_seed_draws_is_the_same_in_every_version(resolution: int, names: tuple[str, ...], digest: str) -> None:
     changed = augment(pictures(resolution), names, seed=3, epoch=1, step=2)
     assert hashlib.sha256(changed.contiguous().numpy().tobytes()).hexdigest()[:16] == digest
 
