@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from fbnet_mobile import __version__
-from fbnet_mobile.data.augment import derive_seed, normalise
+from fbnet_mobile.data.augment import AUGMENTATIONS, derive_seed, normalise
 from fbnet_mobile.data.data import Data, Split, training_batches
 from fbnet_mobile.engine.allocator import tune_allocator
 from fbnet_mobile.engine.checkpoint import (
@@ -114,10 +114,13 @@ def train(
         show_progress: whether to draw a bar, if stderr is a terminal, and write a line per epoch.
 
     Raises:
-        UserError: ``out_dir`` holds a run with other settings, or the data do not fill a batch.
+        UserError: ``out_dir`` holds a run with other settings, the data do not fill a batch, or an augmentation is not
+            known.
         JobError: the loss stopped being a finite number; the last good epoch stays in ``out_dir``.
     """
     tune_allocator()
+    for name in recipe.augmentations or ():
+        AUGMENTATIONS.get(name)  # refused before there is a folder
     run = _Run(module, data, recipe, out_dir, fabric, architecture, initial_weights)
     first_epoch = run.resume() + 1
     images = data.train.steps(recipe.batch_size) * recipe.batch_size
