@@ -1,15 +1,17 @@
 """How to search, as plain data."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from fbnet_mobile.engine.recipe import SEEDS, check, option
+from fbnet_mobile.engine.recipe import SEEDS, Option, check, option
 
 Mode = Literal["shared", "candidates", "paths"]
 Objective = Literal["constraint", "product"]
 
-_WEIGHTS, _SEARCH = "Weights", "Search"
+_TASK, _WEIGHTS, _SEARCH, _EVOLUTION = "Network", "Weights", "Search", "Evolution"
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,22 @@ class SearchRecipe:
     )
     alpha: float = option(0.2, group=_SEARCH, help="Of the product.")
     beta: float = option(0.6, group=_SEARCH, help="Of the product.")
+    population: int = option(
+        50, group=_EVOLUTION, low=2, high=1_000_000, help="Networks of a generation; the best fifth has children."
+    )
+    generations: int = option(
+        20, group=_EVOLUTION, low=1, high=1_000_000, help="How many there are, the first at random."
+    )
+    mutation_rate: float = option(
+        0.1, group=_EVOLUTION, above=0, high=1, help="Probability with which a choice of a mutated network changes."
+    )
+    candidate_images: int = option(
+        2000,
+        group=_EVOLUTION,
+        low=1,
+        high=1_000_000_000,
+        help="Held-back images on which a network is measured, at most.",
+    )
     seed: int = option(0, group=_WEIGHTS, low=0, high=SEEDS, help="Of order, augmentation and Gumbel noise.")
 
     def __post_init__(self) -> None:
@@ -98,3 +116,41 @@ class SearchRecipe:
         """Learning rate of the weights after a share of the search, from 0 to 1; a short linear rise comes first."""
         rise = min(1.0, progress / 0.05)
         return self.learning_rate * rise * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _limits() -> Mapping[str, Option]:
+    """The options that limit a cost, of plugins' costs too."""
+    from fbnet_mobile.cost.quantity import QUANTITIES
+
+    quantities = [QUANTITIES.get(name) for name in QUANTITIES if name != "latency"]
+    return {
+        f"max_{quantity.name}": Option(
+            f"{quantity.help.rstrip('.')}, such as {quantity.example}.", group=_TASK, shown="no limit"
+        )
+        for quantity in quantities
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchTask:
+    """What is searched for."""
+
+    output: Path = option(group=_TASK, names=("--output", "-o"), help="Folder of the run.")
+    latency_table: tuple[Path, ...] = option(
+        (),
+        group=_TASK,
+        shown="none",
+        help="Table that fbnet-profile wrote for the device; give it again for a second device.",
+    )
+    target_latency: tuple[str, ...] = option(
+        (),
+        group=_TASK,
+        shown="none",
+        help="Budget such as 12ms or 350us, one for each table in the order of the tables. Several, as 3ms,5ms,8ms, "
+        "are that many searches with one warm-up, each into a folder of its own.",
+    )
+    limits: Mapping[str, str] = option({}, help="Of counted costs, as a user writes them.", each=_limits)
+    space: str | None = option(
+        None, group=_TASK, shown="the first table's", help="Search space: a packaged one or a YAML file."
+    )
+    tensorboard: bool = option(False, group=_TASK, help="Write TensorBoard files into the output folder too.")

@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from fbnet_mobile.engine.recipe import SEEDS, check, option
 
-_TRAINING, _IMAGES = "Training", "Augmentation"
+_NETWORK, _TRAINING, _IMAGES = "Network", "Training", "Augmentation"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class TrainRecipe:
     teacher: str = option("", group=_TRAINING, shown="none", help="Checkpoint of a network that the loss learns from.")
     label_smoothing: float = option(
         0.1, group=_TRAINING, low=0, high=1, help="Share of the target spread over all classes."
+    )
+    distillation_weight: float = option(
+        0.5, group=_TRAINING, low=0, high=1, help="Share of the teacher's part in the loss distillation."
+    )
+    distillation_temperature: float = option(
+        4.0, group=_TRAINING, above=0, high=1000, help="By which the loss distillation divides the logits of both."
     )
     ema_decay: float = option(
         0.0,
@@ -62,3 +69,21 @@ class TrainRecipe:
         if epoch < warmup:
             return self.learning_rate * epoch / warmup
         return self.learning_rate * (1 + math.cos(math.pi * (epoch - warmup) / (self.epochs - warmup))) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTask:
+    """What is trained."""
+
+    architecture: str = option(
+        group=_NETWORK,
+        help="Architecture file, such as fbnet-search wrote, or a published network's name "
+        "(fbnet-benchmark --list-models).",
+    )
+    output: Path = option(group=_NETWORK, names=("--output", "-o"), help="Folder of the run.")
+    inherit: Path | None = option(
+        None,
+        group=_NETWORK,
+        shown="random weights",
+        help="Start from the supernet's weights: the folder of the search that found the architecture.",
+    )
