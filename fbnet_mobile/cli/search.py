@@ -16,7 +16,7 @@ from fbnet_mobile.errors import UserError
 
 if TYPE_CHECKING:
     from fbnet_mobile.cost.constraint import Constraint
-    from fbnet_mobile.search.loop import SearchResult
+    from fbnet_mobile.search.results import SearchResult
     from fbnet_mobile.space import SearchSpace
 
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +31,8 @@ class SearchContext:
         supernet: on the device; its weights are trained by the loop.
         images: what is kept from the weights for the architecture.
         data: whose statistics normalise the images.
+        folder: of the run, for what a strategy keeps beside its state; the first process writes.
+        show_progress: whether to show how it goes on.
     """
 
     space: SearchSpace
@@ -39,6 +42,8 @@ class SearchContext:
     supernet: Supernet
     images: Split
     data: Data
+    folder: Path
+    show_progress: bool = True
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,6 @@ class Gradient(Strategy):
         """See ``state_dict``."""
         self.choices.load_state_dict(state["choices"])
         self.optimizer.load_state_dict(state["optimizer"])
-        # Of a warm-up that searches with other constraints share, in which no multiplier has moved yet.
         self.multipliers = [float(value) for value in state["multipliers"]]
 
     def derive(self) -> Derived:
