@@ -196,8 +196,7 @@ class Evolution(Strategy):
 
     def _assignment(self, network: Measured) -> Assignment:
         return {
-            name: options[number]
-            for (name, options), number in zip(self.variables.items(), network.options, strict=True)
+            name: options[number] for (name, options), number in zip(self.variables.items(), network.options, strict=True)
         }
 
     def _depends_on(self) -> str:
@@ -206,9 +205,7 @@ class Evolution(Strategy):
         digest = hashlib.sha256()
         for value in context.supernet.state_dict().values():
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        limits = [
-            (each.name, each.limit, each.total(context.space, context.space.first())) for each in context.constraints
-        ]
+        limits = [(each.name, each.limit, each.total(context.space, context.space.first())) for each in context.constraints]
         digest.update(repr((limits, recipe, context.space, context.data.source)).encode())
         return digest.hexdigest()
 
