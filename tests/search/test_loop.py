@@ -198,9 +198,7 @@ def test_what_cannot_work_is_refused_in_one_line(data: Data, tmp_path: Path) -> 
         run(data, tmp_path / "fast", 20.0)
     assert not (tmp_path / "fast").exists()
     run(data, tmp_path / "run", recipe=replace(RECIPE, epochs=1))
-    with pytest.raises(
-        UserError, match=r"a search with learning_rate 0\.1, and this one asks for 0\.2; use another"
-    ):
+    with pytest.raises(UserError, match=r"a search with learning_rate 0\.1, and this one asks for 0\.2; use another"):
         run(data, tmp_path / "run", recipe=replace(RECIPE, epochs=1, learning_rate=0.2))
     with pytest.raises(UserError, match="unknown mode 'parallel'; choose one of shared, candidates, paths"):
         replace(RECIPE, mode="parallel")  # type: ignore[arg-type]
