@@ -18,8 +18,8 @@ _FACADE = {
     "train": "fbnet_mobile.api.train",
     "export": "fbnet_mobile.api.export",
     "benchmark": "fbnet_mobile.api.benchmark",
-    "load_space": "fbnet_mobile.space",
-    "load_network": "fbnet_mobile.zoo",
+    "load_space": "fbnet_mobile.api.load",
+    "load_network": "fbnet_mobile.api.load",
     "LatencyTable": "fbnet_mobile.latency.table",
 }
 

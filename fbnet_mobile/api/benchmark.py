@@ -62,8 +62,8 @@ def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
         if not model.exists():
             raise UserError(f"there is no model at {model}; write one with fbnet-export")
     if recipe.output is not None:
-        check_output(recipe.output, inputs=[*recipe.models, recipe.latency_table, images.data])
-        _check_replaces(recipe.output)
+        inputs = [*recipe.models, recipe.latency_table, images.data]
+        check_output(recipe.output, inputs=inputs, replaces=_is_result)
         check_arguments(arguments_path(recipe.output))
 
     from fbnet_mobile.devices import get_device
@@ -89,25 +89,19 @@ def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
     if recipe.output is not None:
         from fbnet_mobile.files import write_whole
 
-        _check_replaces(recipe.output)
-        with write_whole(recipe.output) as partial:
+        with write_whole(recipe.output, replaces=_is_result) as partial:
             partial.write_text(to_json(result), encoding="utf-8")
         write_arguments(arguments_path(recipe.output), "benchmark", options)
     return result
 
 
-def _check_replaces(path: Path) -> None:
-    """Refuse to write over anything but an earlier result."""
-    if not path.exists():
-        return
+def _is_result(path: Path) -> bool:
+    """Whether a file is an earlier result of a benchmark."""
     try:
-        earlier = path.is_file() and json.loads(path.read_text(encoding="utf-8"))["kind"] == BenchmarkResult.kind
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        earlier = False
-    if not earlier:
-        raise UserError(
-            f"cannot write {path}: what is there is no earlier result of fbnet-benchmark; choose another output path"
-        )
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == BenchmarkResult.kind
 
 
 def published() -> PublishedNetworks:
@@ -161,10 +155,10 @@ def _measured(models: Sequence[ModelResult], device: "Device") -> list[ModelResu
     """The models with the latency of those that the device runs."""
     from fbnet_mobile.measure.benchmark import benchmark as measure
     from fbnet_mobile.measure.jobs import runtime_version
-    from fbnet_mobile.report.progress import steps
+    from fbnet_mobile.engine.progress import progress_steps
 
     found = {model.model: model for model in models}
-    with steps() as progress:
+    with progress_steps() as progress:
         for runtime in device.runtimes:
             own = [model for model in models if model.runtime == runtime]
             if not own:

@@ -1,10 +1,10 @@
 """What the five functions share: options from keywords, outputs checked at the start, options kept with a result."""
 
+import errno
 import functools
 import inspect
 import os
 import shlex
-import stat
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,48 +64,50 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def check_output(path: Path, *, folder: bool = False, inputs: Sequence[Path | str | None] = ()) -> None:
+def check_output(
+    path: Path,
+    *,
+    inputs: Sequence[Path | str | None] = (),
+    replaces: Callable[[Path], bool] | None = None,
+) -> None:
     """Refuse, before hours of work, an output path that cannot be written to or that is one of the inputs.
 
     Args:
         path: where something will be written.
-        folder: whether that will be a folder with files in it.
         inputs: what the work reads, as far as it is given.
+        replaces: whether what stands there is an earlier result; a regular file by default.
 
     Raises:
         UserError: what is wrong with the path.
     """
-
-    def refuse(reason: str) -> UserError:
-        return UserError(f"cannot write {path}: {reason}; choose another output path")
+    from fbnet_mobile.files import is_regular, refuse_foreign, shown, writing
 
     for given in inputs:
         if given is not None and _same(path, Path(given)):
-            raise refuse("it is one of the inputs")
+            raise UserError(f"cannot write {shown(path)}: it is one of the inputs; choose another output path")
+    refuse_foreign(path, replaces or is_regular)
+    with writing(path):
+        above = path if path.is_dir() else path.parent
+        while not _is_there(above) and above != above.parent:
+            above = above.parent
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{shown(above)} is not a folder")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _is_there(path: Path) -> bool:
     try:
-        found = path.stat()
+        path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as error:
-        raise refuse(error.strerror or str(error)) from error
-    else:
-        if folder and not stat.S_ISDIR(found.st_mode):
-            raise refuse("it is a file, and a folder is to be written")
-        if not folder and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-            raise refuse("it is no regular file")
-    above = path if path.is_dir() else path.parent
-    while not above.exists() and above != above.parent:
-        above = above.parent
-    if not above.is_dir():
-        raise refuse(f"{above} is not a folder")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise refuse(f"no permission to write in {above}")
+        return False
+    return True
 
 
 def _same(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
-    except OSError:
+    except (OSError, ValueError):
         return one.absolute() == other.absolute()
 
 
@@ -120,13 +122,16 @@ def check_arguments(path: Path) -> None:
     Raises:
         UserError: there is one at ``path``.
     """
-    if path.exists() or path.is_symlink():
-        try:
-            ours = path.is_file() and path.read_bytes().startswith(_MARK.encode())
-        except OSError:
-            ours = False
-        if not ours:
-            raise UserError(f"cannot write {path}: another file is there; move it or choose another output path")
+    from fbnet_mobile.files import refuse_foreign
+
+    refuse_foreign(path, _holds_options)
+
+
+def _holds_options(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_MARK)) == _MARK.encode()
 
 
 def write_arguments(path: Path, command: str, options: Any) -> None:
@@ -134,16 +139,16 @@ def write_arguments(path: Path, command: str, options: Any) -> None:
 
     Raises:
         UserError: the path cannot be written to, or holds something else.
+        JobError: the disk is full.
     """
     import yaml
 
     from fbnet_mobile.files import write_whole
 
-    check_arguments(path)
     text = yaml.safe_dump(plain(options), sort_keys=False, allow_unicode=True, width=10_000)
-    head = f"{_MARK}{command} of fbnet-mobile {__version__}; again: fbnet-{command} --config {shlex.quote(path.name)}\n"
-    with write_whole(path) as partial:
-        partial.write_text(head + text, encoding="utf-8")
+    again = shlex.join([f"fbnet-{command}", "--config", path.name])
+    with write_whole(path, replaces=_holds_options) as partial:
+        partial.write_text(f"{_MARK}{command} of fbnet-mobile {__version__}; again: {again}\n{text}", encoding="utf-8")
 
 
 def command_line(command: str, options: Any, **changed: Any) -> str:

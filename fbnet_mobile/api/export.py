@@ -67,7 +67,7 @@ def export(options: ExportOptions) -> ExportResult:
         raise UserError("--latency-table predicts what --device measures; add --device host, or leave it out")
     kept = arguments_path(recipe.output)
     inputs_given = [recipe.checkpoint, recipe.architecture, recipe.latency_table, data, calibration_data]
-    check_output(recipe.output, inputs=inputs_given)
+    check_output(recipe.output, inputs=inputs_given, replaces=Path.exists)  # the format knows its own
     check_arguments(kept)
     device = _device(recipe.device, chosen.name, options.runtime) if recipe.device is not None else None
     table = _table(recipe.latency_table) if recipe.latency_table is not None else None
@@ -210,11 +210,11 @@ def _latency(
     from fbnet_mobile.formats.runtimes import runtime_for_format
     from fbnet_mobile.measure.benchmark import benchmark
     from fbnet_mobile.measure.jobs import runtime_version
-    from fbnet_mobile.report.progress import steps
+    from fbnet_mobile.engine.progress import progress_steps
 
     runtime, threads = runtime_for_format(file_format).name, device.settings.threads or 1
     statistic = table.conditions.statistic if table is not None else "min"
-    with device, steps() as progress:
+    with device, progress_steps() as progress:
         version, cpu = runtime_version(device, runtime), device.facts().cpu
         predicted_us, why_not = (
             (None, "")

@@ -47,7 +47,7 @@ def search(options: SearchOptions) -> SearchReport:
     task, images, recipe = options.task, options.images, options.recipe
     asked = _Asked(task)
     kept = arguments_path(task.output, folder=True)
-    check_output(task.output, folder=True, inputs=[images.data, *task.latency_table])
+    check_output(task.output, replaces=Path.is_dir, inputs=[images.data, *task.latency_table])
     check_arguments(kept)
 
     from fbnet_mobile.latency.table import LatencyTable

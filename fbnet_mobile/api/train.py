@@ -1,6 +1,7 @@
 """From an architecture and images to a checkpoint."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from fbnet_mobile.api.call import (
     arguments_path,
@@ -35,7 +36,7 @@ def train(options: TrainOptions) -> TrainReport:
     """
     task, images, recipe = options.task, options.images, options.recipe
     kept = arguments_path(task.output, folder=True)
-    check_output(task.output, folder=True, inputs=[images.data, task.architecture, task.inherit])
+    check_output(task.output, replaces=Path.is_dir, inputs=[images.data, task.architecture, task.inherit])
     check_arguments(kept)
 
     from fbnet_mobile.zoo import load_architecture

@@ -27,7 +27,6 @@ PROGRAM = Program(
     options=api.BenchmarkOptions,
     work=api.benchmark,
     lines=benchmark_lines,
-    continues=False,
     instead=Instead,
     look=lambda asked: _look(asked),
 )

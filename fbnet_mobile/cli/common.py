@@ -13,7 +13,7 @@ import click
 
 from fbnet_mobile.api.call import described, option_names
 from fbnet_mobile.engine.recipe import RecipeField, build, option, recipe_fields, shorten
-from fbnet_mobile.errors import FbnetError, JobError, UserError
+from fbnet_mobile.errors import FbnetError, JobError, UserError, advice, is_out_of_memory
 from fbnet_mobile.registry import nearest
 
 Lines = Callable[[Any], Iterable[str]]
@@ -53,7 +53,6 @@ class Program:
         options: the recipe that its options are made from.
         work: called with the options that were given, by name; returns a record.
         lines: the record for people.
-        continues: whether the same command takes up what an interrupted one left.
         instead: a recipe of options that ask for something else than the work, if there are any.
         look: does what they ask for, and gives its record with its lines; None if they ask for nothing.
     """
@@ -64,7 +63,6 @@ class Program:
     options: type
     work: Callable[..., Any]
     lines: Lines
-    continues: bool
     instead: type | None = None
     look: Look = lambda _: None
 
@@ -79,15 +77,18 @@ def run(program: Program) -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         command = _command(program)
-        sys.exit(command.main(prog_name=f"fbnet-{program.name}", standalone_mode=False) or 0)
+        with command.make_context(f"fbnet-{program.name}", sys.argv[1:]) as context:
+            command.invoke(context)
+        sys.exit(0)
+    except click.exceptions.Exit as ended:  # after --help
+        sys.exit(ended.exit_code)
     except click.ClickException as error:
         _fail(f"{error.format_message().rstrip('.')}; see --help", 2)
-    except click.exceptions.Abort:
-        _interrupted(program)
     except FbnetError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _interrupted(program)
+    except KeyboardInterrupt as error:
+        print(f"interrupted{advice(error)}", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -95,7 +96,7 @@ def run(program: Program) -> NoReturn:
         where = f"{error.filename}: " if error.filename is not None else ""
         _fail(f"{where}{error.strerror or error}", 1)
     except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
+        if not is_out_of_memory(error):
             raise
         _fail(f"too little memory: {_memory_detail(error)}; take fewer images at a time, or smaller ones", 1)
 
@@ -105,19 +106,9 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _interrupted(program: Program) -> NoReturn:
-    then = "the same command continues where it was" if program.continues else "nothing was written"
-    print(f"interrupted; {then}", file=sys.stderr)
-    sys.exit(130)
-
-
-def _is_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "alloc" in str(error).lower() or "out of memory" in str(error).lower()
-
-
 def _memory_detail(error: Exception) -> str:
     """What was too large, as far as numpy or torch says it."""
-    found = re.search(r"[Uu]nable to allocate (.+?) for|tried to allocate ([\d.]+ \w+)", str(error))
+    found = re.search(r"nable to allocate (.+?) for|ried to allocate ([\d.]+ \w+)", str(error))
     return f"{found[1] or found[2]} were asked for at once" if found else "what was asked for does not fit"
 
 

@@ -13,7 +13,6 @@ PROGRAM = Program(
     options=api.ExportOptions,
     work=api.export,
     lines=export_lines,
-    continues=False,
 )
 
 

@@ -38,7 +38,6 @@ PROGRAM = Program(
     options=api.ProfileOptions,
     work=api.profile,
     lines=profile_lines,
-    continues=True,
     instead=Instead,
     look=lambda asked: _look(asked),
 )

@@ -13,7 +13,6 @@ PROGRAM = Program(
     options=api.SearchOptions,
     work=api.search,
     lines=search_lines,
-    continues=True,
 )
 
 

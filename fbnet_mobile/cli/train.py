@@ -13,7 +13,6 @@ PROGRAM = Program(
     options=api.TrainOptions,
     work=api.train,
     lines=train_lines,
-    continues=True,
 )
 
 

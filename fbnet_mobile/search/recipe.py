@@ -80,12 +80,18 @@ class SearchRecipe:
     population: int = option(
         50, group=_EVOLUTION, low=2, high=1_000_000, help="Networks of a generation; the best fifth has children."
     )
-    generations: int = option(20, group=_EVOLUTION, low=1, high=1_000_000, help="How many there are, the first at random.")
+    generations: int = option(
+        20, group=_EVOLUTION, low=1, high=1_000_000, help="How many there are, the first at random."
+    )
     mutation_rate: float = option(
         0.1, group=_EVOLUTION, above=0, high=1, help="Probability with which a choice of a mutated network changes."
     )
     candidate_images: int = option(
-        2000, group=_EVOLUTION, low=1, high=1_000_000_000, help="Held-back images on which a network is measured, at most."
+        2000,
+        group=_EVOLUTION,
+        low=1,
+        high=1_000_000_000,
+        help="Held-back images on which a network is measured, at most.",
     )
     seed: int = option(0, group=_WEIGHTS, low=0, high=SEEDS, help="Of order, augmentation and Gumbel noise.")
 
