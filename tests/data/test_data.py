@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fbnet_mobile.data.data import Data, FileStore, MemoryStore, load_data, load_images, training_batches
+from fbnet_mobile.data.data import Data, load_data, load_images, training_batches
+from fbnet_mobile.data.store import FileStore, MemoryStore
 from fbnet_mobile.errors import UserError
 
 MakeFolder = Callable[..., Path]
@@ -52,7 +53,7 @@ def test_limit_leaves_the_held_out_images_alone(make_folder: MakeFolder) -> None
     folder = make_folder(PLAIN)
     whole, part = load(folder), load(folder, limit=24)
 
-    assert len(part.train) == 24
+    assert torch.bincount(part.train.labels).tolist() == [8, 12, 4]
     assert torch.equal(_pixels(part.val), _pixels(whole.val))
 
 
@@ -70,7 +71,7 @@ def test_a_few_images_of_a_part_are_decoded_and_no_others(
         assert torch.equal(pixels, _pixels(split))
 
     opened, original = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda path: (opened.append(path), original(path))[1])
+    monkeypatch.setattr(Image, "open", lambda path, **options: (opened.append(path), original(path, **options))[1])
     _, labels, _ = load_images(str(folder), "train", 4, resolution=16)
     assert labels.tolist() == [0, 0, 1, 2]
     assert len(opened) == 4
@@ -92,6 +93,22 @@ def test_what_is_seen_does_not_depend_on_the_number_of_processes(make_folder: Ma
             assert torch.equal(images[rank::2], halves[rank][step][0])
             assert torch.equal(labels[rank::2], halves[rank][step][1])
     assert not torch.equal(whole[0][0], epoch(2)[0][0])
+
+
+@pytest.mark.parametrize("memory_limit", [0, 10**9], ids=["decoded when needed", "in memory"])
+def test_each_epoch_has_its_own_order_of_all_images(make_folder: MakeFolder, memory_limit: int) -> None:
+    train = load(make_folder(PLAIN), memory_limit=memory_limit, workers=0).train
+
+    def order(seed: int, epoch: int) -> list[bytes]:
+        batches = train.shuffled(16, seed=seed, epoch=epoch, crop=False)
+        return [image.contiguous().numpy().tobytes() for images, _ in batches for image in images]
+
+    first = order(0, 1)
+    assert len(set(first)) == 48
+    assert first == order(0, 1)
+    for seed, epoch in ((0, 2), (1, 1)):
+        assert first != order(seed, epoch)
+        assert sorted(first) == sorted(order(seed, epoch))
 
 
 def test_both_stores_hold_the_same_pixels(make_folder: MakeFolder) -> None:
@@ -136,7 +153,7 @@ def test_digits_are_not_mirrored() -> None:
     data = load_data("digits", resolution=16)
 
     assert (len(data.train), len(data.val), len(data.test)) == (1439, 179, 179)
-    assert not data.flip
+    assert data.augmentations == ("crop",)
     assert _pixels(data.test).shape == (179, 3, 16, 16)
 
 
@@ -154,13 +171,16 @@ def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("memory_limit", [0, 10**9], ids=["decoded when needed", "in memory"])
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_a_damaged_image_is_named(make_folder: MakeFolder, memory_limit: int, suffix: str) -> None:
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".ppm", ".webp", ".gif", ".avif", ".jp2"])
+def test_a_damaged_image_is_named_before_training(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, memory_limit: int, suffix: str
+) -> None:
+    monkeypatch.setattr("fbnet_mobile.data.data._STATISTICS_IMAGES", 3)  # which of a large folder are not all either
     folder = make_folder(PLAIN, size=(64, 64), suffix=suffix)
     path = folder / "green" / f"7{suffix}"
     path.write_bytes(path.read_bytes()[:-400])
 
-    with pytest.raises(UserError, match=rf"cannot decode .*green/7\{suffix}; replace or remove it"):
+    with pytest.raises(UserError, match=rf"cannot decode .*green/7\{suffix}: .*; replace or remove it"):
         load(folder, memory_limit=memory_limit, workers=0)
 
 
@@ -169,7 +189,9 @@ def test_an_image_that_vanishes_during_training_is_named_in_one_line(make_folder
     data = load(folder, memory_limit=0, workers=1)
     (folder / "blue" / "0.png").unlink()
 
-    with pytest.raises(UserError, match=r"^cannot decode .*blue/0.png; replace or remove it$"):
+    with pytest.raises(
+        UserError, match=r"^cannot decode .*blue/0.png: No such file or directory; replace or remove it$"
+    ):
         [list(part.batches(4)) for part in (data.train, data.val, data.test)]
 
 
@@ -181,7 +203,9 @@ def test_an_image_that_vanishes_during_training_is_named_in_one_line(make_folder
         ({"a": 5, "b": 0}, "b holds no images"),
         ({"a": 5, "b": 2}, "class b .* only 2 training images; give at least 3"),
         ({"train/a": 5, "train/b": 5, "test/c": 5}, "test has the class c, which .*train lacks"),
-        ({"train/a": 5, "train/b": 5, "valid/a": 5}, "valid/ beside train/"),
+        ({"train/a": 5, "train/b": 5, "extra/a": 5}, "extra/ beside train/"),
+        ({"Test/a": 5, "valid/b": 5}, "has Test/ but no train/"),
+        ({"Train/a": 5, "training/b": 5}, "has Train/ and training/ for the same images"),
     ],
 )
 def test_a_folder_that_is_of_no_use(make_folder: MakeFolder, counts: dict[str, int], message: str) -> None:
@@ -213,7 +237,7 @@ def test_a_torchvision_data_set(tmp_path: Path) -> None:
     assert (len(data.train), len(data.val), len(data.test)) == (180, 20, 50)
     assert data.classes[:2] == ("T-shirt/top", "Trouser")
     assert torch.equal(_pixels(data.test)[:, 2, 7, 7], data.test.labels * 20)
-    assert data.flip
+    assert data.augmentations == ("crop", "flip")
 
 
 def test_a_download_that_fails_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +250,7 @@ def test_a_download_that_fails_ends_in_one_line(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_misspelt_data_set() -> None:
-    with pytest.raises(UserError, match=r"did you mean CIFAR10.* known are digits, CIFAR10, .*USPS$"):
+    with pytest.raises(UserError, match=r"did you mean 'CIFAR10'.* one of digits, .*USPS, or a folder of images$"):
         load_data("cifar-10", resolution=32)
 
 
