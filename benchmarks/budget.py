@@ -18,7 +18,7 @@ from results_file import write_results
 from search_quality import fbnet
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks import build
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.cli.common import parse_latency_us
 from fbnet_mobile.devices import get_device
 from fbnet_mobile.formats.base import get_format, write

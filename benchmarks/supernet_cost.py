@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks import build, build_block
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.engine.allocator import tune_allocator
 from fbnet_mobile.search.choices import Choices, Weights, straight_through
 from fbnet_mobile.search.recipe import Mode
@@ -171,7 +171,7 @@ class Textbook(nn.Module):
                     cast(int, one[position.out_channels]) if position.out_channels else 0,
                     {choice: one[name] for choice, name in position.own.items()},
                 )
-                layer.append(build_block(block))
+                layer.append(block.build())
             self.layers.append(layer)
             self.paths.append(chosen)
 

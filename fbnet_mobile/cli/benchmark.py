@@ -198,7 +198,7 @@ def _accuracy(
     results: list[dict[str, Any]], source: str, root: Path | None, split_seed: int, limit: int | None, threads: int
 ) -> None:
     from fbnet_mobile.arch import Architecture
-    from fbnet_mobile.blocks import restore
+    from fbnet_mobile.blocks.network import restore
     from fbnet_mobile.data.data import load_data
     from fbnet_mobile.engine.checkpoint import load_checkpoint
     from fbnet_mobile.errors import UserError

@@ -70,7 +70,7 @@ def command(
 
     from lightning_fabric import seed_everything
 
-    from fbnet_mobile.blocks import build
+    from fbnet_mobile.blocks.network import build
     from fbnet_mobile.cli.training import make_fabric
     from fbnet_mobile.data.data import load_data
     from fbnet_mobile.train.loop import train

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric, seed_everything
 from torch import Tensor
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks import Network
+from fbnet_mobile.blocks.network import Network
 from fbnet_mobile.cost.constraint import Constraint
 from fbnet_mobile.cost.expectation import expected_cost
 from fbnet_mobile.data.augment import derive_seed

@@ -1,6 +1,9 @@
 import pytest
 
-from fbnet_mobile.arch import Block, ConvBlock, Head, InvertedResidual, round_channels
+from fbnet_mobile.arch import Block, round_channels
+from fbnet_mobile.blocks.conv import ConvBlock
+from fbnet_mobile.blocks.head import Head
+from fbnet_mobile.blocks.inverted_residual import InvertedResidual
 from fbnet_mobile.errors import UserError
 
 

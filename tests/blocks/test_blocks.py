@@ -7,8 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from fbnet_mobile.arch import Activation, Block, ConvBlock, Head, InvertedResidual
-from fbnet_mobile.blocks import InvertedResidualModule, build, build_block
+from fbnet_mobile.arch import Block
+from fbnet_mobile.arch.fields import Activation
+from fbnet_mobile.blocks.conv import ConvBlock
+from fbnet_mobile.blocks.head import Head
+from fbnet_mobile.blocks.inverted_residual import InvertedResidual
+from fbnet_mobile.blocks.inverted_residual.module import InvertedResidualModule
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.space import SearchSpace
 
 
@@ -57,7 +62,7 @@ def test_shapes_and_counts_of_random_blocks(kind: str) -> None:
     for _ in range(60):
         block = draw(kind, rng)
         assert Block.parse_key(block.key) == block
-        module = build_block(block).eval()
+        module = block.build().eval()
         macs = 0
 
         def count(part: nn.Module, _: object, out: torch.Tensor) -> None:
@@ -81,7 +86,7 @@ def test_channels_are_shuffled_before_the_depthwise_convolution_even_without_exp
         block = InvertedResidual(
             in_channels=6, out_channels=4, resolution=5, expanded_channels=expanded, groups=2, bias=True
         )
-        module = build_block(block).eval()
+        module = block.build().eval()
         assert isinstance(module, InvertedResidualModule)
         features = torch.randn(2, 6, 5, 5)
         with torch.no_grad():
@@ -155,4 +160,4 @@ head: {conv_channels: 16}
     assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
     for block in space.candidates():
         assert Block.parse_key(block.key) == block
-        assert sum(parameter.numel() for parameter in build_block(block).parameters()) == block.params
+        assert sum(parameter.numel() for parameter in block.build().parameters()) == block.params
