@@ -76,7 +76,7 @@ class SearchSpace(BaseModel):
             try:
                 block = position.largest()
             except ValidationError as error:
-                raise ValueError(f"a block of {position.name} cannot be built: {first_problem(error)}") from error
+                raise ValueError(_unbuildable(position, error)) from error
             params += block.params
             require_sensible(params, block.peak_activations, f"up to {position.name}")
         return self
@@ -95,9 +95,7 @@ class SearchSpace(BaseModel):
                 for _ in _blocks_at(position):
                     pass
             except ValidationError as error:
-                raise UserError(
-                    f"{where}: a block of {position.name} cannot be built: {first_problem(error)}"
-                ) from error
+                raise UserError(f"{where}: {_unbuildable(position, error)}") from error
         return space
 
     def with_classes(self, classes: int) -> Self:
@@ -304,6 +302,10 @@ def _blocks_at(position: Position) -> Iterator[Block]:
         block = position.block({**dict(zip(names, values, strict=True)), **present})
         if block is not None:
             yield block
+
+
+def _unbuildable(position: Position, error: ValidationError) -> str:
+    return f"a block of {position.name} cannot be built: {first_problem(error)}"
 
 
 def _without_bias(block: Block) -> Block:

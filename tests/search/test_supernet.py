@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from fbnet_mobile.arch import Block, Convolution
-from fbnet_mobile.blocks import register_block
+from fbnet_mobile.blocks.masks import MaskedBatchNorm, column_masks, mixed_activation
 from fbnet_mobile.search import supernet
 from fbnet_mobile.search.choices import Choices
 from fbnet_mobile.search.inherit import inherit
-from fbnet_mobile.search.supernet import MaskedBatchNorm, Mode, Supernet, column_masks
+from fbnet_mobile.search.recipe import Mode
+from fbnet_mobile.search.supernet import Supernet
 from fbnet_mobile.space import SearchSpace, load_space
 
 EVERY_CHOICE = """
@@ -68,6 +69,9 @@ class Blur(Block):
     def convolutions(self) -> tuple[Convolution, ...]:
         return (Convolution(self.in_channels, self.out_channels, 1, self.out_resolution),)
 
+    def build(self) -> nn.Module:
+        return BlurModule(self)
+
 
 class BlurModule(nn.Module):
     def __init__(self, block: Blur) -> None:
@@ -82,7 +86,6 @@ class BlurModule(nn.Module):
         return out.sin()
 
 
-register_block(Blur, BlurModule)
 MODES = get_args(Mode)
 
 
@@ -202,7 +205,7 @@ def test_mixed_activations_are_the_weighted_sum_with_its_gradients() -> None:
         weights = torch.tensor([0.3, 0.7], dtype=torch.double, requires_grad=True)
         by_hand = {"relu": features.relu(), "hswish": features * (features + 3).clamp(0, 6) / 6}
         expected = sum((w * by_hand[option] for w, option in zip(weights, options, strict=True)), torch.zeros(()))
-        found = supernet.mixed_activation(features, options, weights)
+        found = mixed_activation(features, options, weights)
         torch.testing.assert_close(found, expected)
         weigh = torch.rand(3, 4, dtype=torch.double)
         one, other = (torch.autograd.grad((out * weigh).sum(), (features, weights)) for out in (found, expected))
