@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field
 
+from fbnet_mobile.errors import UserError
 from fbnet_mobile.registry import Registry
 
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ ACTIVATIONS.add("hswish", _of_torch("Hardswish"))  # MobileNetV3, arXiv 1905.022
 
 
 def _known(name: str) -> str:
-    ACTIVATIONS.get(name)
+    try:
+        ACTIVATIONS.get(name)
+    except UserError as error:
+        raise ValueError(str(error)) from error  # so that the message gets the field's name
     return name
 
 
@@ -63,19 +67,26 @@ Activation = Annotated[str, AfterValidator(_known)]
 """The name of one of ``ACTIVATIONS``."""
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text of a name, if a line of a message can hold it.
+
+    Raises:
+        ValueError: it is empty, long, or has a character that cannot be printed.
+    """
+    if not 1 <= len(text) <= 100:
+        raise ValueError(f"{len(text)} characters; a name has 1 to 100")
     if not text.isprintable():
         raise ValueError("holds a character that cannot be printed, such as a control character")
     return text
 
 
 def _printable_lines(text: str) -> str:
-    for line in text.split("\n"):
-        _printable(line)
+    if not all(line.isprintable() for line in text.split("\n")):
+        raise ValueError("holds a character that cannot be printed, such as a control character")
     return text
 
 
-Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+Name = Annotated[str, AfterValidator(printable)]
 Description = Annotated[str, Field(max_length=10_000), AfterValidator(_printable_lines)]
 
 

@@ -7,10 +7,20 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from fbnet_mobile.arch import BLOCKS
-from fbnet_mobile.arch.fields import STRICT, Activation, Count, KernelSize, Name, Resolution, Stride, named_fields
+from fbnet_mobile.arch.fields import (
+    STRICT,
+    Activation,
+    Count,
+    KernelSize,
+    Name,
+    Resolution,
+    Stride,
+    named_fields,
+    printable,
+)
 from fbnet_mobile.files import validated
 from fbnet_mobile.registry import unknown
-from fbnet_mobile.space.positions import CANDIDATE
+from fbnet_mobile.space.positions import CANDIDATE, Option
 
 MAX_OPTIONS = 1000
 MAX_DEPTH = 100
@@ -32,7 +42,7 @@ def _options(value: Any) -> Any:
 
 def _range(value: Mapping[Any, Any]) -> tuple[float, ...]:
     if set(value) != {"low", "high", "step"}:
-        shown = ", ".join(str(name)[:40] for name in list(value)[:4])
+        shown = ", ".join(str(name)[:40] for name in list(value)[:4]) or "none of them"
         raise ValueError(f"a range needs exactly low, high and step, not {shown}")
     low, high, step = value["low"], value["high"], value["step"]
     for name, number in value.items():
@@ -56,7 +66,17 @@ def _distinct(options: tuple[Any, ...]) -> tuple[Any, ...]:
 
 Widths = Annotated[tuple[Count, ...], BeforeValidator(_options), AfterValidator(_distinct)]
 Resolutions = Annotated[tuple[Resolution, ...], BeforeValidator(_options), AfterValidator(_distinct)]
-_Option = int | float | bool | Name
+
+
+def _option(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        raise ValueError(f"an option is a number of at most {_LARGEST:.0e}, text, true or false")
+    return value
+
+
+_Option = Annotated[Option, BeforeValidator(_option)]
 Options = Annotated[tuple[_Option, ...], BeforeValidator(_options), AfterValidator(_distinct)]
 
 
@@ -144,9 +164,9 @@ class Stage(Part):
         if not isinstance(data, Mapping) or not isinstance(data.get("candidates"), Mapping) or not data["candidates"]:
             return _gather_choices(data, cls.model_fields)
         names = named_fields(data["candidates"], "candidate")
-        choices = {CANDIDATE: tuple(names)}
-        given = data.get("choices", choices)
-        if not isinstance(given, Mapping) or {name: tuple(values) for name, values in given.items()} != choices:
+        choices = {CANDIDATE: list(names)}
+        # A space that writes itself has them too.
+        if data.get("choices", choices) not in (choices, {CANDIDATE: tuple(names)}):
             raise ValueError("choices: there are none besides the candidates")
         candidates = {name: validated(Candidate, names[name], f"candidate {name}") for name in names}
         return {**data, "choices": choices, "candidates": candidates}
