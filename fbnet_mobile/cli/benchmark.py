@@ -205,7 +205,7 @@ def _accuracy(
     from fbnet_mobile.formats.base import read_metadata
     from fbnet_mobile.formats.metadata import ModelMetadata
     from fbnet_mobile.formats.runtimes import runtime_for_path
-    from fbnet_mobile.train.loop import evaluate
+    from fbnet_mobile.train.evaluate import evaluate
 
     loaded: dict[int, Any] = {}
     for result in results:

@@ -4,13 +4,13 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import typer
 
-from fbnet_mobile.errors import FbnetError, UserError
+from fbnet_mobile.errors import FbnetError, UserError, advice
 
 
 def run(command: Callable[..., None], example: str) -> None:
@@ -23,8 +23,8 @@ def run(command: Callable[..., None], example: str) -> None:
         except FbnetError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            print("interrupted; the same command continues where it was", file=sys.stderr)
+        except KeyboardInterrupt as error:
+            print(f"interrupted{advice(error)}", file=sys.stderr)
             raise typer.Exit(130) from None
         except BrokenPipeError:  # the reader of our output went away, as `| head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -87,36 +87,8 @@ def format_latency(latency_us: float) -> str:
     return f"{latency_us / 1e3:.3f} ms" if latency_us >= 1e3 else f"{latency_us:.1f} us"
 
 
-@contextmanager
-def progress_steps() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar with the time left for each step that is named; not on a terminal, a line when a step is done."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+def progress_steps() -> AbstractContextManager[Callable[[str, int, int], None]]:
+    """See ``engine.progress``, whose library is not loaded for ``--help``."""
+    from fbnet_mobile.engine.progress import progress_steps as steps
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
-
-        def advance(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done, total=total)
-            if done == total > 1 and not console.is_terminal:
-                print(f"{step}: {done} of {total}", file=sys.stderr)
-
-        yield advance
+    return steps()

@@ -1,27 +1,58 @@
 """fbnet-search: find the most accurate network of a space within a latency on a device."""
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fbnet_mobile.cli import options
-from fbnet_mobile.cli.common import parse_count, parse_latency_us, run
+from fbnet_mobile.cli.common import run
+from fbnet_mobile.cost.quantity import QUANTITIES
 from fbnet_mobile.errors import UserError
 
 if TYPE_CHECKING:
     from fbnet_mobile.cost.constraint import Constraint
-    from fbnet_mobile.search.loop import SearchResult
+    from fbnet_mobile.search.results import SearchResult
     from fbnet_mobile.space import SearchSpace
 
 
 def main() -> None:
     """Entry point."""
     run(
-        command,
+        _with_limits(command),
         "fbnet-search --latency-table host.csv --data path/to/images --target-latency 0.3ms -o runs/search",
     )
+
+
+def _with_limits(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each cost but the latency, which reach it as its argument ``limits``."""
+    costs = {f"max_{name}": QUANTITIES.get(name) for name in QUANTITIES if name != "latency"}
+
+    @functools.wraps(command)
+    def with_limits(**values: Any) -> None:
+        given = {cost.name: text for option, cost in costs.items() if (text := values.pop(option)) is not None}
+        command(**values, limits=given)
+
+    annotations = {
+        option: Annotated[
+            str | None,
+            typer.Option(cost.option, help=f"{cost.help} Such as {cost.example}.", show_default="no limit"),
+        ]
+        for option, cost in costs.items()
+    }
+    signature = inspect.signature(command)
+    own = [parameter for parameter in signature.parameters.values() if parameter.name != "limits"]
+    added = [
+        inspect.Parameter(option, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
+        for option, annotation in annotations.items()
+    ]
+    vars(with_limits)["__signature__"] = signature.replace(parameters=[*own, *added])
+    with_limits.__annotations__ = {**command.__annotations__, **annotations}
+    return with_limits
 
 
 def command(
@@ -40,19 +71,6 @@ def command(
             help="Budget such as 12ms or 350us, one for each table in the order of the tables. Several, as "
             "3ms,5ms,8ms, are that many searches with one warm-up, each into a folder of its own.",
             show_default="none",
-        ),
-    ] = None,
-    max_macs: Annotated[
-        str | None, typer.Option(help="Most multiply-accumulates, such as 60M.", show_default="no limit")
-    ] = None,
-    max_params: Annotated[
-        str | None, typer.Option(help="Most parameters, such as 1.5M.", show_default="no limit")
-    ] = None,
-    max_activations: Annotated[
-        str | None,
-        typer.Option(
-            help="Most values of feature maps alive at once, such as 400k; in float32, 4 bytes each.",
-            show_default="no limit",
         ),
     ] = None,
     space: Annotated[
@@ -97,6 +115,7 @@ def command(
     accelerator: options.Accelerator = "auto",
     devices: options.Devices = "1",
     precision: options.Precision = "32-true",
+    limits: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Find the most accurate network of a search space within a latency budget, by FBNetV2's DMaskingNAS.
 
@@ -104,19 +123,18 @@ def command(
     when the same command is given again; a finished one is not run again.
     """
     paths = latency_table or []
-    targets = [[parse_latency_us(text) for text in texts.split(",")] for texts in target_latency or []]
-    if len(targets) != len(paths) or len({len(each) for each in targets}) > 1:
+    counts = {name: QUANTITIES.get(name).parse(text) for name, text in limits.items()}
+    measured = [name for name in counts if QUANTITIES.get(name).from_table]
+    targets = [[QUANTITIES.get("latency").parse(text) for text in texts.split(",")] for texts in target_latency or []]
+    if ((targets or not measured) and len(targets) != len(paths)) or len({len(each) for each in targets}) > 1:
         raise UserError(
             f"{len(paths)} tables and {', '.join(str(len(each)) for each in targets) or 'no'} target latencies; give "
             "--target-latency once for each --latency-table, each with as many targets"
         )
-    counts = {
-        name: parse_count(text)
-        for name, text in (("macs", max_macs), ("params", max_params), ("peak_activations", max_activations))
-        if text is not None
-    }
     if not targets and not counts:
         raise UserError("nothing limits the network; give --latency-table and --target-latency, or --max-macs, ...")
+    if measured and not paths:
+        raise UserError(f"{QUANTITIES.get(measured[0]).option} is read from a table; give --latency-table")
     if not paths and space is None:
         raise UserError("no space; name one with --space, as there is no table to take it from")
 
@@ -128,9 +146,10 @@ def command(
     search_space = load_space(space_name)
 
     from fbnet_mobile.cli.training import make_fabric
-    from fbnet_mobile.cost.constraint import count_constraint, latency_constraint
+    from fbnet_mobile.cost.bounds import clamped
+    from fbnet_mobile.cost.constraint import latency_constraint, limit_on
     from fbnet_mobile.data.data import load_data
-    from fbnet_mobile.search.derive import require_reachable
+    from fbnet_mobile.search.derive import require_feasible
     from fbnet_mobile.search.loop import search
     from fbnet_mobile.search.recipe import SearchRecipe
 
@@ -153,7 +172,7 @@ def command(
     search_space = search_space.with_classes(len(images.classes))
     for table, path in zip(tables, paths, strict=True):
         table.require(search_space, space_name, path)
-    counted = [count_constraint(search_space, name, most) for name, most in counts.items()]  # type: ignore[arg-type]
+    counted = [limit_on(search_space, name, most, tables[0] if tables else None) for name, most in counts.items()]
     searches: dict[Path, list[Constraint]] = {}
     several = len(targets) > 0 and len(targets[0]) > 1
     for limits in zip(*targets, strict=True) if targets else [()]:
@@ -163,8 +182,13 @@ def command(
         ]
         folder = output / "+".join(f"{limit_us:g}us" for limit_us in limits) if several else output
         searches[folder] = [*latencies, *counted]
-    for constraints in searches.values():  # all of them before the first one takes its hours
-        require_reachable(search_space, constraints)
+    for folder, constraints in searches.items():  # all of them before the first one takes its hours
+        require_feasible(search_space, constraints)
+        fitted = [clamped(search_space, constraint) for constraint in constraints]
+        searches[folder] = [constraint for constraint, _ in fitted]
+        if fabric.is_global_zero:
+            for remark in dict.fromkeys(remark for _, remark in fitted if remark):
+                print(remark, flush=True)
     if fabric.is_global_zero:
         print(f"space {search_space.name}: {search_space.size():.2g} networks", flush=True)
     for folder, constraints in searches.items():

@@ -46,12 +46,11 @@ def command(
             show_default="random weights",
         ),
     ] = None,
-    flip: Annotated[
-        bool | None,
+    augmentations: Annotated[
+        str | None,
         typer.Option(
-            "--flip/--no-flip",
-            help="Mirror images at random.",
-            show_default="unless the data are digits or signs",
+            help="Random changes of the images, in this order and with commas between: crop, flip, or a plugin's.",
+            show_default="crop,flip; crop for digits and signs",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of initial weights, order and augmentation.")] = 0,
@@ -83,7 +82,7 @@ def command(
         weight_decay=weight_decay,
         label_smoothing=label_smoothing,
         ema_decay=ema_decay,
-        flip=flip,
+        augmentations=None if augmentations is None else tuple(filter(None, augmentations.split(","))),
         seed=seed,
     )
     fabric = make_fabric(accelerator, devices, precision)

@@ -36,6 +36,9 @@ ESTIMATED = "estimated"
 NOT_CONDITIONS = ("space", "date")
 """Columns that say why and when a table was measured, which does not change what it holds."""
 
+RowKey = tuple[str, str]
+"""The kind of a row and the keys of its blocks, joined."""
+
 _JOIN = " | "
 _ROUND_NUMBERS = ("round", "drift", "cores", "load_1m", "least_mhz", "most_mhz", "temperature_c", "steal_percent")
 _ROUND_TEXTS = ("governor", "affinity")
@@ -107,10 +110,20 @@ class LatencyTable:
     ``pandas.read_csv(path)`` opens it and two tables can be concatenated or compared.
     """
 
-    def __init__(self, conditions: Conditions, rows: Mapping[tuple[str, str], Measurement]) -> None:
-        """``rows`` maps (kind, the keys of its blocks joined) to a measurement."""
+    def __init__(
+        self,
+        conditions: Conditions,
+        rows: Mapping[RowKey, Measurement],
+        extra: Mapping[str, Mapping[RowKey, float]] | None = None,
+    ) -> None:
+        """``rows`` maps (kind, the keys of its blocks joined) to a measurement, ``extra`` other columns to values.
+
+        The columns of ``extra`` are what somebody else measured of the same blocks, such as energy: finite numbers that
+        are not negative, of rows for blocks and the invocation.
+        """
         self.conditions = conditions
         self._rows = dict(rows)
+        self.extra = {name: dict(values) for name, values in (extra or {}).items()}
 
     @staticmethod
     def row_key(kind: str, blocks: Iterable[Block] = ()) -> tuple[str, str]:
@@ -270,7 +283,10 @@ class LatencyTable:
         if field is not None:
             mine, theirs = getattr(self.conditions, field), getattr(other.conditions, field)
             raise UserError(f"cannot mix two tables: {field} is {mine} in one and {theirs} in the other")
-        return LatencyTable(other.conditions, {**self._rows, **other.rows})
+        extra = {
+            name: {**self.extra.get(name, {}), **other.extra.get(name, {})} for name in {**self.extra, **other.extra}
+        }
+        return LatencyTable(other.conditions, {**self._rows, **other.rows}, extra)
 
     def compared(self, other: "LatencyTable") -> pd.DataFrame:
         """The rows that both tables have: ``kind``, ``blocks``, ``latency_us`` here, ``other_us``, and ``ratio``.
@@ -287,7 +303,16 @@ class LatencyTable:
     def save(self, path: Path) -> None:
         """Write the CSV file, whole or not at all."""
         shared = {"schema_version": SCHEMA_VERSION, **asdict(self.conditions)}
-        records = [{**shared, "kind": kind, "blocks": keys, **asdict(row)} for (kind, keys), row in self._rows.items()]
+        records = [
+            {
+                **shared,
+                "kind": key[0],
+                "blocks": key[1],
+                **asdict(row),
+                **{name: values.get(key) for name, values in self.extra.items()},
+            }
+            for key, row in self._rows.items()
+        ]
         with write_whole(path) as partial:
             pd.DataFrame(records).to_csv(partial, index=False, float_format="%.5g", lineterminator="\n")
 
@@ -317,7 +342,8 @@ class LatencyTable:
         if frame.empty:
             raise UserError(f"{path} has no rows; measure a table with fbnet-profile")
         conditions: Conditions | None = None
-        rows: dict[tuple[str, str], Measurement] = {}
+        rows: dict[RowKey, Measurement] = {}
+        extra: dict[str, dict[RowKey, float]] = {name: {} for name in frame.columns if name not in expected}
         for line, record in enumerate(frame.to_dict("records"), start=2):
             try:
                 if record["schema_version"] != str(SCHEMA_VERSION):
@@ -334,10 +360,23 @@ class LatencyTable:
                 if key in rows:
                     raise ValueError("the same row stands twice")
                 rows[key] = _measurement(record)
+                for name, values in extra.items():
+                    if record[name]:
+                        values[key] = _extra(name, str(record[name]), key[0])
             except (ValueError, UserError) as error:
                 raise UserError(f"{path}, line {line}: {error}") from error
         assert conditions is not None
-        return cls(conditions, rows)
+        return cls(conditions, rows, extra)
+
+
+def _extra(name: str, text: str, kind: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise ValueError(f"{name} is {text!r}, which is not a number") from error
+    if kind not in (BLOCK, INVOCATION) or not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} is {text}; such a column has finite numbers of blocks that are not negative")
+    return value
 
 
 def _names(record: type) -> list[str]:
