@@ -31,7 +31,7 @@ def test_blocks_chain_and_the_file_reads_back(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("kernel_size", "kernel_sise", "block 2: kernel_sise: unknown field; did you mean 'kernel_size'?"),
-        ("kernel_size: 5", "kernel_size: 4", "block 2: kernel_size 4 is even"),
+        ("kernel_size: 5", "kernel_size: 4", "block 2: kernel_size: 4 is even; use an odd one"),
         ("kind: conv", "kind: convolution", "unknown block kind 'convolution'"),
         (
             "out_channels: 16, expanded",

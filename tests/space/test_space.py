@@ -114,12 +114,12 @@ def test_a_network_is_found_by_its_blocks_whatever_was_skipped() -> None:
             "expansion_ration",
             "stage 1: unknown field 'expansion_ration'; did you mean 'expansion_ratio'?",
         ),
-        ("kernel_size: [3, 5]", "kernel_size: [3, 4]", "kernel_size 4 is even"),
+        ("kernel_size: [3, 5]", "kernel_size: [3, 4]", "stage1.block1 cannot be built: kernel_size: 4 is even; use an odd one"),
         ("high: 2", "high: 0.5", "stage 1: choices.expansion_ratio: range from 1 to 0.5"),
         ("step: 0.5", "step: 0.3", "do not reach 2"),
         ("    activation: relu\n", "", "stage 1: no 'activation' for its blocks"),
         ("[8, 16]", "[8, 8]", "options must be distinct"),
-        ("activation: relu", "activation: gelu", "activation: Input should be 'relu' or 'hswish'"),
+        ("activation: relu", "activation: gelu", "activation: unknown activation 'gelu'; did you mean 'relu'? choose one of relu, hswish"),
         ("classes: 4", "clases: 4", "clases"),
         ("depth: 2", "depth: two", "stage 1: depth"),
         ("depth: 2", "depth: 2\n    block: unheard", "unknown block kind 'unheard'"),
@@ -138,6 +138,6 @@ def test_a_mistake_is_named_in_one_line(tmp_path: Path, old: str, new: str, mess
 
 def test_unknown_space_lists_the_known_ones() -> None:
     with pytest.raises(
-        UserError, match=r"unknown space 'smal'; did you mean 'small'\? packaged spaces: fbnet, fbnetv2-f"
+        UserError, match=r"unknown space 'smal'; did you mean 'small'\? choose one of fbnet, fbnetv2-f"
     ):
         load_space("smal")
