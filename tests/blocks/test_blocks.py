@@ -1,7 +1,6 @@
 """What a block says of itself is what its module does."""
 
 import random
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,6 @@ from fbnet_mobile.blocks.conv import ConvBlock
 from fbnet_mobile.blocks.head import Head
 from fbnet_mobile.blocks.inverted_residual import InvertedResidual
 from fbnet_mobile.blocks.inverted_residual.module import InvertedResidualModule
-from fbnet_mobile.blocks.network import build
-from fbnet_mobile.space import SearchSpace
 
 
 def draw(kind: str, rng: random.Random) -> Block:

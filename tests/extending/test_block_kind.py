@@ -1,8 +1,7 @@
 """A kind of block from a package of its own: measured, searched as one module, inherited, trained, exported."""
 
-import importlib.util
-import json
 import random
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,14 +24,10 @@ stages:
 head: {conv_channels: 16}
 """
 
+runpy.run_path(str(EXAMPLES / "block_kind.py"))  # registers the kind in this process, too
+
 
 def test_its_masked_form_is_the_block_that_it_is_frozen_into() -> None:
-    spec = importlib.util.spec_from_file_location("block_kind", EXAMPLES / "block_kind.py")
-    assert spec is not None
-    assert spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-
     space, rng = SearchSpace.from_yaml(SPACE), random.Random(0)
     for block in space.candidates():
         assert Block.parse_key(block.key) == block
@@ -64,5 +59,4 @@ def test_it_goes_through_every_command(tmp_path: Path, command_with: Callable[[s
 
     run("train", "--architecture", "search/architecture.yaml", *fast, "-o", "train")
     run("export", "--checkpoint", "train/best.pt", "-o", "network.tflite")
-    assert (tmp_path / "network.tflite").stat().st_size > 1000
-    assert json.loads((tmp_path / "train" / "result.json").read_text())
+    assert (tmp_path / "network.tflite").stat().st_size > 4 * network.params, "float32"

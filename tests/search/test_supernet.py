@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from fbnet_mobile.arch import Block, Convolution
-from fbnet_mobile.blocks.masks import MaskedBatchNorm, column_masks, mixed_activation
 from fbnet_mobile.search import supernet
 from fbnet_mobile.search.choices import Choices
 from fbnet_mobile.search.inherit import inherit
@@ -176,19 +175,6 @@ def test_gradients_reach_every_option_of_every_choice(mode: Mode) -> None:
     assert all(parameter.grad is not None for parameter in parent.parameters())
 
 
-def test_mask_is_the_weighted_sum_of_column_masks_outside_batch_norm() -> None:
-    features, weights = torch.randn(4, 6, 5, 5), torch.tensor([0.2, 0.3, 0.5])
-    norm = MaskedBatchNorm(6)
-    nn.init.uniform_(norm.bias)
-    mask = weights @ column_masks([2, 4, 6])
-    torch.testing.assert_close(mask, torch.tensor([1.0, 1.0, 0.8, 0.8, 0.5, 0.5]))
-    masked = norm(features, mask)
-    plain = nn.BatchNorm2d(6)
-    plain.load_state_dict({**norm.state_dict(), **plain.state_dict(), "bias": norm.bias})
-    torch.testing.assert_close(masked, plain(features) * mask[:, None, None])
-    torch.testing.assert_close(norm.running_var, plain.running_var)
-
-
 def test_what_is_spread_is_where_it_would_be_subsampled_with_zeros_between() -> None:
     for large, small in ((16, 16), (16, 8), (16, 12), (28, 7), (15, 11), (62, 28)):
         features = torch.rand(2, 3, small, small, dtype=torch.double, requires_grad=True)
@@ -198,18 +184,3 @@ def test_what_is_spread_is_where_it_would_be_subsampled_with_zeros_between() -> 
         torch.testing.assert_close(wide.sum(), features.sum())
         (gradient,) = torch.autograd.grad((wide * torch.arange(large)).sum(), features)
         torch.testing.assert_close(gradient[0, 0, 0].long(), torch.arange(small) * large // small, atol=1, rtol=0)
-
-
-def test_mixed_activations_are_the_weighted_sum_with_its_gradients() -> None:
-    features = (8 * torch.rand(3, 4, dtype=torch.double) - 4).requires_grad_()
-    for options in (["relu", "hswish"], ["hswish", "relu"]):
-        weights = torch.tensor([0.3, 0.7], dtype=torch.double, requires_grad=True)
-        by_hand = {"relu": features.relu(), "hswish": features * (features + 3).clamp(0, 6) / 6}
-        expected = sum((w * by_hand[option] for w, option in zip(weights, options, strict=True)), torch.zeros(()))
-        found = mixed_activation(features, options, weights)
-        torch.testing.assert_close(found, expected)
-        weigh = torch.rand(3, 4, dtype=torch.double)
-        one, other = (torch.autograd.grad((out * weigh).sum(), (features, weights)) for out in (found, expected))
-        torch.testing.assert_close(one[0], other[0])
-        # Weights add up to 1: only the difference of their gradients says anything.
-        torch.testing.assert_close(one[1][0] - one[1][1], other[1][0] - other[1][1])
