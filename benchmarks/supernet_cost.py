@@ -159,7 +159,8 @@ class Textbook(nn.Module):
         self.paths: list[list[dict[str, Option]]] = []
         for position in space.positions:
             widest: dict[str, Any] = {name: max(options) for name, options in position.variables.items()}
-            names = [*([position.out_channels] if position.out_channels else []), *position.own.values()]
+            out = position.out_channels
+            names = [*([out] if isinstance(out, str) else []), *position.own.values()]
             options = itertools.product(*(position.variables[name] for name in names))
             chosen = [dict(zip(names, values, strict=True)) for values in options]
             layer = nn.ModuleList()
@@ -167,8 +168,8 @@ class Textbook(nn.Module):
                 # Its input is at the widest, even where its output shares the choice of width.
                 block = position.build(
                     widest[RESOLUTION],
-                    widest[position.in_channels] if position.in_channels else 3,
-                    cast(int, one[position.out_channels]) if position.out_channels else 0,
+                    max(position.widths(position.in_channels)),
+                    int(one[out]) if isinstance(out, str) else out,
                     {choice: one[name] for choice, name in position.own.items()},
                 )
                 layer.append(block.build())

@@ -113,9 +113,10 @@ class MaskedBatchNorm(nn.BatchNorm2d):
 
         world, count = distributed.get_world_size(), features.numel() // features.shape[1]
         values = features.float()
-        mean: Tensor = all_reduce(values.mean((0, 2, 3))) / world
+        mean: Tensor = all_reduce(values.mean((0, 2, 3))) / world  # type: ignore[no-untyped-call]
         # In two passes: the mean of squares less the square of the mean loses digits.
-        variance: Tensor = all_reduce((values - mean[:, None, None]).square().mean((0, 2, 3))) / world
+        centred = values - mean[:, None, None]
+        variance: Tensor = all_reduce(centred.square().mean((0, 2, 3))) / world  # type: ignore[no-untyped-call]
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
@@ -124,7 +125,7 @@ class MaskedBatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (total / (total - 1)), self.momentum)
         scale = scale * (variance + self.eps).rsqrt()
-        return ((values - mean[:, None, None]) * scale[:, None, None] + shift[:, None, None]).to(features.dtype)
+        return (centred * scale[:, None, None] + shift[:, None, None]).to(features.dtype)
 
 
 def synchronisable(module: nn.Module) -> nn.Module:
@@ -155,8 +156,10 @@ def mixed_activation(features: Tensor, names: Sequence[str], weights: Tensor) ->
     if set(names) == {"relu", "hswish"}:
         mixed: Tensor = _Mixed.apply(features, weights[names.index("hswish")])
         return mixed
-    parts = [weight * _activation(name)(features) for name, weight in zip(names, weights, strict=True)]
-    return functools.reduce(torch.add, parts)
+    total: Tensor = weights[0] * _activation(names[0])(features)
+    for name, weight in zip(names[1:], weights[1:], strict=True):
+        total = total + weight * _activation(name)(features)
+    return total
 
 
 _activation = functools.cache(activation_module)

@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fbnet_mobile.arch import Block
 from fbnet_mobile.blocks.masks import SuperBlock, Weights, fit_channels, synchronisable
 from fbnet_mobile.blocks.network import initialise
 from fbnet_mobile.search.recipe import Mode
@@ -89,7 +88,9 @@ class Paths(SuperBlock):
         # A candidate's own choices have one option each, of which an assignment says nothing.
         options = {name: self.variables[name][0] for name in self.names} | dict(assignment)
         here = self.modules_of[self.index.index(tuple(options[name] for name in self.names))]
-        module = self.chosen(Block, assignment).build()
+        block = self.position.block(assignment)
+        assert block is not None
+        module = block.build()
         module.load_state_dict(here.state_dict())
         return module
 
