@@ -65,9 +65,9 @@ def profile(options: ProfileOptions) -> ProfileResult:
     if runtime not in device.runtimes:
         raise UserError(unknown("runtime", runtime, device.runtimes))
 
+    from fbnet_mobile.engine.progress import progress_steps
     from fbnet_mobile.measure.jobs import MeasuringPlan
     from fbnet_mobile.measure.profile import profile as measure
-    from fbnet_mobile.engine.progress import progress_steps
 
     candidates, positions = len(space.candidates()), sum(1 for _ in space.all_blocks())
     say(
