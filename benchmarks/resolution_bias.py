@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from results_file import write_results
 from torch import Tensor, nn
 
-from fbnet_mobile.blocks import build
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.data.augment import derive_seed, normalise
 from fbnet_mobile.data.data import Data, load_data, training_batches
 from fbnet_mobile.engine.allocator import tune_allocator
