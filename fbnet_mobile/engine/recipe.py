@@ -38,6 +38,7 @@ class Option:
         shown: what ``--help`` says of the default where its value would not say it, such as "all".
         metavar: what stands for the value in ``--help``.
         argument: whether it is written without a name, after the options.
+        commas: whether one text holds several values, with commas between; an empty one holds none.
         each: for a field that is a mapping of texts: gives the options that it is made of, by key.
     """
 
@@ -52,6 +53,7 @@ class Option:
     shown: str = ""
     metavar: str = ""
     argument: bool = False
+    commas: bool = False
     each: Callable[[], Mapping[str, "Option"]] | None = None
 
 
@@ -169,6 +171,8 @@ def _coerced(item: RecipeField, value: Any) -> Any:
     if item.count is None:
         return _one(item, value)
     several = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if item.option.commas:
+        several = tuple(part for each in several for part in str(each).split(",") if part)
     if item.count and len(several) != item.count:
         raise UserError(f"{item.name} has {len(several)} values; give {item.count}")
     return tuple(_one(item, each) for each in several)
