@@ -230,3 +230,8 @@ def test_candidates_leave_nothing_else_to_choose() -> None:
             SearchSpace.from_yaml(text.replace(old, new))
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_odd_resolutions_are_halved_upwards() -> None:
+    space = SearchSpace.from_yaml(TINY.replace("[16, 32]", "25").replace("depth: 2", "depth: 2\n    stride: 2"))
+    assert [block.resolution for block in space.architecture(space.first()).blocks] == [25, 13, 7, 7]
