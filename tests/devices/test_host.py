@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from fbnet_mobile.devices import HostDevice, base, get_device, register_device
+from fbnet_mobile.devices import TRANSPORTS, HostDevice, get_device
 from fbnet_mobile.errors import JobError, UserError
 
 
@@ -25,17 +25,19 @@ def test_host_describes_itself() -> None:
     assert facts.governor
 
 
-def test_a_kind_of_device_is_one_registration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_KINDS", dict(base._KINDS))
+def test_a_transport_is_one_registration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TRANSPORTS, "_entries", dict(TRANSPORTS._entries))
 
     class Board(HostDevice):
         def __init__(self, name: str) -> None:
             super().__init__()
             self.name = name
 
-    register_device("board", Board)
+    TRANSPORTS.add("board", Board)
     assert get_device("board:7").name == "board:7"
-    with pytest.raises(UserError, match="unknown device 'toaster'; known devices: adb, board, coreml, host, ssh"):
-        get_device("toaster")
+    with pytest.raises(UserError, match="there is a device transport 'ssh' already"):
+        TRANSPORTS.add("ssh", Board)
+    with pytest.raises(UserError, match=r"unknown device 'hots'; did you mean 'host'\? choose one of adb, board, "):
+        get_device("hots")
     with pytest.raises(UserError, match="this machine is called 'host'"):
         get_device("host:1")
