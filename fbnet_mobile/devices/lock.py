@@ -138,17 +138,22 @@ def lock_script(base: str, session: str, dead: str, first: str, last: str) -> st
         first: what to run when the lock is taken.
         last: what to run before it is given back.
     """
-    me = shlex.quote(Holder.me().model_dump_json())
+    record = shlex.quote(Holder.me().model_dump_json())
     return f"""
-born() {{ set -- $(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null); echo "${{20:-0}}"; }}
+born() {{
+  set -- $(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null)
+  case $1 in Z | X) set -- ;; esac
+  echo "${{20:-0}}"
+}}
 root={base}/fbnet-mobile
 mkdir -p "$root" && cd "$root" && root=$(pwd) || exit 1
 lock=$root/lock folder=$root/run-{session} me=held-$$-$(born $$)-{session} tries=0
+sign() {{ printf '%s\\n' {record} | cat >"$lock/$me"; }}  # cat says why it cannot, unlike some shells
 while :; do
   mkdir -p "$root" || exit 1
   if mkdir "$lock" 2>/dev/null; then
     # What dead runs left behind may be what fills the disk.
-    printf '%s\\n' {me} >"$lock/$me" || {{ rm -rf "$root"/run-*; printf '%s\\n' {me} >"$lock/$me"; }} && break
+    sign || {{ rm -rf "$root"/run-*; sign; }} && break
     rm -rf "$lock"; exit 1
   fi
   held=
@@ -166,7 +171,7 @@ while :; do
   born=${{rest%%-*}} session=${{rest#*-}}
   if [ "$session" = {session} ] || [ "$held" = {shlex.quote(dead)} ] || [ "$(born "$pid")" != "$born" ]; then
     mv "$lock/$held" "$lock/$me" 2>/dev/null || continue
-    printf '%s\\n' {me} >"$lock/$me"
+    sign
     break
   fi
   echo "{HELD}$held $lock $(cat "$lock/$held")"
