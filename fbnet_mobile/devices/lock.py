@@ -152,16 +152,22 @@ sign() {{ printf '%s\\n' {record} | cat >"$lock/$me"; }}  # cat says why it cann
 while :; do
   mkdir -p "$root" || exit 1
   if mkdir "$lock" 2>/dev/null; then
-    # What dead runs left behind may be what fills the disk.
-    sign || {{ rm -rf "$root"/run-*; sign; }} && break
-    rm -rf "$lock"; exit 1
+    if ! sign; then
+      [ -d "$lock" ] || continue
+      rm -rf "$root"/run-*  # what dead runs left behind may be what fills the disk
+      sign || {{ rm -f "$lock/$me"; rmdir "$lock"; exit 1; }}
+    fi
+    set -- "$lock"/held-*
+    [ $# = 1 ] && break
+    rm -f "$lock/$me"  # whoever took this lock to be abandoned removed it before it was signed, and somebody else came
+    continue
   fi
   held=
   for file in "$lock"/held-*; do [ -e "$file" ] && held=${{file##*/}}; done
   if [ -z "$held" ]; then
     # Taken or given back this very moment; or whoever took it was killed before it could say so.
     tries=$((tries + 1))
-    [ $tries -gt 2 ] && rmdir "$lock"
+    [ $tries -gt 2 ] && rmdir "$lock" 2>/dev/null
     [ $tries -gt 4 ] && {{ mkdir "$lock" && rmdir "$lock"; exit 1; }}
     sleep 1
     continue

@@ -21,6 +21,7 @@ from tests.devices.lab import Sshd
 ROOT = Path(__file__).parents[2]
 SHELLS = {"sh": [], "bash": [], "mksh": ["toybox"], "busybox": ["busybox"]}
 """Each with where its tools come from, if not from this machine's: Android's are mksh and toybox."""
+TOOLS = ("sed", "mkdir", "mv", "rm", "rmdir", "cat", "sleep", "find", "xargs", "sha256sum", "grep", "uname", "printf")
 
 
 class Board(RemoteDevice):
@@ -56,21 +57,7 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, ...]:
         return words
     folder = tmp_path / "tools"
     folder.mkdir()
-    for tool in (
-        "sed",
-        "mkdir",
-        "mv",
-        "rm",
-        "rmdir",
-        "cat",
-        "sleep",
-        "find",
-        "xargs",
-        "sha256sum",
-        "grep",
-        "uname",
-        "printf",
-    ):
+    for tool in TOOLS:
         (folder / tool).symlink_to(shutil.which(tools[0]) or tools[0])
     return ("/usr/bin/env", f"PATH={folder}", *words)
 
