@@ -21,9 +21,18 @@ def unknown(what: str, name: str, known: Collection[str]) -> str:
     "unknown format 'tflit'; did you mean 'tflite'? choose one of onnx, tflite"
     """
     shown = name if len(name) <= 40 else name[:37] + "..."
+    hint = nearest(name, known) or ";"
+    return f"unknown {what} {shown!r}{hint} choose one of {', '.join(known)}"
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """The nearest known name as the second half of a sentence; empty if none is near.
+
+    >>> nearest("epoch", ["epochs", "seed"])
+    "; did you mean 'epochs'?"
+    """
     near = difflib.get_close_matches(name[:80], known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {what} {shown!r}; {hint}choose one of {', '.join(known)}"
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 @cache

@@ -17,10 +17,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fbnet_mobile.cost.bounds import cost_range
+from fbnet_mobile.cost.constraint import latency_constraint
 from fbnet_mobile.data.data import load_data
 from fbnet_mobile.errors import FbnetError
 from fbnet_mobile.latency.table import LatencyTable
-from fbnet_mobile.search.derive import cost_range
 from fbnet_mobile.space import SearchSpace, load_space
 
 SPACE = "small"
@@ -113,7 +114,7 @@ def epochs(budget: int, images: int) -> int:
 def choose_target(space: SearchSpace, path: Path) -> int:
     """A latency in us in the middle of what the space reaches on this machine, by ratio, in two digits."""
     table = LatencyTable.load(path)
-    reach = cost_range(space, space.costs(table.block_us), table.fixed_us)
+    reach = cost_range(space, latency_constraint(space, table, math.inf))
     return int(float(f"{math.sqrt(reach.lowest * reach.highest):.2g}"))
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from fbnet_mobile.cost.bounds import clamped, cost_range
 from fbnet_mobile.cost.constraint import Constraint, count_constraint, latency_constraint
 from fbnet_mobile.cost.expectation import ExpectedPeak, expected_cost
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.latency.table import BLOCK, INVOCATION, Conditions, LatencyTable, Measurement
 from fbnet_mobile.search.choices import Choices
-from fbnet_mobile.search.derive import cost_range, most_probable
+from fbnet_mobile.search.derive import most_probable, require_feasible
 from fbnet_mobile.space import Option, SearchSpace
 
 SPACE = SearchSpace.from_yaml(
@@ -107,9 +108,8 @@ def test_expected_peak_of_many_levels_is_a_close_upper_bound(choices: Choices, m
 
 
 def test_derived_network_is_the_most_probable_that_uses_the_budget(choices: Choices) -> None:
-    costs = thousand_macs().costs
     every = [(by_hand("latency", one), probability(one, choices), one) for one in assignments()]
-    reach = cost_range(SPACE, costs, FIXED)
+    reach = cost_range(SPACE, thousand_macs())
     assert reach.lowest == pytest.approx(min(every, key=lambda item: item[0])[0])
     assert reach.highest == pytest.approx(max(every, key=lambda item: item[0])[0])
     differ = 0
@@ -188,10 +188,29 @@ def test_a_budget_out_of_reach_names_the_range(choices: Choices) -> None:
         most_probable(SPACE, log_probabilities(choices), [count_constraint(SPACE, "peak_activations", 900)])
     # The cheapest in one is not the cheapest in the other.
     costs = SPACE.costs(lambda block: 1000.0 - block.params / 100)
-    least = [cost_range(SPACE, array).lowest for array in (costs, count_constraint(SPACE, "params", 0).costs)]
-    both = [Constraint("less", least[0], costs), count_constraint(SPACE, "params", least[1])]
-    with pytest.raises(UserError, match=r"was found that has less of at most .* and params of at most .*; raise one"):
+    both = [Constraint("less", 0, costs), count_constraint(SPACE, "params", 0)]
+    both = [replace(each, limit=cost_range(SPACE, each).lowest + 1e-6) for each in both]
+    said = r"was found that has less of at most ([\d,]+) \(alone it can be \1\) and params of at most ([\d,]+) \(.*\2\)"
+    with pytest.raises(UserError, match=said):
+        require_feasible(SPACE, both)
+    with pytest.raises(UserError, match=said):
         most_probable(SPACE, log_probabilities(choices), both)
+
+
+def test_a_limit_above_the_largest_network_becomes_that_and_is_said() -> None:
+    most = max(by_hand("latency", one) for one in assignments())
+    constraint, remark = clamped(SPACE, thousand_macs(2 * most))
+    assert constraint.limit == pytest.approx(most)
+    assert constraint.limit >= most, "the largest network is allowed"
+    assert remark == (
+        f"no network of space tiny has thousand macs above {most:,.0f}: that is the limit instead of {2 * most:,.0f}"
+    )
+    uniform = {name: np.zeros(len(options)) for name, options in SPACE.variables.items()}
+    found = most_probable(SPACE, uniform, [constraint])
+    assert 0.98 * most <= by_hand("latency", found) <= constraint.limit
+    assert clamped(SPACE, thousand_macs(most))[1] == ""
+    largest = max(by_hand("peak_activations", one) for one in assignments())
+    assert clamped(SPACE, count_constraint(SPACE, "peak_activations", 1e9))[0].limit == pytest.approx(largest)
 
 
 def test_gumbel_softmax_draws_options_as_often_as_softmax_says(choices: Choices) -> None:

@@ -118,7 +118,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 
 def test_an_impossible_recipe_is_refused() -> None:
-    with pytest.raises(UserError, match="a label_smoothing of 2 is impossible; give a value from 0 to 1"):
+    with pytest.raises(UserError, match="label_smoothing is 2; give a finite number from 0 to 1"):
         TrainRecipe(label_smoothing=2)
 
 
