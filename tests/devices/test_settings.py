@@ -37,7 +37,7 @@ def test_a_name_of_ones_own_is_a_device_with_settings(tmp_path: Path, monkeypatc
         ("pi: {pause_s: .nan}", "pi: pause_s: Input should be a finite number"),
         ("pi: {cool_below_c: .inf}", "pi: cool_below_c: Input should be a finite number"),
         ("pi: {cool_below_c: 1000}", "pi: cool_below_c: Input should be less than or equal to 150"),
-        ("pi: {reconnect_s: 1e9}", "pi: reconnect_s: Input should be less than or equal to 86400"),
+        ("pi: {reconnect_s: 1.0e+9}", "pi: reconnect_s: Input should be less than or equal to 86400"),
         ("pi: {model_limit_s: 0}", "pi: model_limit_s: Input should be greater than 0"),
         ("pi: {fixed_performance: 'no'}", "pi: fixed_performance: Input should be a valid boolean"),
         ("pi: {affinity: 0-999999999}", "pi: '0-999999999' is no list of cores"),

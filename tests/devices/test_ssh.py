@@ -110,7 +110,7 @@ def test_a_greeting_of_the_login_shell_is_not_an_answer(sshd: Sshd, tmp_path: Pa
     try:
         with get_device("board") as board:
             assert list(board.run(["echo", "answer"])) == ["answer"]
-            assert list(board.run([board.python, "--version"]))[0].startswith("Python 3")
+            assert next(iter(board.run([board.python, "--version"]))).startswith("Python 3")
             (remote,) = board.push([tmp_path / "model"])
             board.pull(remote, tmp_path / "back")
             assert (tmp_path / "back").read_text() == "a\nmodel"

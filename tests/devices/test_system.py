@@ -69,10 +69,17 @@ def test_the_state_of_a_phone_a_board_and_of_one_that_says_nothing() -> None:
 
 
 def test_nonsense_is_unknown() -> None:
-    lines = [
-        "load 1e400 x", "khz 9" + "9" * 5000, "khz \u00b2", "khz -5", "zone cpu 1e309", "zone cpu 999999", "affinity 0;1",
-        "cpu " + "x " * 20, "thermal Temperature{mValue=1.2.3, mType=0}", "governor a\x1b[31mb", "battery temperature: x",
-    ]  # fmt: skip
+    lines = """load 1e400 x
+khz 9999999999999999999999999999999999
+khz \u00b2
+khz -5
+zone cpu 1e309
+zone cpu 999999
+affinity 0;1
+cpu x x x x x x x x x
+thermal Temperature{mValue=1.2.3, mType=0}
+governor a\x1b[31mb
+battery temperature: x""".split("\n")
     assert parse_state(lines) == DeviceState(None, "a[31mb", None, None, None, UNKNOWN)
     facts = parse_facts(["memory 1e999", "memory 12", "system " + "s" * 5000, "core x", "cpuinfo"])
     assert (facts.cpu, facts.memory_mb, len(facts.operating_system)) == (UNKNOWN, 0, 400)
@@ -80,14 +87,12 @@ def test_nonsense_is_unknown() -> None:
 
 
 def test_no_output_of_a_device_is_too_odd() -> None:
-    draw = random.Random(0)
+    draw, odd = random.Random(0), ["", "\n", "9" * 400, "\x00", "\u0663", "-", ".", "e", " ", "{"]
     text = "\n".join((RASPBERRY_PI_4, PIXEL_8, PIXEL_8_STATE))
     for _ in range(2000):
         letters = list(text)
         for _ in range(draw.randint(1, 40)):
-            letters[draw.randrange(len(letters))] = draw.choice(
-                ["", "\n", "9" * 400, "\x00", "\u0663", "-", ".", "e", " ", "{"]
-            )
+            letters[draw.randrange(len(letters))] = draw.choice(odd)
         lines = "".join(letters).split("\n")
         state, facts = parse_state(lines), parse_facts(lines)
         fast_cores([line.removeprefix("core ") for line in lines])
