@@ -79,7 +79,7 @@ affinity 0;1
 cpu x x x x x x x x x
 thermal Temperature{mValue=1.2.3, mType=0}
 governor a\x1b[31mb
-battery temperature: x""".split("\n")
+battery temperature: x""".splitlines()
     assert parse_state(lines) == DeviceState(None, "a[31mb", None, None, None, UNKNOWN)
     facts = parse_facts(["memory 1e999", "memory 12", "system " + "s" * 5000, "core x", "cpuinfo"])
     assert (facts.cpu, facts.memory_mb, len(facts.operating_system)) == (UNKNOWN, 0, 400)
