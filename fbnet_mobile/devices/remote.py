@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from fbnet_mobile.devices.base import (
     Device,
@@ -61,7 +62,7 @@ class RemoteDevice(Device):
     default_folder: str
     """Shell text for the folder in which ours is made."""
 
-    tools = ("sha256sum", "find", "xargs")
+    tools: ClassVar[tuple[str, ...]] = ("sha256sum", "find", "xargs")
 
     grace_s = 30.0
     """How much longer than one model may take the device may say nothing."""
