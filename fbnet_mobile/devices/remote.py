@@ -74,6 +74,7 @@ class RemoteDevice(Device):
         super().__init__(name)
         self._place: _Found | None = None
         self._hold: _Hold | None = None
+        self._ours = False  # whether it is to be held, also after a connection that was lost
         self._present: set[str] = set()
         self._session = secrets.token_hex(6)
 
@@ -154,12 +155,11 @@ class RemoteDevice(Device):
 
     def reconnect(self) -> None:
         """From nothing: what is on the device is looked at again, which stays ours."""
-        held = self._hold is not None
         self._let_go()
         self._reset()
         self._place = None
         self._found()
-        if held:
+        if self._ours:
             self._held()
 
     def clean(self) -> None:
@@ -184,7 +184,7 @@ class RemoteDevice(Device):
             except (JobError, OSError):
                 pass
             self._let_go()
-        self._place = None
+        self._place, self._ours = None, False
         self._end()
 
     def _cores(self) -> tuple[int, ...]:
@@ -211,6 +211,7 @@ class RemoteDevice(Device):
             self._hold = self._take() or self._take()
             if self._hold is None:
                 raise DeviceBusyError(f"{self.name} is being taken by another job; try again")
+            self._ours = True
             self._present = self._listed(self._hold.folder)
         return self._hold
 

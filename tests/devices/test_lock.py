@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fbnet_mobile.devices import DeviceBusyError, DeviceFullError, HostDevice, get_device
+from fbnet_mobile.devices import DeviceBusyError, DeviceFullError, DeviceLostError, HostDevice, get_device
 from fbnet_mobile.devices.lock import FOLDER, HELD, Holder, lock_script
 from fbnet_mobile.devices.remote import RemoteDevice
 from fbnet_mobile.errors import JobError
@@ -137,6 +137,15 @@ def test_a_connection_made_again_finds_the_device_still_its_own(make: Make, tmp_
         assert sent == []
         with pytest.raises(DeviceBusyError):
             make().push([])
+        way, board.shell = board.shell, ("false",)
+        for _ in range(2):  # it is away for a while
+            with pytest.raises(DeviceLostError):
+                board.reconnect()
+        board.shell = way
+        board.reconnect()
+        with pytest.raises(DeviceBusyError):
+            make().push([])
+    assert not list((tmp_path / "a board").iterdir())
 
 
 def test_a_holder_of_a_machine_that_was_restarted_is_dead(
