@@ -29,6 +29,7 @@ class Holder(BaseModel):
 
     user: str = Field(max_length=100)
     host: str = Field(max_length=100)
+    numbering: str = Field(max_length=100)
     boot: str = Field(max_length=100)
     pid: int = Field(ge=1, le=2**31)
     born: str = Field(max_length=100)
@@ -45,6 +46,7 @@ class Holder(BaseModel):
         return cls(
             user=user[:100],
             host=socket.gethostname()[:100],
+            numbering=_numbering(),
             boot=_boot(),
             pid=os.getpid(),
             born=_born(os.getpid()),
@@ -61,8 +63,8 @@ class Holder(BaseModel):
             return None
 
     def is_dead(self) -> bool:
-        """Whether it was a process of this machine and is no more; False of any other machine's."""
-        if self.host != socket.gethostname():
+        """Whether it was a process of this machine and is no more; False of any other machine's or container's."""
+        if (self.host, self.numbering) != (socket.gethostname()[:100], _numbering()):
             return False
         return self.boot != _boot() or _born(self.pid) != self.born
 
@@ -207,6 +209,14 @@ def _boot() -> str:
     """What tells one start of this machine from another; nothing where there is no such thing."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _numbering() -> str:
+    """What tells apart containers, which count processes of their own; nothing where there is no such thing."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())[:100]
     except OSError:
         return ""
 

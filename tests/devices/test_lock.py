@@ -161,6 +161,7 @@ def test_a_holder_of_a_machine_that_was_restarted_is_dead(
     for changed in ({"boot": "another"}, {"born": "1"}, {"pid": 2**30}):
         assert me.model_copy(update=changed).is_dead()
         assert not me.model_copy(update={**changed, "host": "elsewhere"}).is_dead()
+        assert not me.model_copy(update={**changed, "numbering": "of another container"}).is_dead()
     with make() as board:
         board.push([])
         earlier.close()
