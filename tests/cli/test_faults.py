@@ -187,3 +187,20 @@ def test_a_terminal_without_the_letters_of_a_path_still_shows_it(tmp_path: Path)
 )
 def test_a_message_is_one_line_and_shows_names_that_can_be_read(text: str, shown: str) -> None:
     assert one_line(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"), [("2k", "no network of space small has macs of at most 2,000"), ("x", "'x' is not a count")]
+)
+def test_limits_are_checked_before_the_images_are_read(
+    limit: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def read(*_: object, **__: object) -> None:
+        pytest.fail("the images were read")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fbnet_mobile.data.data.load_data", read)
+    words = ("search", "--data", "digits", "--space", "small", "--max-macs", limit, "-o", "run")
+    assert call(words, monkeypatch) == 2
+    assert message in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
