@@ -9,8 +9,13 @@ from fbnet_mobile.arch import Architecture
 from fbnet_mobile.latency.table import BLOCK, INVOCATION, Conditions, LatencyTable, Measurement
 
 SAME: dict[str, Any] = {
-    "device": "host", "cpu": "a processor", "runtime": "litert", "runtime_version": "2.1", "threads": 1, "precision": "fp32",
-}  # fmt: skip
+    "device": "host",
+    "cpu": "a processor",
+    "runtime": "litert",
+    "runtime_version": "2.1",
+    "threads": 1,
+    "precision": "fp32",
+}
 
 
 def table(network: Architecture, blocks: int) -> LatencyTable:
