@@ -94,7 +94,7 @@ def test_what_cannot_be_written_to_is_said_before_the_work(tmp_path: Path, monke
     with pytest.raises(UserError, match="permission denied; choose another output path, or allow"):
         check_output(tmp_path / "a.csv")
     with pytest.raises(UserError, match="permission denied; choose another output path, or allow"):
-        check_output(tmp_path / "not" / "there" / "yet", folder=True)
+        check_output(tmp_path / "not" / "there" / "yet")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_too_little_memory_or_space_is_one_line(
 def test_an_interrupted_command_promises_only_what_is_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
@@ -133,7 +133,7 @@ def test_an_interrupted_command_promises_only_what_is_so(
     monkeypatch.setattr("fbnet_mobile.zoo.load_network", interrupt)
     for words, said in (
         (("profile", "-o", "a.csv"), "interrupted; the same command continues where it was\n"),
-        (("export", "--model", "fbnetv2-f1", "-o", "m.onnx"), "interrupted\n"),
+        (("export", "--model", "fbnetv2-f1", "-o", "m.onnx"), "interrupted; nothing was written\n"),
         (("benchmark", "--list-models"), "interrupted\n"),
     ):
         assert call(words, monkeypatch) == 130
@@ -171,7 +171,8 @@ def test_a_terminal_without_the_letters_of_a_path_still_shows_it(tmp_path: Path)
             env={**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": locale, "PYTHONIOENCODING": "ascii"},
         )
         assert done.returncode == 2
-        assert done.stderr.startswith(b"error: m\\udcffd")
+        assert done.stderr.startswith(b"error: ")
+        assert b"xff" in done.stderr
         assert done.stderr.count(b"\n") == 1
 
 
