@@ -83,7 +83,7 @@ def data_settings(data: Data) -> dict[str, object]:
         "mean colour": list(data.mean),
         "deviation of colours": list(data.std),
         "labels": labels.hexdigest(),
-        "images": str(getattr(data, "fingerprint", "")),
+        "images": data.fingerprint,
     }
 
 

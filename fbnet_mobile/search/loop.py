@@ -18,7 +18,8 @@ from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks.network import Network
 from fbnet_mobile.cost.constraint import Constraint
 from fbnet_mobile.data.augment import derive_seed
-from fbnet_mobile.data.data import Data, Split, training_batches
+from fbnet_mobile.data.data import Data, training_batches
+from fbnet_mobile.data.split import Split
 from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs, seeded
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import STATE, RunFolder, data_settings, read_state
@@ -227,8 +228,9 @@ class _Search(Task[SearchEpoch]):
 
     def row(self, epoch: int, started: float) -> SearchEpoch:
         """See ``Task``."""
+        loss, accuracy = self.learned
         columns = self.strategy.columns()
-        return SearchEpoch(epoch, self.weight_loss, *self.learned, time.monotonic() - started, columns)
+        return SearchEpoch(epoch, self.weight_loss, loss, accuracy, time.monotonic() - started, columns)
 
     def write(self, row: SearchEpoch) -> None:
         """The warm-up for other searches, and TensorBoard's files."""

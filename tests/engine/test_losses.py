@@ -60,7 +60,7 @@ def test_a_teacher_answers_as_its_checkpoint_does_whatever_the_images_are_normal
     own = Teacher(path, ("cat", "dog"), (0.5, 0.4, 0.3), (0.2, 0.25, 0.5), FABRIC)
     found = own(IMAGES.requires_grad_())
     assert not found.requires_grad
-    torch.testing.assert_close(found, own(IMAGES))  # its batch norm does not learn
+    torch.testing.assert_close(found[:2], own(IMAGES[:2]))  # an answer does not depend on the others in its batch
     std, mean = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.2, 0.25, 0.5), (0.5, 0.4, 0.3)))
     pixels = IMAGES * std + mean
     other = Teacher(path, ("cat", "dog"), (0.1, 0.2, 0.3), (0.5, 0.5, 0.5), FABRIC)
