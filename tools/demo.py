@@ -126,14 +126,14 @@ def summarise(run: Path, report: Path, target_us: float) -> None:
     for name in ("file", "runtime", "accuracy", "size", "target", "predicted", "measured: min", "median"):
         table.add_column(name, justify="left" if name in {"file", "runtime"} else "right")
     for model in content["models"]:
-        latency = model.get("latency")
+        latency = model["latency"]
         table.add_row(
             Path(model["model"]).name,
             f"{model['runtime']} {model['runtime_version']}",
             f"{model['accuracy']:.2%}",
             f"{model['size_bytes'] / 1e3:.0f} kB",
-            f"{target_us:.0f} us" if "predicted_us" in model else "",
-            f"{model['predicted_us']:.1f} us" if "predicted_us" in model else "",
+            f"{target_us:.0f} us" if model["predicted_us"] else "",
+            f"{model['predicted_us']:.1f} us" if model["predicted_us"] else "",
             f"{latency['min_us']:.1f} us" if latency else "needs a Mac" if model["runtime"] == "coreml" else "",
             f"{latency['median_us']:.1f} us" if latency else "",
         )

@@ -23,7 +23,7 @@ class DataPlace:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingData(DataPlace):
+class TrainingData:
     """Labelled images to learn from."""
 
     data: str = option(
@@ -31,10 +31,12 @@ class TrainingData(DataPlace):
         help="Labelled images: a folder of class folders, a torchvision data set's name, or digits.",
     )
     limit: int | None = option(None, group=_IMAGES, low=1, shown="all", help="Use about this many training images.")
+    place: DataPlace
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestData(DataPlace):
+class TestData:
     """Labelled images to compare on, if any."""
 
     data: str | None = option(None, group=_IMAGES, shown="none", help="Labelled images, as for fbnet-train.")
+    place: DataPlace

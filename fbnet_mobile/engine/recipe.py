@@ -1,7 +1,8 @@
 """Recipes: how something is done, as frozen dataclasses of plain values, whose fields are a command's options too.
 
-A field is declared once, with ``option``: its default, help and bounds are written nowhere else. A recipe may be composed
-of others; its fields and theirs share one namespace, in which a command line, a YAML file and a call name them.
+A field is declared once, with ``option``: its default, help and bounds are written nowhere else. A recipe may be
+composed of others; its fields and theirs share one namespace, in which a command line, a YAML file and a call name
+them.
 """
 
 import math
@@ -65,8 +66,10 @@ def option(default: Any = MISSING, **known: Any) -> Any:
         default: of the field, the only place where it stands.
         known: the attributes of ``Option``.
     """
-    kept = {"metadata": {"option": Option(**known)}}
-    return field(default_factory=dict, **kept) if default == {} else field(default=default, **kept)
+    metadata = {"option": Option(**known)}
+    if default == {}:
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -212,12 +215,24 @@ def check(recipe: Any) -> None:
     Raises:
         UserError: names the first such field and what it may be.
     """
-    for item in recipe_fields(type(recipe)):
-        value = getattr(recipe, item.name, None)  # none: of a recipe within, which is checked by itself
-        if value is None and (item.optional or not hasattr(recipe, item.name)):
+    hints = get_type_hints(type(recipe))
+    for each in fields(recipe):
+        value = getattr(recipe, each.name)
+        if is_dataclass(hints[each.name]):  # checked by itself
             continue
-        for each in value if item.count is not None and isinstance(value, tuple) else (value,):
-            _check_value(item, each)
+        expanded = each.metadata["option"].each
+        if expanded is not None:
+            for name, own in expanded().items():
+                _check_field(RecipeField(name, str, None, True, None, own), value.get(name))
+        else:
+            _check_field(_resolved(each.name, hints[each.name], each.default, each.metadata["option"]), value)
+
+
+def _check_field(item: RecipeField, value: Any) -> None:
+    if value is None and item.optional:
+        return
+    for one in value if item.count is not None and isinstance(value, tuple) else (value,):
+        _check_value(item, one)
 
 
 def _check_value(item: RecipeField, value: Any) -> None:

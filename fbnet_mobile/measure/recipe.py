@@ -6,7 +6,31 @@ from typing import Literal
 
 from fbnet_mobile.engine.recipe import SEEDS, option
 
-_BLOCKS, _MEASURING = "Blocks", "Measuring"
+_BLOCKS, _MEASURING, _DEVICE = "Blocks", "Measuring", "Device"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions:
+    """How a device runs files."""
+
+    threads: int | None = option(
+        None, group=_DEVICE, low=1, high=1024, shown="as devices.yaml says, or 1", help="Threads of the runtime."
+    )
+    benchmark_binary: Path | None = option(
+        None, group=_DEVICE, shown="none", help="Google's benchmark_model for the device, for Android without Python."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """A device, and how it runs files."""
+
+    device: str = option(
+        "host",
+        group=_DEVICE,
+        help="Where to measure: host is this machine; ssh:user@board, adb, coreml, or a name of devices.yaml.",
+    )
+    runtime: RuntimeOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +75,14 @@ class BenchmarkRecipe:
     """Which model files are measured and judged."""
 
     models: tuple[Path, ...] = option(
-        argument=True, help="Files: .tflite, .onnx, .mlpackage; a checkpoint (.pt) for its accuracy."
+        (), argument=True, shown="none", help="Files: .tflite, .onnx, .mlpackage; a checkpoint (.pt) for its accuracy."
     )
     latency_table: Path | None = option(
-        None, group="Device", shown="none", help="Table to predict by, if the file holds its architecture."
+        None, group=_DEVICE, shown="none", help="Table to predict by, if the file holds its architecture."
     )
     images: int | None = option(
         None, group="Images", low=1, shown="all", help="Use about this many of the test images."
     )
     output: Path | None = option(
-        None, group="Device", names=("--output", "-o"), shown="none", help="Also write the results as JSON."
+        None, group="Result", names=("--output", "-o"), shown="none", help="Also write the results as JSON."
     )

@@ -1,7 +1,6 @@
 """The search: the supernet's weights trained on samples of a strategy, until it derives one network."""
 
 import hashlib
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -18,12 +17,14 @@ from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks.network import Network
 from fbnet_mobile.cost.constraint import Constraint
 from fbnet_mobile.data.augment import derive_seed
-from fbnet_mobile.data.data import Data, Split, training_batches
-from fbnet_mobile.engine.loop import Means, Task, run_epochs, seeded
+from fbnet_mobile.data.data import Data, training_batches
+from fbnet_mobile.data.split import Split
+from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs, seeded
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import STATE, RunFolder, data_settings, read_state
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.files import read_text, shown, write_json
+from fbnet_mobile.search.board import log_epoch, open_board
 from fbnet_mobile.search.derive import require_feasible
 from fbnet_mobile.search.inherit import inherit
 from fbnet_mobile.search.recipe import SearchRecipe
@@ -46,7 +47,6 @@ def search(
     *,
     shared_warmup: Path | None = None,
     tensorboard: bool = False,
-    arguments: Mapping[str, object] | None = None,
     show_progress: bool = True,
 ) -> SearchResult:
     """Search a space for the most accurate network within constraints, or continue where an earlier run stopped.
@@ -64,7 +64,6 @@ def search(
         shared_warmup: a file for the state after the warm-up's whole epochs: taken up if it is there, else written.
             Searches that differ in nothing but their limits do the same until then.
         tensorboard: write scalars and the probabilities of all choices into ``out_dir/tensorboard`` too.
-        arguments: what the command was given, kept as ``args.yaml``; None for no such file.
         show_progress: whether to draw a bar, if stderr is a terminal, and write a line per epoch.
 
     Raises:
@@ -83,13 +82,11 @@ def search(
         _LIMITS: [constraint.limit for constraint in constraints],
         "precision": str(fabric.strategy.precision.precision),
     }
-    run.folder = RunFolder(
-        out_dir, "search", settings, SearchEpoch, fabric, results=[ARCHITECTURE, RESULT], arguments=arguments
-    )
+    run.folder = RunFolder(out_dir, "search", settings, SearchEpoch, fabric, results=[ARCHITECTURE, RESULT])
     with run.folder:
         run.folder.resume(run.load_state_dict, run.state_dict, shared=shared_warmup, free=[_LIMITS])
         if tensorboard and fabric.is_global_zero:
-            run.board = _board(out_dir / "tensorboard", len(run.folder.history) + 1)
+            run.board = open_board(out_dir / "tensorboard", len(run.folder.history) + 1)
         run_epochs(run, run.folder, show_progress=show_progress)
         if run.board is not None:
             run.board.close()
@@ -231,8 +228,9 @@ class _Search(Task[SearchEpoch]):
 
     def row(self, epoch: int, started: float) -> SearchEpoch:
         """See ``Task``."""
+        loss, accuracy = self.learned
         columns = self.strategy.columns()
-        return SearchEpoch(epoch, self.weight_loss, *self.learned, time.monotonic() - started, columns)
+        return SearchEpoch(epoch, self.weight_loss, loss, accuracy, time.monotonic() - started, columns)
 
     def write(self, row: SearchEpoch) -> None:
         """The warm-up for other searches, and TensorBoard's files."""
@@ -240,7 +238,7 @@ class _Search(Task[SearchEpoch]):
         if warmup is not None and row.epoch == self.recipe.shared_epochs and not warmup.exists():
             self.folder.write_state(warmup, self.state_dict)
         if self.board is not None:
-            _log(self.board, row, self.strategy.probabilities(), self.space)
+            log_epoch(self.board, row, self.strategy.probabilities(), self.space)
 
     def line(self, row: SearchEpoch) -> str:
         """See ``Task``."""
@@ -258,7 +256,7 @@ class _Search(Task[SearchEpoch]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See ``Task``."""
         self.supernet.load_state_dict(state["supernet"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.strategy.load_state_dict(state["strategy"])
 
     def derive(self) -> SearchResult:
@@ -326,25 +324,3 @@ def _write_result(result: SearchResult, space: SearchSpace, constraints: Sequenc
         "most_likely": result.most_likely,
     }
     write_json(out_dir / RESULT, content)
-
-
-def _board(folder: Path, first_epoch: int) -> Any:
-    """TensorBoard's writer; what an interrupted run wrote of epochs that are repeated is dropped."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise UserError(
-            "no tensorboardX to write TensorBoard's files with; pip install fbnet-mobile[tensorboard]"
-        ) from error
-    return SummaryWriter(str(folder), purge_step=first_epoch)
-
-
-def _log(board: Any, row: SearchEpoch, probabilities: Mapping[str, Tensor], space: SearchSpace) -> None:
-    for name, value in row.columns().items():
-        if name != "epoch" and value is not None and math.isfinite(value):
-            board.add_scalar(f"search/{name}", value, row.epoch)
-    for name, found in probabilities.items():
-        for option, probability in zip(space.variables[name], found.tolist(), strict=True):
-            if len(found) > 1:
-                board.add_scalar(f"{name}/{option}", probability, row.epoch)
-    board.flush()

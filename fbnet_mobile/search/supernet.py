@@ -154,9 +154,8 @@ class Supernet(nn.Module):
     def forward(self, images: Tensor, weights: Weights) -> Tensor:
         """(N, 3, R, R) at the largest resolution, and one weight for each option, to (N, classes).
 
-        For each input resolution the images are shrunk as training images are, and the features behind the first block
-        subsampled by nearest neighbour; they are run through the block and spread back over the large grid with zeros
-        between. A resolution whose weight is exactly zero is not run; where only
+        For each input resolution the features are subsampled by nearest neighbour, run through the block and spread
+        back over the large grid with zeros between. A resolution whose weight is exactly zero is not run; where only
         one runs, all blocks work on its own small grid.
         """
         resolutions = self.space.resolution
@@ -165,7 +164,7 @@ class Supernet(nn.Module):
             running = [i for i, weight in enumerate(weights[RESOLUTION].tolist()) if weight != 0]
         features = images
         if len(running) == 1:
-            features = _shrink(images, resolutions[running[0]])
+            features = _subsample(images, resolutions[running[0]])
             for part in self.blocks:
                 features = part(features, weights)
                 if weights[RESOLUTION].requires_grad:
@@ -174,12 +173,11 @@ class Supernet(nn.Module):
         grids = dict.fromkeys(running, images.shape[-1])  # the size of the small map before the current block
         for i in running:
             grids[i] = resolutions[i]
-        for number, part in enumerate(self.blocks):
+        for part in self.blocks:
             total: Tensor | None = None
             large = features.shape[-1]
-            reduce = _subsample if number else _shrink
             for i in running:
-                out = part(reduce(features, grids[i]), weights)
+                out = part(_subsample(features, grids[i]), weights)
                 if out.dim() == 4:
                     grids[i] = out.shape[-1]
                     out = _spread(out, -(-large // part.stride))
@@ -188,17 +186,6 @@ class Supernet(nn.Module):
             assert total is not None
             features = total
         return features
-
-
-def _shrink(images: Tensor, small: int) -> Tensor:
-    """Make (N, 3, small, small) of (N, 3, R, R), antialiased as the images are that a found network is trained on.
-
-    Pixels taken by nearest neighbour would show small resolutions worse than they are
-    (``benchmarks/resolution_bias.py``).
-    """
-    if images.shape[-1] == small:
-        return images
-    return F.interpolate(images, size=(small, small), mode="bilinear", antialias=True)
 
 
 def _subsample(features: Tensor, small: int) -> Tensor:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fbnet_mobile.data.augment import normalise
-from fbnet_mobile.data.data import Data, Split
+from fbnet_mobile.data.data import Data
+from fbnet_mobile.data.split import Split
 from fbnet_mobile.engine.processes import total
 from fbnet_mobile.errors import enough_memory
 

@@ -1,7 +1,7 @@
 """Training one network, continued where it was interrupted."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from fbnet_mobile.data.augment import AUGMENTATIONS
 from fbnet_mobile.data.data import Data, training_batches
 from fbnet_mobile.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fbnet_mobile.engine.loop import Means, Task, run_epochs
+from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs
 from fbnet_mobile.engine.losses import LOSSES, Teacher
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import RunFolder, data_settings
@@ -35,7 +35,6 @@ def train(
     *,
     architecture: str,
     initial_weights: str = "random",
-    arguments: Mapping[str, object] | None = None,
     show_progress: bool = True,
 ) -> TrainResult:
     """Train ``module``, or continue where an earlier run in ``out_dir`` stopped.
@@ -58,7 +57,6 @@ def train(
         fabric: where to train and at which precision; already launched.
         architecture: the network's architecture as YAML text, kept in the checkpoint.
         initial_weights: where the module's weights come from; a run that began from others is not continued.
-        arguments: what the command was given, kept as ``args.yaml``; None for no such file.
         show_progress: whether to draw a bar, if stderr is a terminal, and write a line per epoch.
 
     Raises:
@@ -78,7 +76,7 @@ def train(
         "teacher": run.teacher.digest if run.teacher else "",
         "precision": str(fabric.strategy.precision.precision),
     }
-    folder = RunFolder(out_dir, "training", settings, EpochResult, fabric, results=[CHECKPOINT], arguments=arguments)
+    folder = RunFolder(out_dir, "training", settings, EpochResult, fabric, results=[CHECKPOINT])
     with folder:
         folder.resume(run.load_state_dict, run.state_dict)
         first_epoch = len(folder.history) + 1
@@ -239,7 +237,7 @@ class _Training(Task[EpochResult]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See ``Task``."""
         self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         if self.average:
             self.average.load_state_dict(state["average"])
 

@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks.network import build
+from fbnet_mobile.cost.bounds import cost_range
 from fbnet_mobile.cost.constraint import Constraint, count_constraint, latency_constraint
 from fbnet_mobile.data.augment import normalise
 from fbnet_mobile.data.data import Data, load_data
@@ -197,11 +198,48 @@ def test_what_cannot_work_is_refused_in_one_line(data: Data, tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"has latency on host of at most 20\.0 us: .* is 36\.3 us to 201\.2 us"):
         run(data, tmp_path / "fast", 20.0)
     assert not (tmp_path / "fast").exists()
+    macs = count_constraint(SPACE, "macs", 130_000)
+    most = max(float(array.max()) for array in macs.costs.values())
+    opposite = replace(macs, name="idleness", costs={name: most - array for name, array in macs.costs.items()})
+    with pytest.raises(UserError, match=r"no network of space tiny was found that has .* and .*; raise one of them"):
+        run(data, tmp_path / "both", 120.0, RECIPE, replace(opposite, limit=1.05 * least(opposite)))
+    assert not (tmp_path / "both").exists()
     run(data, tmp_path / "run", recipe=replace(RECIPE, epochs=1))
     with pytest.raises(UserError, match=r"a search with learning_rate 0\.1, and this one asks for 0\.2; use another"):
         run(data, tmp_path / "run", recipe=replace(RECIPE, epochs=1, learning_rate=0.2))
     with pytest.raises(UserError, match="unknown mode 'parallel'; choose one of shared, candidates, paths"):
         replace(RECIPE, mode="parallel")  # type: ignore[arg-type]
+
+
+def least(constraint: Constraint) -> float:
+    """What the cheapest network costs."""
+    return cost_range(SPACE, constraint).lowest
+
+
+def test_a_warm_up_is_taken_by_searches_that_differ_in_limits_alone(data: Data, tmp_path: Path) -> None:
+    recipe, warmup = replace(RECIPE, epochs=2, warmup=0.5), tmp_path / "warmup.pt"
+    run(data, tmp_path / "first", 120.0, recipe, shared_warmup=warmup)
+    with pytest.raises(UserError, match=r"holds a search with constraints .*; use another folder"):
+        run(data, tmp_path / "more", 120.0, recipe, count_constraint(SPACE, "params", 9000), shared_warmup=warmup)
+    other = latency_constraint(SPACE, table(), 120.0)
+    slower = replace(other, costs={name: 1.01 * array for name, array in other.costs.items()})
+    fabric = Fabric(accelerator="cpu", devices=1)
+    with pytest.raises(UserError, match=r"holds a search with constraints .*; use another folder"):
+        search(SPACE, [slower], data, recipe, tmp_path / "slower", fabric, shared_warmup=warmup, show_progress=False)
+
+
+def test_epochs_of_warm_up_say_nothing_of_an_accuracy_that_nothing_has_yet(
+    data: Data, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fabric = Fabric(accelerator="cpu", devices=1)
+    limits = [latency_constraint(SPACE, table(), 120.0)]
+    result = search(SPACE, limits, data, replace(RECIPE, epochs=2, warmup=0.5), tmp_path, fabric)
+    first, second = (line for line in capfd.readouterr().err.splitlines() if line.startswith("epoch "))
+    assert "weight loss" in first
+    assert "accuracy" not in first
+    assert "architecture accuracy" in second
+    assert result.history[0].architecture_accuracy is None
+    assert (tmp_path / "log.csv").read_text().splitlines()[1].split(",")[2:4] == ["", ""]
 
 
 def test_a_loss_that_is_no_number_stops_the_search_and_keeps_the_epochs_before(

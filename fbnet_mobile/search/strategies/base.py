@@ -11,7 +11,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from fbnet_mobile.cost.constraint import Constraint
-from fbnet_mobile.data.data import Data, Split
+from fbnet_mobile.data.data import Data
+from fbnet_mobile.data.split import Split
 from fbnet_mobile.registry import Registry
 from fbnet_mobile.search.choices import Weights
 from fbnet_mobile.search.recipe import SearchRecipe

@@ -4,7 +4,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from fbnet_mobile.blocks.network import calibrate_batch_norm
 from fbnet_mobile.cost.within import Assignment, Within
 from fbnet_mobile.data.augment import derive_seed, normalise
+from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.progress import ProgressBar
 from fbnet_mobile.files import write_json
 from fbnet_mobile.search.choices import Weights
@@ -27,8 +28,8 @@ from fbnet_mobile.space import RESOLUTION
 _STATE_NAME = "evolution.json"
 _CALIBRATION_IMAGES = 256
 _BATCH = 256
-_TRIES = 20
-"""How often a child is made again that was measured before."""
+_TRIES = 100
+"""How often a child that was measured before is mutated."""
 
 
 class _Strict(BaseModel):
@@ -54,13 +55,14 @@ class Evolution(Strategy):
 
     Each step trains the weights of one network, every option being equally likely (section 3.1). Then generations of
     networks within the limits are measured with those weights on the images that they have not seen (section 3.3): the
-    first at random, each further one by half from mutations of the best so far and by half from crossing two of them.
-    The most accurate of all is the result. With the paper's sizes, which are the recipe's defaults, 1,000 are measured.
+    first at random, each further one by half from mutations of the best so far and by half from crossing two of them; a
+    child that was measured before is mutated until it is new. The most accurate of all is the result. With the paper's
+    sizes, which are the recipe's defaults, 1,000 are measured.
 
     A network is measured as it will stand alone: ``inherit`` slices its weights, and batch norm gets the statistics of
-    training images that pass through this very network, as in the paper. Those that the supernet gathers are a mixture of all
-    networks, with which none is right; those of the batch that is being measured would make an image's answer depend on
-    the others beside it.
+    training images that pass through this very network, as in the paper. Those that the supernet gathers are a mixture
+    of all networks, with which none is right; those of the batch that is being measured would make an image's answer
+    depend on the others beside it.
 
     The networks of each generation and their accuracies are kept in ``evolution.json`` in the folder of the run. What
     is drawn for a generation depends on the seed and the generations before, so a search that was killed ends as if it
@@ -103,9 +105,8 @@ class Evolution(Strategy):
             while len(generations) < recipe.generations:
                 networks = self._generation(within, generations)
                 generations.append(self._measured(networks))
-                if context.fabric.is_global_zero:
-                    write_json(path, _State(depends_on=depends_on, generations=tuple(generations)).model_dump())
-                context.fabric.barrier()
+                state = _State(depends_on=depends_on, generations=tuple(generations))
+                in_first_process(context.fabric, partial(write_json, path, state.model_dump()))
                 best = self._best(generations)
                 bar.advance(1, f"best accuracy {best[0].accuracy:.1%}")
                 bar.say(
@@ -127,17 +128,15 @@ class Evolution(Strategy):
         known = {each.options for generation in generations for each in generation}
         found: list[Assignment] = []
         for number in range(recipe.population):
+            child = rng.choice(parents) if parents else within.draw(rng)
+            if parents and number % 2 == 0:
+                child = within.crossed(child, rng.choice(parents), rng)
             for _ in range(_TRIES):
-                if not parents:
-                    child = within.draw(rng)
-                elif number % 2:
-                    child = within.mutated(rng.choice(parents), recipe.mutation_rate, rng)
-                else:
-                    child = within.crossed(rng.choice(parents), rng.choice(parents), rng)
                 if self._options(child) not in known:
                     known.add(self._options(child))
                     found.append(child)
                     break
+                child = within.mutated(child, recipe.mutation_rate, rng)
         return found
 
     def _best(self, generations: Sequence[Sequence[Measured]]) -> list[Measured]:
@@ -165,7 +164,7 @@ class Evolution(Strategy):
         """Top-1 of a network on the architecture's images with the supernet's weights, 0 to 1."""
         device = self.context.fabric.device
         resolution = int(assignment[RESOLUTION])
-        network = inherit(self.context.supernet, assignment).to(device, memory_format=torch.channels_last)
+        network = inherit(self.context.supernet, assignment).to(device).to(memory_format=torch.channels_last)
         calibrate_batch_norm(network, self._normalised(self._calibration, resolution))
         right = 0
         for images, labels in self._images:
@@ -205,7 +204,7 @@ class Evolution(Strategy):
         recipe, context = self.context.recipe, self.context
         digest = hashlib.sha256()
         for value in context.supernet.state_dict().values():
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
         limits = [
             (each.name, each.limit, each.total(context.space, context.space.first())) for each in context.constraints
         ]
