@@ -68,7 +68,7 @@ def main() -> None:
     )
     rows = []
     print(f"{'target':>10} {'predicted':>11} {'of target':>9} {'measured':>11} {'of target':>9}")
-    for target, network, row in zip(targets, networks, measured, strict=True):
+    for target, network, row in zip(targets, networks, measured.measurements, strict=True):
         rows.append({"target_us": target, "predicted_us": table.total(network), "measured_us": row.latency_us})
         predicted_us = rows[-1]["predicted_us"]
         print(

@@ -53,7 +53,7 @@ from fbnet_mobile.formats.runtimes import get_runtime
 from fbnet_mobile.graph.trace import trace
 from fbnet_mobile.latency.table import LatencyTable
 from fbnet_mobile.measure.benchmark import benchmark
-from fbnet_mobile.measure.jobs import MeasuringPlan
+from fbnet_mobile.measure.plan import MeasuringPlan
 from fbnet_mobile.space import SearchSpace, load_space
 from fbnet_mobile.train.loop import train
 from fbnet_mobile.train.recipe import TrainRecipe
@@ -254,7 +254,7 @@ class Benchmark:
             module = make().eval()
             write(trace(module, (1, 3, self.resolution, self.resolution)), paths[-1], runtime.format)
         plan = MeasuringPlan(min_rounds=6, max_rounds=self.options.rounds, warmup_ms=5, min_ms=20)
-        rows = benchmark(
+        result = benchmark(
             paths,
             self.device,
             conditions.runtime,
@@ -262,7 +262,7 @@ class Benchmark:
             statistic=conditions.statistic,
             plan=plan,
         )
-        return [row.latency_us for row in rows]
+        return [row.latency_us for row in result.measurements]
 
     def report(self, rows: list[dict[str, Any]]) -> None:
         """Print a table for each target and write results.json."""

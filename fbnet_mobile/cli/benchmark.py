@@ -157,7 +157,6 @@ def _describe(model: Path, threads: int) -> dict[str, Any]:
 
 def _measure(results: list[dict[str, Any]], target: Any, threads: int, table: Any) -> None:
     from fbnet_mobile.measure.benchmark import benchmark
-    from fbnet_mobile.measure.jobs import runtime_version
 
     statistic = table.conditions.statistic if table is not None else "min"
     with progress_steps() as progress:
@@ -165,8 +164,7 @@ def _measure(results: list[dict[str, Any]], target: Any, threads: int, table: An
             own = [result for result in results if result["runtime"] == runtime]
             if not own:
                 continue
-            version = runtime_version(target, runtime)
-            rows = benchmark(
+            found = benchmark(
                 [Path(result["model"]) for result in own],
                 target,
                 runtime,
@@ -174,8 +172,10 @@ def _measure(results: list[dict[str, Any]], target: Any, threads: int, table: An
                 statistic=statistic,
                 progress=lambda done, total: progress("measuring", done, total),
             )
-            for result, row in zip(own, rows, strict=True):
-                result["runtime_version"] = version
+            for result, row in zip(own, found.measurements, strict=True):
+                result["runtime_version"] = found.runtime_version
+                if table is not None:
+                    result["conditions"] = found.conditions()
                 result["statistic"] = statistic
                 result["latency"] = asdict(row)
 
@@ -185,9 +185,10 @@ def _predict(result: dict[str, Any], table: Any) -> None:
     from fbnet_mobile.formats.base import read_metadata
     from fbnet_mobile.formats.metadata import ModelMetadata
 
-    conditions = table.conditions
-    asked = (conditions.runtime, conditions.threads, conditions.precision)
-    if (result["runtime"], result["threads"], result["precision"]) != asked:
+    if "conditions" not in result:
+        return
+    if why := table.mismatch({**result.pop("conditions"), "precision": result["precision"]}):
+        print(f"{result['model']}: no prediction: {why}", file=sys.stderr)
         return
     metadata = ModelMetadata.from_strings(read_metadata(Path(result["model"])))
     if metadata is not None and metadata.architecture:

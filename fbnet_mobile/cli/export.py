@@ -309,7 +309,7 @@ def _measure(path: Path, device: "Device", file_format: str, statistic: str, pre
 
     runtime, threads = runtime_for_format(file_format).name, _threads(device)
     with device, progress_steps() as progress:
-        (row,) = benchmark(
+        result = benchmark(
             [path],
             device,
             runtime,
@@ -317,9 +317,9 @@ def _measure(path: Path, device: "Device", file_format: str, statistic: str, pre
             statistic=statistic,
             progress=lambda done, total: progress("measuring", done, total),
         )
-        facts = device.facts()
+    (row,) = result.measurements
     print(
-        f"latency on {device.name} ({facts.cpu}), {runtime}, {threads} thread{'s' if threads > 1 else ''}: "
+        f"latency on {device.name} ({result.cpu}), {runtime}, {threads} thread{'s' if threads > 1 else ''}: "
         f"{statistic} {format_latency(row.latency_us)}, median {format_latency(row.median_us)}, 90th percentile "
         f"{format_latency(row.p90_us)}; {row.runs} runs"
     )

@@ -1,5 +1,6 @@
 """fbnet-profile: measure the candidate blocks of a search space on a device into a latency table."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -37,11 +38,12 @@ def command(
     ] = 40,
     rounds: Annotated[int, typer.Option(min=2, help="Most rounds over all models.")] = 6,
     budget: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="End within this time, such as 90s, 3m, 1h; without time for all blocks, some are estimated."
+            help="End within this time, such as 90s, 3m, 1h; without time for all blocks, some are estimated.",
+            show_default="none: every block is measured",
         ),
-    ] = "1h",
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the measuring order and of the networks drawn.")] = 0,
     output: Annotated[
         Path | None,
@@ -67,7 +69,7 @@ def command(
 
     Rows measured in the table at the output path are kept; an interrupted run continues where it was.
     """
-    from fbnet_mobile.errors import UserError
+    from fbnet_mobile.errors import JobError, UserError
     from fbnet_mobile.latency.table import STATISTICS, LatencyTable
 
     if list_devices or check_device is not None:
@@ -85,7 +87,7 @@ def command(
         raise UserError("no output path; add -o TABLE.csv")
     if statistic not in STATISTICS:
         raise UserError(f"unknown statistic {statistic!r}; choose one of {', '.join(STATISTICS)}")
-    budget_s = parse_seconds(budget)
+    budget_s = parse_seconds(budget) if budget is not None else None
 
     from fbnet_mobile.formats.precision import PRECISIONS
 
@@ -93,7 +95,7 @@ def command(
         raise UserError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
 
     from fbnet_mobile.devices import get_device
-    from fbnet_mobile.measure.jobs import MeasuringPlan
+    from fbnet_mobile.measure.plan import MeasuringPlan
     from fbnet_mobile.space import load_space
 
     search_space = load_space(space)
@@ -114,7 +116,7 @@ def command(
     )
     plan = MeasuringPlan(min_rounds=min(4, rounds), max_rounds=rounds, budget_s=budget_s, seed=seed)
     with target, progress_steps() as progress:
-        table = profile(
+        result = profile(
             search_space,
             space,
             target,
@@ -127,7 +129,19 @@ def command(
             plan=plan,
             progress=progress,
         )
-    _print_table(output, table)
+    _print_table(output, result.table)
+    for warning in set(result.warnings) - set(result.table.warnings()):
+        print(f"warning: {warning}")
+    if result.completion:
+        lacking = f"{result.estimated} blocks are estimated" if result.estimated else f"{len(result.failed)} rows lack"
+        arguments = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in result.completion.items())
+        print(f"{lacking}; measure them with: fbnet-profile {arguments}")
+    if result.failed:
+        first = result.failed[0]
+        raise JobError(
+            f"{output} is written but lacks {len(result.failed)} models that {runtime} on {target.name} could not run, "
+            f"first the {first.kind} '{first.blocks[:200]}': {first.reason}"
+        )
 
 
 def _print_comparison(first: Path, second: Path) -> None:
@@ -190,5 +204,5 @@ def _print_table(path: Path, table: object) -> None:
             f"{error.within_10_percent:.0%} within 10 %, Spearman {error.spearman:.3f}; their own measurements differ "
             f"by {table.network_repeatability:.1%} between halves of the rounds"
         )
-    for doubt in table.doubts():
-        print(f"warning: {doubt}; the numbers are the less certain")
+    for warning in table.warnings():
+        print(f"warning: {warning}; the numbers are the less certain")

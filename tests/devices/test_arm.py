@@ -19,7 +19,8 @@ from fbnet_mobile.devices.remote import RemoteDevice
 from fbnet_mobile.formats.base import FORMATS, write
 from fbnet_mobile.formats.runtimes import get_runtime
 from fbnet_mobile.graph.trace import trace
-from fbnet_mobile.measure.jobs import MeasuringPlan, run_models, runtime_version
+from fbnet_mobile.measure.jobs import run_models, runtime_version
+from fbnet_mobile.measure.plan import MeasuringPlan
 from tests.devices import lab
 from tests.devices.lab import Sshd
 
@@ -100,5 +101,5 @@ def test_an_arm_board_runs_and_measures_what_this_machine_does(
     np.testing.assert_allclose(np.load(tmp_path / "results.npy"), expected, atol=1e-5 * np.abs(expected).max())
 
     ((_, sample),) = run_models(board, runtime, 1, [model], MeasuringPlan(warmup_ms=0, min_ms=0))
-    assert sample["runs"] == 5
-    assert 0 < sample["min_us"] <= sample["median_us"]
+    assert sample.runs == 5
+    assert 0 < sample.min_us <= sample.median_us
