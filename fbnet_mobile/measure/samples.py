@@ -25,6 +25,8 @@ from fbnet_mobile.errors import JobError
 LEAST_US, MOST_US = 1e-3, 1e10
 """What a latency can be: a nanosecond, the unit of the clocks, to nearly three hours."""
 _MOST_S = 1e8
+_LONGEST = 1 << 20
+"""Bytes of a line; what is longer is damaged."""
 
 Latency = Annotated[float, Field(ge=LEAST_US, le=MOST_US)]
 Seconds = Annotated[float, Field(ge=0, le=_MOST_S)]
@@ -262,9 +264,9 @@ class Journal:
         if path.exists():
             whole = 0
             with path.open("rb") as file:
-                for text in file:
+                while text := file.readline(_LONGEST):
                     if text.endswith(b"\n"):
-                        whole += len(text)
+                        whole = file.tell()
                         self._read(text)
             if whole < path.stat().st_size:
                 os.truncate(path, whole)
