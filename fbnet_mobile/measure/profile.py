@@ -283,7 +283,7 @@ class _Job:
                 artifact.name,
                 self.files[artifact],
                 artifact.kind,
-                often if artifact == self.reference else NETWORK_REPEATS if artifact.kind == NETWORK else 1,
+                often if artifact == self.reference else _repeats(artifact),
             )
             for artifact in chosen
         ]
@@ -322,24 +322,32 @@ class _Job:
             self.build(trial)
         self.measure(others, once)
         self.measure(trial, once)
+        sample_s, all_s = self._seconds()
         built_s = sum(line.took_s for line in self.journal.built)
         build_s = built_s / sum(line.files for line in self.journal.built)
-        block_s = build_s + self.plan.min_rounds * sum(self._sample_s(artifact)[0] for artifact in trial) / len(trial)
-        others_s = sum(
-            build_s + self.plan.min_rounds * NETWORK_REPEATS * self._sample_s(artifact)[0] for artifact in others
-        )
+        block_s = build_s + self.plan.min_rounds * sum(sample_s[artifact] for artifact in trial) / len(trial)
+        others_s = sum(build_s + self.plan.min_rounds * _repeats(artifact) * sample_s[artifact] for artifact in others)
         # Whatever else was done: waiting for the device, the reference block, files that are not asked for any more.
-        besides_s = self.journal.spent_s() - built_s - sum(self._sample_s(artifact)[1] for artifact in self.wanted)
+        besides_s = self.journal.spent_s() - built_s - all_s
         count = int(min((budget_s - besides_s - others_s) / max(block_s, 1e-6), len(blocks)))
         count = min(max(count, len(trial)), len(blocks))
         session, now_s = self.journal.session.begun, self.journal.elapsed_s()
         self.journal.add(ChosenLine(session=session, budget_s=budget_s, of=of, blocks=count, at_s=now_s))
         return count
 
-    def _sample_s(self, artifact: Artifact) -> tuple[float, float]:
-        """How long one sample of it took on average, 0 of one that cannot be run; and all of them together."""
-        took_s = [line.took_s for line in self.journal.samples if line.model == artifact.name]
-        return (sum(took_s) / len(took_s) if took_s else 0.0), sum(took_s)
+    def _seconds(self) -> tuple[dict[Artifact, float], float]:
+        """How long one sample of each took on average, 0 of one that has none; and all of them together."""
+        took_s: dict[str, list[float]] = defaultdict(list)
+        for line in self.journal.samples:
+            took_s[line.model].append(line.took_s)
+        own = {artifact: took_s[artifact.name] for artifact in self.wanted}
+        mean_s = {artifact: sum(values) / len(values) if values else 0.0 for artifact, values in own.items()}
+        return mean_s, sum(map(sum, own.values()))
+
+
+def _repeats(artifact: Artifact) -> int:
+    """How often it is measured in each round."""
+    return NETWORK_REPEATS if artifact.kind == NETWORK else 1
 
 
 @contextlib.contextmanager

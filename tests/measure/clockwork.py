@@ -12,12 +12,13 @@ from fbnet_mobile.measure import samples
 
 
 class Clockwork(HostDevice):
-    """This machine by name; a model takes ``latency_us`` of its file, and one second to measure.
+    """This machine by name; a model takes ``latency_us`` of its file, and ``sample_s`` to measure.
 
     Args:
         monkeypatch: by which the journal's clock becomes this device's.
         latency_us: of a model file, whose bytes decide it unless told otherwise.
         cut: after how many samples it is interrupted; never if None.
+        sample_s: by which its clock goes on with each sample.
     """
 
     def __init__(
@@ -25,9 +26,10 @@ class Clockwork(HostDevice):
         monkeypatch: pytest.MonkeyPatch,
         latency_us: Callable[[Path], float] = lambda path: path.stat().st_size / 100,
         cut: int | None = None,
+        sample_s: float = 1.0,
     ) -> None:
         super().__init__()
-        self.latency_us, self.cut = latency_us, cut
+        self.latency_us, self.cut, self.sample_s = latency_us, cut, sample_s
         self.now_s, self.timed, self.orders = 0.0, 0, list[list[Path]]()
         monkeypatch.setattr(samples, "monotonic", lambda: self.now_s)
 
@@ -43,7 +45,7 @@ class Clockwork(HostDevice):
         for number, model in enumerate(models):
             if self.timed == self.cut:
                 raise KeyboardInterrupt
-            self.now_s, self.timed = self.now_s + 1, self.timed + 1
+            self.now_s, self.timed = self.now_s + self.sample_s, self.timed + 1
             us = self.latency_us(model)
             names = ("min_us", "p10_us", "median_us", "p90_us", "mean_us")
             yield json.dumps({"model": number, "runs": 10, "load_us": 100.0, **dict.fromkeys(names, us)})
