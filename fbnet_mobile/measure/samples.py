@@ -45,7 +45,7 @@ class Sample(_Record):
     Attributes:
         runs: inferences that were timed.
         load_us: how long loading took.
-        min_us: the fastest inference; with the mean, and with percentiles where the program that timed them prints them.
+        min_us: the fastest inference; with the mean, and with percentiles where they are printed.
         hot_c: the temperature of a device that was still above its limit when the batch began.
     """
 
