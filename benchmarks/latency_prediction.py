@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ def seconds_of_networks(options: argparse.Namespace, trial: int = 40) -> float:
     return (built_s + MeasuringPlan().min_rounds * round_s) * float(options.networks) / trial
 
 
-def built_models(wanted: dict[RowKey, Sequence[Block]], folder: Path, options: argparse.Namespace) -> list[Model]:
+def built_models(wanted: Mapping[RowKey, Sequence[Block]], folder: Path, options: argparse.Namespace) -> list[Model]:
     """The model files of rows, to be measured as often as a profile would; each has the name of its row."""
     format_ = get_runtime(options.runtime).format
     rows = {(kind, tuple(blocks)): f"{kind} {keys}" for (kind, keys), blocks in wanted.items()}

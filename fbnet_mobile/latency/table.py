@@ -103,8 +103,8 @@ class Measurement:
     @classmethod
     def estimated(cls, latency_us: float, uncertainty: float) -> Self:
         """A row that was not measured."""
-        unknown = dict.fromkeys(_STATISTICS, math.nan)
-        return cls(latency_us, runs=0, rounds=0, uncertainty=uncertainty, source=ESTIMATED, **unknown)
+        none: dict[str, Any] = dict.fromkeys(_STATISTICS, math.nan)
+        return cls(latency_us, runs=0, rounds=0, uncertainty=uncertainty, source=ESTIMATED, **none)
 
 
 class LatencyTable:
@@ -492,7 +492,7 @@ def _checked(schema: type[BaseModel], record: Mapping[Any, Any]) -> dict[str, An
 
 def _measurement(record: Mapping[Any, Any]) -> Measurement:
     values = _checked(_RowFields, record)
-    return Measurement(**{name: math.nan if value is None else value for name, value in values.items()})
+    return Measurement(**{**values, **{name: math.nan for name in _STATISTICS if values[name] is None}})
 
 
 def _has_number(column: Iterable[object]) -> bool:

@@ -9,7 +9,7 @@ import json
 import shlex
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import resources
@@ -72,7 +72,7 @@ class _Result(BaseModel):
 
 def run_models(
     device: Device, runtime: str, threads: int, models: Sequence[Path], plan: MeasuringPlan
-) -> Iterator[tuple[int, Outcome]]:
+) -> Generator[tuple[int, Outcome], None, None]:
     """Time each model once on the device: (number of the model, its outcome), exactly one for each, in order.
 
     A device that is lost is waited for, and the batch goes on at the model that was interrupted.
@@ -139,7 +139,7 @@ def runtime_version(device: Device, runtime: str) -> str:
 
 def _outcomes(
     device: Device, runtime: str, threads: int, models: Sequence[Path], plan: MeasuringPlan
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """The outcomes of one job in order; fewer than models only if it raises."""
     if _binary(device, runtime):
         yield from _binary_outcomes(device, threads, models, plan)
@@ -167,7 +167,7 @@ def _outcomes(
 
 def _runner_lines(
     device: Device, runtime: str, threads: int, models: Sequence[Path], plan: MeasuringPlan
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """Put the runner, its job file and the models on the device and run the job."""
     settings = device.settings
     job = {
@@ -228,7 +228,7 @@ def _binary_outcomes(device: Device, threads: int, models: Sequence[Path], plan:
             yield _garbled(device)
 
 
-def _closable(lines: Iterator[str]) -> Iterator[str]:
+def _closable(lines: Iterator[str]) -> Generator[str, None, None]:
     """A generator of them: only one that is left early is sure to end the program behind it at once."""
     yield from lines
 
