@@ -19,14 +19,15 @@ from search_quality import fbnet
 
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks import build
-from fbnet_mobile.cli.common import parse_latency_us
+from fbnet_mobile.cost.bounds import cost_range
+from fbnet_mobile.cost.constraint import latency_constraint
+from fbnet_mobile.cost.quantity import QUANTITIES
 from fbnet_mobile.devices import get_device
 from fbnet_mobile.formats.base import get_format, write
 from fbnet_mobile.formats.runtimes import get_runtime
 from fbnet_mobile.graph.trace import trace
 from fbnet_mobile.latency.table import LatencyTable
 from fbnet_mobile.measure.benchmark import benchmark
-from fbnet_mobile.search.derive import cost_range
 from fbnet_mobile.space import load_space
 
 
@@ -41,10 +42,10 @@ def main() -> None:
     table = LatencyTable.load(options.latency_table)
     conditions = table.conditions
     if options.targets:
-        targets = [parse_latency_us(text) for text in options.targets]
+        targets = [QUANTITIES.get("latency").parse(text) for text in options.targets]
     else:
         space = load_space(conditions.space)
-        reach = cost_range(space, space.costs(table.block_us), table.fixed_us)
+        reach = cost_range(space, latency_constraint(space, table, math.inf))
         ratio = math.log(reach.highest / reach.lowest)
         targets = [float(f"{reach.lowest * math.exp(ratio * part):.2g}") for part in (0.3, 0.5, 0.7)]
     fbnet(

@@ -35,8 +35,8 @@ from typing import Any
 import numpy as np
 from results_file import write_results
 
+from fbnet_mobile.api.profile import parse_seconds
 from fbnet_mobile.arch import Block
-from fbnet_mobile.cli.common import format_latency, parse_seconds
 from fbnet_mobile.devices import HostDevice
 from fbnet_mobile.formats.runtimes import get_runtime
 from fbnet_mobile.latency.calibration import prediction_error
@@ -47,6 +47,7 @@ from fbnet_mobile.measure.plan import MeasuringPlan
 from fbnet_mobile.measure.profile import NETWORK_REPEATS, NETWORKS, profile
 from fbnet_mobile.measure.rounds import Measured, Model, measure, new_session
 from fbnet_mobile.measure.samples import Journal
+from fbnet_mobile.report.console import latency
 from fbnet_mobile.space import load_space
 from fbnet_mobile.zoo import load_network
 
@@ -321,7 +322,7 @@ def report(table: LatencyTable, results: dict[str, Any]) -> None:
     for row in results["networks"]:
         if row["network"] in PUBLISHED:
             error_of_it = row["predicted_us"] / row["measured_us"] - 1
-            print(f"{row['network']:12} measured {format_latency(row['measured_us'])}, predicted {error_of_it:+.1%}")
+            print(f"{row['network']:12} measured {latency(row['measured_us'])}, predicted {error_of_it:+.1%}")
 
 
 def _line(name: str, error: Any) -> str:

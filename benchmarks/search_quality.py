@@ -45,7 +45,7 @@ from torchvision.models import mobilenet_v3_small
 
 from fbnet_mobile.arch import Architecture, Head, InvertedResidual
 from fbnet_mobile.blocks import build
-from fbnet_mobile.cli.common import parse_latency_us
+from fbnet_mobile.cost.quantity import QUANTITIES
 from fbnet_mobile.data.data import Data, load_data
 from fbnet_mobile.devices import get_device
 from fbnet_mobile.formats.base import get_format, write
@@ -94,7 +94,7 @@ class Benchmark:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.out = options, options.output
-        self.targets = [parse_latency_us(text) for text in options.target_latency]
+        self.targets = [QUANTITIES.get("latency").parse(text) for text in options.target_latency]
         self.table = LatencyTable.load(options.latency_table)
         space = load_space(self.table.conditions.space)
         if len(space.resolution) > 1:

@@ -1,5 +1,8 @@
 """The two ways a command ends early; each becomes one line on stderr and an exit code."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class FbnetError(Exception):
     """Base of the errors that a command prints as one line instead of a traceback."""
@@ -15,3 +18,51 @@ class UserError(FbnetError):
 
 class JobError(FbnetError):
     """The request was right, but the job could not be finished (a device went away, a check failed)."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the machine or of an accelerator; torch says the former by a RuntimeError's text."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("can't allocate memory", "out of memory")
+    )
+
+
+@contextmanager
+def enough_memory(what: str, remedy: str) -> Iterator[None]:
+    """Turn running out of memory into one line.
+
+    Args:
+        what: was too large, such as "a batch of 64 images of 224 x 224 pixels".
+        remedy: what to do, such as "use a smaller --batch-size".
+
+    Raises:
+        JobError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise JobError(f"too little memory for {what}; {remedy}") from error
+
+
+@contextmanager
+def continues(what: str) -> Iterator[None]:
+    """Note on an interruption in the block that the same command goes on; ``errors.advice`` reads it.
+
+    Args:
+        what: how, such as "the same command continues where it was".
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if what not in getattr(error, "__notes__", ()):
+            error.add_note(what)
+        raise
+
+
+def advice(error: BaseException) -> str:
+    """What was noted on an interruption, as ``"; the same command continues where it was"``, or nothing."""
+    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))

@@ -1,74 +1,404 @@
-"""Files of the user's: written whole or not at all, read with errors of one line."""
+"""Files of the user's: written whole or not at all, locked while in use, read with errors of one line."""
 
 import difflib
+import errno
+import functools
+import json
+import math
+import os
+import shlex
 import shutil
+import socket
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import FbnetError, JobError, UserError
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_SCRATCH = ".partial-"
+_DAY_S = 24 * 3600
+_YAML_CHARACTERS, _YAML_DEPTH, _YAML_NODES, _YAML_DIGITS = 2**18, 40, 50_000, 18
+_TEXT_BYTES = 2**28
+
+
+def shown(name: object) -> str:
+    """A path or another name for a message: on one line, with control characters escaped, the middle of a long one cut.
+
+    >>> shown("a" + chr(10) + "b")
+    'a\\nb'
+    """
+    escaped = "".join(
+        character if character.isprintable() else ascii(character)[1:-1]
+        for character in os.fsencode(str(name)).decode("utf-8", "backslashreplace")
+    )
+    return escaped if len(escaped) <= 200 else f"{escaped[:100]}...{escaped[-90:]}"
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a path is a file with contents: no folder, device or pipe."""
+    return path.is_file()
+
+
+def cannot_write(path: Path, error: OSError) -> FbnetError:
+    """The one line for whatever hindered a write: what, why, and what to do about it."""
+    start, reason = f"cannot write {shown(path)}", (error.strerror or str(error)).lower()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return JobError(f"{start}: {reason}; free some space there and give the same command again")
+    if error.errno == errno.ENAMETOOLONG:
+        return UserError(f"{start}: the name is too long; choose a shorter output path")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP, errno.EISDIR):
+        return UserError(f"{start}: {reason}; choose another output path")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"{start}: {reason}; choose another output path, or allow writing there")
+    return JobError(f"{start}: {reason}; give the same command again, or choose another output path")
+
 
 @contextmanager
-def write_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` to write to, and move it into place if the block succeeds.
-
-    The temporary path has the suffix of ``path`` and does not exist yet: write a file or make a folder there.
-    Whatever stood at ``path`` is replaced; if the block raises, ``path`` is untouched and nothing is left.
+def writing(path: Path) -> Iterator[None]:
+    """Turn what hinders the writes of a block into ``cannot_write``'s line.
 
     Raises:
-        UserError: the folder cannot be created or written to.
+        UserError: the path is at fault: no permission, a name too long, below a file.
+        JobError: what it lies on is: full, or broken.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        yield
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another output path") from error
+        raise cannot_write(path, error) from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"cannot write {shown(path)}: its name is not text; choose another output path") from error
+    except ValueError as error:
+        if "embedded null" not in str(error):
+            raise
+        raise UserError(f"cannot write {shown(path)}: a name has no zero bytes; choose another output path") from error
+    except RuntimeError as error:
+        # torch.save says no more than this where the disk is full.
+        if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
+            raise
+        raise cannot_write(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
+
+
+def refuse_foreign(path: Path, replaces: Callable[[Path], bool] = is_regular) -> None:
+    """Refuse to write where something stands that is no earlier result; to be called before the work begins.
+
+    Raises:
+        UserError: something stands there that ``replaces`` does not recognise, or the path is empty or has control
+            characters in it.
+    """
+    name = os.fspath(path)
+    if not path.name:
+        raise UserError(f"cannot write {shown(name)!r}: it names no file; choose another output path")
+    if not all(character.isprintable() or "\udc80" <= character <= "\udcff" for character in name):
+        raise UserError(f"cannot write {shown(name)}: control characters in a name; choose another output path")
+    with writing(path):
+        if os.path.lexists(path) and not replaces(path):
+            what = "a folder" if path.is_dir() else "no file"
+            raise UserError(
+                f"cannot write {shown(path)}: {what} stands there that is no earlier result; "
+                "choose another output path, or remove it"
+            )
+
+
+@contextmanager
+def write_whole(path: Path, *, replaces: Callable[[Path], bool] = is_regular) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` to write to, and move it into place if the block succeeds.
+
+    The temporary path has the name of ``path`` and does not exist yet: write a file or make a folder there. If the
+    block raises, or the machine stops, what stood at ``path`` is untouched; what a process that was killed left behind
+    is removed by the next one that writes beside it. A link is followed, not replaced.
+
+    Args:
+        path: where to.
+        replaces: whether what stands at ``path`` is an earlier result of the same kind, which alone is replaced.
+
+    Raises:
+        UserError: the folder cannot be created or written to, or something else stands at ``path``.
+        JobError: the disk is full or broken.
+    """
+    refuse_foreign(path, replaces)
+    with writing(path):
+        place = path.resolve() if path.is_symlink() else path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers_once(place.parent)
+        scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{_host()}-{os.getpid()}-", dir=place.parent))
     try:
-        partial = scratch / path.name
-        yield partial
-        if path.is_dir():
-            if not partial.is_dir():
-                raise UserError(f"cannot write {path}: a folder of that name exists; choose another output path")
-            shutil.rmtree(path)
-        partial.replace(path)
+        with writing(path):
+            partial = scratch / place.name
+            yield partial
+            _sync_tree(partial)
+            if place.is_dir() and not place.is_symlink():
+                # Aside rather than away, so that one of the two is whole whenever this is stopped.
+                place.rename(scratch / "replaced")
+            partial.replace(place)
+            _sync(place.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or the names in a folder are on the disk."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folder
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(path: Path) -> None:
+    if path.is_dir():
+        for child in path.iterdir():
+            _sync_tree(child)
+    _sync(path)
+
+
+def _host() -> str:
+    return "".join(character if character.isalnum() else "_" for character in socket.gethostname())[:40]
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that are no more were writing in a folder when they died."""
+    for leftover in folder.glob(f"{_SCRATCH}*-*-*"):
+        host, pid, _ = leftover.name.removeprefix(_SCRATCH).rsplit("-", 2)
+        with suppress(OSError, ValueError):
+            # Of another machine's processes nothing is known.
+            dead = not _alive(int(pid)) if host == _host() else time.time() - leftover.stat().st_mtime > _DAY_S
+            if dead:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+@functools.cache
+def _remove_leftovers_once(folder: Path) -> None:
+    """Once for each folder and process: the folder may be large."""
+    remove_leftovers(folder)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, on a line of its own even if the last one was cut off when a process was killed.
+
+    Raises:
+        UserError: the file cannot be written to.
+        JobError: the disk is full or broken.
+    """
+    with writing(path), path.open("a+b") as file:
+        cut = False
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            cut = file.read(1) != b"\n"
+        file.write((b"\n" if cut else b"") + line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write plain values as JSON; a number that is not finite becomes null.
+
+    Raises:
+        UserError: see ``write_whole``.
+        JobError: see ``write_whole``.
+    """
+    with write_whole(path) as partial:
+        text = json.dumps(_finite(content), indent=2, allow_nan=False, default=str)
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def _finite(content: object) -> object:
+    match content:
+        case float():
+            return content if math.isfinite(content) else None
+        case Mapping():
+            return {str(key): _finite(value) for key, value in content.items()}
+        case list() | tuple():
+            return [_finite(value) for value in content]
+    return content
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold the file ``path`` for this process while the block runs; it says who holds it, and is removed after.
+
+    A lock ends with its process, however that ends.
+
+    Args:
+        path: of the lock file.
+        what: is in use then, for the message.
+
+    Raises:
+        JobError: another process holds it; says which.
+        UserError: the file cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _take(path, what)
+        holder = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "command": shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]])[:200],
+            "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        os.truncate(descriptor, 0)
+        os.write(descriptor, (json.dumps(holder) + "\n").encode())
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()  # while it is held, so that nobody holds a file that is then removed
+        os.close(descriptor)
+
+
+def _take(path: Path, what: str) -> int:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            raise JobError(f"{what} is in use by {holder}; wait until that has ended, or end it") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                os.close(descriptor)
+                raise
+            return descriptor  # a file system without locks
+        with suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        os.close(descriptor)  # the holder before removed it between our two calls
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        known = json.loads(os.read(descriptor, 4096))
+        who = f"process {int(known['pid'])} on {shown(known['host'])}"
+        return f"{who} since {shown(known['since'])} ({shown(known['command'])})"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
 
 
 def read_text(path: Path) -> str:
     """The text of a user's file.
 
     Raises:
-        UserError: it is missing, not readable or not text.
+        UserError: it is missing, not readable, no regular file, larger than 256 MiB or not text.
     """
     try:
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise UserError(f"cannot read {shown(path)}: it is no regular file")
+        if path.is_file() and path.stat().st_size > _TEXT_BYTES:
+            raise UserError(f"cannot read {shown(path)}: it has more than {_TEXT_BYTES // 2**20} MiB")
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {shown(path)}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"cannot read {path}: not a text file") from error
+        raise UserError(f"cannot read {shown(path)}: not a text file") from error
+    except ValueError as error:  # a zero byte in the name
+        raise UserError(f"cannot read {shown(path)}: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML of bounded depth, size and digits; a date stays text."""
+
+    # Without dates: 2026-02-30 is then text like any other, and refused by the field that it stands in.
+    yaml_implicit_resolvers = {  # noqa: RUF012  (yaml's own name for it)
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """One value, counted as often as aliases repeat it."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        mark, self._depth = event.start_mark, self._depth + 1
+        if self._depth > _YAML_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"nested more than {_YAML_DEPTH} deep", problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if isinstance(event, yaml.AliasEvent):
+            if id(node) not in self._sizes:
+                raise yaml.MarkedYAMLError(problem="a value inside itself", problem_mark=mark)
+            return node
+        if isinstance(node, yaml.MappingNode):
+            children = [part for pair in node.value for part in pair]
+        else:
+            children = node.value if isinstance(node, yaml.SequenceNode) else []
+        size = 1 + sum(self._sizes[id(child)] for child in children)
+        self._sizes[id(node)] = size
+        if size > _YAML_NODES:
+            raise yaml.MarkedYAMLError(problem=f"more than {_YAML_NODES:,} values", problem_mark=mark)
+        return node
+
+    def construct_scalar(self, node: Any) -> Any:
+        """Text, but no halves of characters."""
+        value = super().construct_scalar(node)  # type: ignore[no-untyped-call]
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise yaml.MarkedYAMLError(problem="half of a surrogate pair", problem_mark=node.start_mark)
+        return value
+
+    def construct_yaml_int(self, node: Any) -> int:
+        """A number of at most 18 digits."""
+        if len(node.value) > _YAML_DIGITS + 2:
+            raise yaml.MarkedYAMLError(
+                problem=f"a number of more than {_YAML_DIGITS} digits", problem_mark=node.start_mark
+            )
+        return int(super().construct_yaml_int(node))  # type: ignore[no-untyped-call]
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def parse_yaml(text: str, where: str) -> object:
-    """Parse YAML without tags.
+    """Parse YAML without tags: at most 256 Ki characters, 40 levels, 50,000 values, and 18 digits of an integer.
 
     Raises:
-        UserError: it is not YAML; the message has ``where`` and the line.
+        UserError: it is not YAML, or exceeds these bounds; the message has ``where`` and the line.
     """
+    where = shown(where)
+    if len(text) > _YAML_CHARACTERS:
+        raise UserError(f"{where}: {len(text):,} characters; at most {_YAML_CHARACTERS:,} are read")
     try:
-        return yaml.safe_load(text)
+        loader = _Loader(text)
+        try:
+            return loader.get_single_data()  # type: ignore[no-untyped-call]
+        finally:
+            loader.dispose()  # type: ignore[no-untyped-call]
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{where}{line}: not valid YAML ({error.problem or error.context})") from error
-    except yaml.YAMLError as error:
+        raise UserError(f"{where}{line}: not valid YAML ({shown(error.problem or error.context)})") from error
+    # What constructors raise for values that an explicit tag does not fit, such as `!!int x`.
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{where}: not valid YAML") from error
 
 
@@ -78,6 +408,7 @@ def validated(model: type[Model], data: object, where: str) -> Model:
     Raises:
         UserError: the first thing that is wrong, in one line; a misspelt field gets the nearest known one.
     """
+    where = shown(where)
     try:
         return model.model_validate(data)
     except UserError as error:
@@ -90,9 +421,9 @@ def first_problem(error: ValidationError, known_fields: Sequence[str] = ()) -> s
     """One line for the first thing that pydantic found wrong; a misspelt field before one that is then missing."""
     problems = error.errors(include_url=False)
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    field = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
+    field = shown(".".join(str(part) for part in first["loc"]))
+    message = shown(first["msg"].removeprefix("Value error, "))
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), known_fields, n=1)
+        near = difflib.get_close_matches(str(first["loc"][-1])[:80], known_fields, n=1)
         message = "unknown field" + (f"; did you mean {near[0]!r}?" if near else "")
     return f"{field}: {message}" if field else message

@@ -14,16 +14,36 @@ PLUGINS = "fbnet_mobile.plugins"
 """The group of entry points whose modules register what an installed package adds."""
 
 
-def unknown(what: str, name: str, known: Collection[str]) -> str:
-    """One line for a name that is not known, with the nearest known one and the whole list.
+def unknown(what: str, name: str, known: Collection[str], choose: str = "") -> str:
+    """One line for a name that is not known, with the nearest known one, whatever its case, and the whole list.
 
-    >>> unknown("format", "tflit", ["onnx", "tflite"])
-    "unknown format 'tflit'; did you mean 'tflite'? choose one of onnx, tflite"
+    Args:
+        what: what it should be the name of, in the singular.
+        name: as it was given.
+        known: all names that there are.
+        choose: what to do, instead of the list, where that is too long.
+
+    >>> unknown("format", "TFLit", ["onnx", "tflite"])
+    "unknown format 'TFLit'; did you mean 'tflite'? choose one of onnx, tflite"
     """
     shown = name if len(name) <= 40 else name[:37] + "..."
-    near = difflib.get_close_matches(name[:80], known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {what} {shown!r}; {hint}choose one of {', '.join(known)}"
+    hint = nearest(name, known) or ";"
+    return f"unknown {what} {shown!r}{hint} {choose or 'choose one of ' + ', '.join(known)}"
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """The nearest known name, whatever its case, as the second half of a sentence; empty if none is near.
+
+    >>> nearest("epoch", ["epochs", "seed"])
+    "; did you mean 'epochs'?"
+    """
+    plain = {_plain(each): each for each in known}
+    near = difflib.get_close_matches(_plain(name[:80]), plain, n=1)
+    return f"; did you mean {plain[near[0]]!r}?" if near else ""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 @cache

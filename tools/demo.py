@@ -17,10 +17,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fbnet_mobile.cost.bounds import cost_range
+from fbnet_mobile.cost.constraint import latency_constraint
 from fbnet_mobile.data.data import load_data
 from fbnet_mobile.errors import FbnetError
 from fbnet_mobile.latency.table import LatencyTable
-from fbnet_mobile.search.derive import cost_range
 from fbnet_mobile.space import SearchSpace, load_space
 
 SPACE = "small"
@@ -113,7 +114,7 @@ def epochs(budget: int, images: int) -> int:
 def choose_target(space: SearchSpace, path: Path) -> int:
     """A latency in us in the middle of what the space reaches on this machine, by ratio, in two digits."""
     table = LatencyTable.load(path)
-    reach = cost_range(space, space.costs(table.block_us), table.fixed_us)
+    reach = cost_range(space, latency_constraint(space, table, math.inf))
     return int(float(f"{math.sqrt(reach.lowest * reach.highest):.2g}"))
 
 
@@ -125,14 +126,14 @@ def summarise(run: Path, report: Path, target_us: float) -> None:
     for name in ("file", "runtime", "accuracy", "size", "target", "predicted", "measured: min", "median"):
         table.add_column(name, justify="left" if name in {"file", "runtime"} else "right")
     for model in content["models"]:
-        latency = model.get("latency")
+        latency = model["latency"]
         table.add_row(
             Path(model["model"]).name,
             f"{model['runtime']} {model['runtime_version']}",
             f"{model['accuracy']:.2%}",
             f"{model['size_bytes'] / 1e3:.0f} kB",
-            f"{target_us:.0f} us" if "predicted_us" in model else "",
-            f"{model['predicted_us']:.1f} us" if "predicted_us" in model else "",
+            f"{target_us:.0f} us" if model["predicted_us"] else "",
+            f"{model['predicted_us']:.1f} us" if model["predicted_us"] else "",
             f"{latency['min_us']:.1f} us" if latency else "needs a Mac" if model["runtime"] == "coreml" else "",
             f"{latency['median_us']:.1f} us" if latency else "",
         )

@@ -1,1 +1,1 @@
-"""The five commands: parsing of arguments and printing of results, nothing else; torch is imported late."""
+"""The five commands: options made from recipes, one call, printing of its record; torch is imported late."""

@@ -1,122 +1,270 @@
-"""What the five commands share: error lines, progress, units."""
+"""What the five commands share: options from recipes, error lines, printing of records."""
 
-import functools
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
 
-import typer
+import click
 
-from fbnet_mobile.errors import FbnetError, UserError
+from fbnet_mobile.api.call import described, option_names
+from fbnet_mobile.engine.recipe import RecipeField, build, option, recipe_fields, shorten
+from fbnet_mobile.errors import FbnetError, JobError, UserError, advice, is_out_of_memory
+from fbnet_mobile.registry import nearest
+
+Lines = Callable[[Any], Iterable[str]]
+Look = Callable[[Any], "tuple[Any, Lines] | None"]
+
+_TYPES: Mapping[type, click.ParamType[Any]] = {
+    int: click.INT,
+    float: click.FLOAT,
+    str: click.STRING,
+    Path: click.STRING,
+}
+_LONGEST_WORD = 200
+_COMMON = "Other"
 
 
-def run(command: Callable[..., None], example: str) -> None:
-    """Run one command function as a program: options from its signature, one line and an exit code for an error."""
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """What every command has besides its own options."""
 
-    @functools.wraps(command)
-    def reporting(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except FbnetError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            print("interrupted; the same command continues where it was", file=sys.stderr)
-            raise typer.Exit(130) from None
-        except BrokenPipeError:  # the reader of our output went away, as `| head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
+    json: bool = option(False, group=_COMMON, help="Print the result as one JSON document.")
+    config: Path | None = option(
+        None,
+        group=_COMMON,
+        shown="none",
+        help="YAML file with options, such as the args.yaml beside a result; those given here count before it.",
+    )
 
+
+@dataclass(frozen=True)
+class Program:
+    """A command.
+
+    Attributes:
+        name: after "fbnet-".
+        text: what it does, for ``--help``.
+        example: a command line.
+        options: the recipe that its options are made from.
+        work: called with the options that were given, by name; returns a record.
+        lines: the record for people.
+        instead: a recipe of options that ask for something else than the work, if there are any.
+        look: does what they ask for, and gives its record with its lines; None if they ask for nothing.
+    """
+
+    name: str
+    text: str
+    example: str
+    options: type
+    work: Callable[..., Any]
+    lines: Lines
+    instead: type | None = None
+    look: Look = lambda _: None
+
+
+def run(program: Program) -> NoReturn:
+    """Run a command: options from the command line, one line and an exit code for an error."""
+    for stream in (sys.stdout, sys.stderr):  # a path may hold what the encoding of the terminal does not
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     # OpenMP's threads spin while they wait for one another, which beside another busy program slows a training step
     # several times over. Read when torch is loaded, hence set here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command(epilog=f"Example: {example}", context_settings={"help_option_names": ["-h", "--help"]})(reporting)
     try:
-        code = app(standalone_mode=False)
-    except Exception as error:
-        # What typer raises for an option that is missing, misspelt or out of range; its class is not public.
-        if not hasattr(error, "format_message"):
+        command = _command(program)
+        with command.make_context(f"fbnet-{program.name}", sys.argv[1:]) as context:
+            command.invoke(context)
+        sys.exit(0)
+    except click.exceptions.Exit as ended:  # after --help
+        sys.exit(ended.exit_code)
+    except click.ClickException as error:
+        _fail(f"{error.format_message().rstrip('.')}; see --help", 2)
+    except FbnetError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt as error:
+        print(f"interrupted{advice(error)}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _fail(f"{where}{error.strerror or error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
-        print(f"error: {error.format_message().rstrip('.')}; see --help", file=sys.stderr)
-        code = 2
+        _fail(f"too little memory: {_memory_detail(error)}; take fewer images at a time, or smaller ones", 1)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(code)
 
 
-def parse_latency_us(text: str) -> float:
-    """Microseconds from text such as ``12ms``, ``350us`` or ``0.1s``.
-
-    Raises:
-        UserError: no number with one of these units.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s)\s*", text)
-    if match is None or float(match[1]) == 0:
-        raise UserError(f"{text!r} is not a latency; write a number with its unit, such as 12ms or 350us")
-    return float(match[1]) * {"us": 1.0, "ms": 1e3, "s": 1e6}[match[2]]
+def _memory_detail(error: Exception) -> str:
+    """What was too large, as far as numpy or torch says it."""
+    found = re.search(r"nable to allocate (.+?) for|ried to allocate ([\d.]+ \w+)", str(error))
+    return f"{found[1] or found[2]} were asked for at once" if found else "what was asked for does not fit"
 
 
-def parse_count(text: str) -> float:
-    """A number from text such as ``1.5M``, ``300k`` or ``20000``.
-
-    Raises:
-        UserError: no positive number with one of these ends.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMG]?)\s*", text)
-    if match is None or float(match[1]) == 0:
-        raise UserError(f"{text!r} is not a count; write a number such as 1.5M or 300k")
-    return float(match[1]) * {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}[match[2]]
+def one_line(text: str) -> str:
+    """A message as one line: control characters escaped, and words of hundreds of characters shortened."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:60]}...{word[0][-60:]}", shown)
 
 
-def parse_seconds(text: str) -> float:
-    """Seconds from text such as ``90s``, ``3m`` or ``1h``.
+class _Command(click.Command):
+    """A command whose help shows options in groups."""
 
-    Raises:
-        UserError: no number with one of these units.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h)\s*", text)
-    if match is None:
-        raise UserError(f"{text!r} is not a length of time; write a number with its unit, such as 90s or 3m")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(param, "group", _COMMON), []).append(record)
+        for group, records in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write(f"\n{self.epilog}\n")  # as it can be copied
 
 
-def format_latency(latency_us: float) -> str:
-    """A latency for people: milliseconds from 1 ms up, microseconds below."""
-    return f"{latency_us / 1e3:.3f} ms" if latency_us >= 1e3 else f"{latency_us:.1f} us"
+class _Option(click.Option):
+    group = _COMMON
 
 
-@contextmanager
-def progress_steps() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar with the time left for each step that is named; not on a terminal, a line when a step is done."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
+class _Argument(click.Argument):
+    group = "Arguments"
+    help = ""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        return self.make_metavar(ctx), self.help
+
+
+def _command(program: Program) -> click.Command:
+    parts = [part for part in (program.options, program.instead, CommonOptions) if part is not None]
+    known = {item.name: item for part in parts for item in recipe_fields(part)}
+
+    @click.pass_context
+    def called(ctx: click.Context, /, **values: Any) -> None:
+        source = click.core.ParameterSource.COMMANDLINE
+        given = {name: value for name, value in values.items() if ctx.get_parameter_source(name) is source}
+        _called(program, known, given)
+
+    return _Command(
+        name=f"fbnet-{program.name}",
+        callback=called,
+        params=[_parameter(item) for item in known.values()],
+        help=program.text,
+        epilog=f"Example: {program.example}",
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+
+def _parameter(item: RecipeField) -> click.Parameter:
+    about = f"{item.option.help} {described(item)}"
+    if item.option.argument:
+        argument = _Argument([item.name], nargs=-1, required=False, type=_TYPES[item.kind])
+        argument.help = about
+        return argument
+    several: dict[str, Any] = {}
+    if item.count is not None:
+        several = {"nargs": item.count} if item.count else {"multiple": True}
+    if item.kind is bool:
+        several["is_flag"] = True
+    else:
+        several["type"] = _TYPES[item.kind]
+    made = _Option(
+        [item.name, *option_names(item)],
+        help=about,
+        metavar=item.option.metavar or ("PATH" if item.kind is Path else None),
+        default=None,
+        **several,
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
+    made.group = item.option.group
+    return made
 
-        def advance(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done, total=total)
-            if done == total > 1 and not console.is_terminal:
-                print(f"{step}: {done} of {total}", file=sys.stderr)
 
-        yield advance
+def _called(program: Program, known: Mapping[str, RecipeField], given: dict[str, Any]) -> None:
+    common = build(CommonOptions, _part(CommonOptions, given))
+    with _stdout_for_the_result(common.json):
+        done = None
+        if program.instead is not None:
+            done = program.look(build(program.instead, _part(program.instead, given)))
+        if done is None:
+            own = _part(program.options, given)
+            if common.config is not None:
+                own = {**_configured(common.config, program), **own}
+            for item in recipe_fields(program.options):
+                if item.required and not item.option.argument and item.name not in own:
+                    raise UserError(f"missing option {option_names(item)[0]}; see --help")
+            done = program.work(**own), program.lines
+    record, lines = done
+    if not _first_process():
+        return
+    if common.json:
+        from fbnet_mobile.report.document import to_json
+
+        sys.stdout.write(to_json(record))
+    else:
+        for line in lines(record):
+            print(line)
+    sys.stdout.flush()
+    if failure := getattr(record, "failure", ""):
+        raise JobError(failure)
+
+
+def _part(recipe: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    own = {item.name for item in recipe_fields(recipe)}
+    return {name: value for name, value in values.items() if name in own}
+
+
+def _configured(path: Path, program: Program) -> dict[str, Any]:
+    """The options in a YAML file.
+
+    Raises:
+        UserError: the file is no mapping of the command's options to values.
+    """
+    from fbnet_mobile.files import parse_yaml, read_text
+
+    known = {item.name for item in recipe_fields(program.options)}
+    content = parse_yaml(read_text(path), str(path))
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no options; write lines such as epochs: 30")
+    found = {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise UserError(
+                f"{path}: unknown option {shorten(str(key))!r} for fbnet-{program.name}{nearest(name, known)}"
+            )
+        found[name] = value
+    return found
+
+
+@contextlib.contextmanager
+def _stdout_for_the_result(wanted: bool) -> Iterator[None]:
+    """Send to stderr whatever is printed meanwhile, by libraries in C too, if stdout must hold one document."""
+    if not wanted:
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _first_process() -> bool:
+    """Whether this is the first, or the only, of the processes that a training is spread over."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))

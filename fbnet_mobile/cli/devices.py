@@ -5,47 +5,44 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from fbnet_mobile.report.records import DeviceCheck, DeviceFound, DeviceList, Finding
 
-def list_devices() -> None:
-    """Print this machine, the devices that adb sees and those of devices.yaml, each with what it is and offers."""
-    from fbnet_mobile.devices import get_device
+
+def list_devices() -> DeviceList:
+    """This machine, the devices that adb sees and those of devices.yaml, each with what it is and offers."""
     from fbnet_mobile.devices.settings import devices_path
+
+    found = DeviceList(tuple(_found(name) for name in _names()), devices_path())
+    print(f"devices.yaml: {found.settings or 'none (docs/devices.md says what it can hold)'}", file=sys.stderr)
+    return found
+
+
+def _found(name: str) -> DeviceFound:
+    from fbnet_mobile.devices import get_device
     from fbnet_mobile.errors import FbnetError
 
-    for name in _names():
-        try:
-            with get_device(name) as device:
-                facts, state = device.facts(), device.state()
-                offered = ", ".join(f"{runtime} {version}" for runtime, version in _offered(device)) or "none"
-        except FbnetError as error:
-            print(f"{name}\n  not usable: {error}")
-            continue
-        load = "unknown" if state.load_1m is None else f"{state.load_1m:.1f}"
-        heat = "unknown" if state.temperature_c is None else f"{state.temperature_c:.0f} C"
-        print(
-            f"{name}\n  {facts.cpu}, {facts.cores} cores, {facts.memory_mb} MB, {facts.operating_system}\n"
-            f"  governor {facts.governor}, temperature {heat}, load {load}\n  runtimes: {offered}"
-        )
-    print(f"\ndevices.yaml: {devices_path() or 'none (docs/devices.md says what it can hold)'}", file=sys.stderr)
+    try:
+        with get_device(name) as device:
+            return DeviceFound(name, device.facts(), device.state(), dict(_offered(device)), "")
+    except FbnetError as error:
+        return DeviceFound(name, None, None, {}, str(error))
 
 
-def check_device(name: str) -> None:
-    """Print what works on a device and what is missing, with the command that mends it.
+def check_device(name: str) -> DeviceCheck:
+    """What works on a device and what is missing, with the command that mends it.
 
     Raises:
         UserError: there is no such device.
-        JobError: something that is needed is missing.
+        JobError: it cannot be reached.
     """
     from fbnet_mobile.devices import ProgramError, get_device
     from fbnet_mobile.errors import JobError
     from fbnet_mobile.measure.jobs import INSTALL, runtime_version
 
-    problems = 0
+    findings: list[Finding] = []
 
     def say(what: str, problem: str = "") -> None:
-        nonlocal problems
-        problems += bool(problem)
-        print(f"{'missing' if problem else 'ok':8} {what}{': ' + problem if problem else ''}")
+        findings.append(Finding(what, problem))
 
     with get_device(name) as device:
         facts = device.facts()
@@ -74,18 +71,22 @@ def check_device(name: str) -> None:
                         say(runtime, f"run there: {shlex.quote(python)}{install}")
             except JobError as error:
                 say("Python", str(error))
-        state = device.state()
-        if facts.governor not in {"performance", "unknown"}:
-            print(
-                f"note     governor {facts.governor}: clocks vary; as root there: echo performance | tee "
-                "/sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
-            )
-        if state.load_1m is not None and state.load_1m > 0.5 * max(facts.cores, 1):
-            print(f"note     load {state.load_1m:.1f} on {facts.cores} cores: something else is running there")
-        if state.temperature_c is not None and state.temperature_c > 70:
-            print(f"note     {state.temperature_c:.0f} C: it may slow down; cool_below_c in devices.yaml waits")
-        if not working and device.settings.benchmark_binary is None:
-            raise JobError(f"{name} cannot measure anything yet; see what is missing above")
+        usable = bool(working) or device.settings.benchmark_binary is not None
+        return DeviceCheck(name, tuple(findings), tuple(_notes(device)), usable)
+
+
+def _notes(device: Any) -> Iterator[str]:
+    """What makes a device's measurements uncertain."""
+    facts, state = device.facts(), device.state()
+    if facts.governor not in {"performance", "unknown"}:
+        yield (
+            f"governor {facts.governor}: clocks vary; as root there: echo performance | tee "
+            "/sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+        )
+    if state.load_1m is not None and state.load_1m > 0.5 * max(facts.cores, 1):
+        yield f"load {state.load_1m:.1f} on {facts.cores} cores: something else is running there"
+    if state.temperature_c is not None and state.temperature_c > 70:
+        yield f"{state.temperature_c:.0f} C: it may slow down; cool_below_c in devices.yaml waits"
 
 
 def _needed_by(device: Any) -> set[str]:

@@ -1,17 +1,20 @@
 """What a distribution over networks costs on average."""
 
 import string
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fbnet_mobile.cost.chain import Chain
 from fbnet_mobile.cost.constraint import Constraint, Costs
-from fbnet_mobile.search.choices import Weights
-from fbnet_mobile.search.derive import Chain
 from fbnet_mobile.space import SearchSpace
 
 _LEVELS = 64
+
+Probabilities = Mapping[str, Tensor]
+"""For each variable of a space one probability for each of its options."""
 
 
 def expected_cost(space: SearchSpace, constraint: Constraint) -> "ExpectedCost | ExpectedPeak":
@@ -41,7 +44,7 @@ class ExpectedCost(nn.Module):
             array = torch.as_tensor(costs[position.name], dtype=torch.float32)
             self.register_buffer(f"costs{number}", array, persistent=False)
 
-    def forward(self, probabilities: Weights) -> Tensor:
+    def forward(self, probabilities: Probabilities) -> Tensor:
         """The expected cost, a scalar in the unit of the costs, differentiable in the probabilities."""
         total = next(iter(probabilities.values())).new_tensor(self.fixed)
         for number, names in enumerate(self._names):
@@ -76,19 +79,19 @@ class ExpectedPeak(nn.Module):
         self.register_buffer("levels", torch.as_tensor(levels, dtype=torch.float32), persistent=False)
         self.levels: Tensor
         self._terms: list[tuple[str, tuple[str, ...]]] = []
-        for number, step in enumerate(Chain(space).steps):
-            names = dict.fromkeys((*step.live, *step.position.names))
+        for number, link in enumerate(Chain(space).links):
+            names = dict.fromkeys((*link.live, *link.position.names))
             # Letters are few, so each step of the chain uses its own.
             letters = dict(zip(names, string.ascii_letters[1:], strict=False))
             before, axes, kept = (
-                "a" + "".join(letters[name] for name in group) for group in (step.live, step.position.names, step.kept)
+                "a" + "".join(letters[name] for name in group) for group in (link.live, link.position.names, link.kept)
             )
-            weighed = (*step.fresh, *step.own)
+            weighed = (*link.fresh, *link.own)
             self._terms.append((",".join([before, axes, *(letters[name] for name in weighed)]) + "->" + kept, weighed))
-            within = costs[step.position.name][None] <= levels.reshape(-1, *[1] * len(step.position.names)) * (1 + 1e-9)
+            within = costs[link.position.name][None] <= levels.reshape(-1, *[1] * len(link.position.names)) * (1 + 1e-9)
             self.register_buffer(f"within{number}", torch.as_tensor(within, dtype=torch.float32), persistent=False)
 
-    def forward(self, probabilities: Weights) -> Tensor:
+    def forward(self, probabilities: Probabilities) -> Tensor:
         """The expected largest cost, a scalar in the unit of the costs, differentiable in the probabilities."""
         message = torch.ones_like(self.levels)
         for number, (equation, names) in enumerate(self._terms):

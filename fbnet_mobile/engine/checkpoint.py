@@ -1,16 +1,21 @@
 """Checkpoint files: tensors and plain values only, so that opening one cannot run code."""
 
 import pickle
+import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Len
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor
 
 from fbnet_mobile import __version__
-from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.files import write_whole
+from fbnet_mobile.arch import Architecture
+from fbnet_mobile.blocks import Network, restore
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.files import first_problem, shown, write_whole
 
 _FORMAT = "fbnet-mobile checkpoint 1"
 
@@ -43,6 +48,41 @@ class Checkpoint:
     recipe: dict[str, Any] = field(default_factory=dict)
     tool_version: str = __version__
 
+    def network(self, where: str) -> Network:
+        """The trained network, ready for evaluation; ``where`` names the checkpoint in error messages.
+
+        Raises:
+            UserError: the architecture is none, or weights or class names do not fit it.
+        """
+        architecture = Architecture.from_yaml(self.architecture, where)
+        if architecture.classes != len(self.classes):
+            raise UserError(
+                f"{shown(where)}: {len(self.classes)} class names for {architecture.classes} logits; train it again"
+            )
+        return restore(architecture, self.state_dict, where)
+
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Deviation = Annotated[float, Field(gt=0, le=1)]
+_Names = Annotated[tuple[Annotated[str, Field(max_length=1000)], ...], Len(1, 1_000_000)]
+
+
+class _Content(BaseModel):
+    """What a checkpoint file may hold."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+
+    architecture: Annotated[str, Field(max_length=2**20)]
+    state_dict: dict[str, Tensor]
+    classes: _Names
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+    std: tuple[_Deviation, _Deviation, _Deviation]
+    resolution: Annotated[int, Field(ge=1, le=10_000)]
+    val_accuracy: _Share
+    test_accuracy: _Share | None
+    recipe: dict[str, Any]
+    tool_version: Annotated[str, Field(max_length=100)]
+
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, replacing ``path`` only once it is whole.
@@ -63,12 +103,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     content = read_tensors(path, _FORMAT)
     try:
-        return Checkpoint(**content)
-    except TypeError as error:
+        checked = _Content.model_validate(content)
+    except ValidationError as error:
         raise UserError(
-            f"{path} was written by fbnet-mobile {content.get('tool_version', 'of unknown version')}; "
-            "install that version, or train again"
+            f"{shown(path)} is damaged, or of another version of fbnet-mobile ({first_problem(error)}); train it again"
         ) from error
+    require_finite(checked.state_dict, f"{shown(path)}: its weights")
+    return Checkpoint(**{name: getattr(checked, name) for name in _Content.model_fields})
+
+
+def require_finite(weights: dict[str, Tensor], what: str) -> None:
+    """Refuse weights of which one is not a finite number.
+
+    Raises:
+        UserError: there is one; names it.
+    """
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise UserError(f"{what} are not finite numbers ({shown(name)}); train it again")
 
 
 def write_tensors(path: Path, content: dict[str, Any], file_format: str) -> None:
@@ -78,11 +130,8 @@ def write_tensors(path: Path, content: dict[str, Any], file_format: str) -> None
         UserError: the folder cannot be written to.
         JobError: writing failed half-way, as on a full disk.
     """
-    try:
-        with write_whole(path) as partial:
-            torch.save({"format": file_format, **content}, partial)
-    except (OSError, RuntimeError) as error:
-        raise JobError(f"cannot write {path}; free some space there and run this again") from error
+    with write_whole(path) as partial:
+        torch.save({"format": file_format, **content}, partial)
 
 
 def read_tensors(path: Path, file_format: str) -> dict[str, Any]:
@@ -92,17 +141,24 @@ def read_tensors(path: Path, file_format: str) -> dict[str, Any]:
         UserError: the file is missing, damaged, of another format, or holds more than tensors and plain
             values.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist or is no file; give a checkpoint that fbnet-train wrote")
+    name = shown(path)
     try:
+        if not path.is_file():
+            raise UserError(f"{name} does not exist or is no file; give a checkpoint that fbnet-train wrote")
+        # torch.save packs nothing, so that what is read takes no more memory than the file; old kinds are no zip files.
+        with zipfile.ZipFile(path) as records:
+            if any(record.file_size != record.compress_size for record in records.infolist()):
+                raise UserError(f"{name} is damaged or no checkpoint; restore it or train again")
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is no checkpoint, or holds Python objects that could run code, which are never loaded; "
+            f"{name} is no checkpoint, or holds Python objects that could run code, which are never loaded; "
             "give a checkpoint that fbnet-train wrote"
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged or no checkpoint; restore it or train again") from error
+    except Exception as error:  # whatever torch's reader trips over in a damaged file
+        raise UserError(f"{name} is damaged or no checkpoint; restore it or train again") from error
     if not isinstance(content, dict) or content.pop("format", None) != file_format:
-        raise UserError(f"{path} is not a '{file_format}' file; give a checkpoint that fbnet-train wrote")
+        raise UserError(f"{name} is not a '{file_format}' file; give a checkpoint that fbnet-train wrote")
     return content

@@ -268,7 +268,12 @@ class LatencyTable:
         for name, value in measured.items():
             own = getattr(self.conditions, name)
             if own != value:
-                return f"the {name.replace('_', ' ')} is {value}, that of the latency table {own}"
+                what = {
+                    "cpu": "processor",
+                    "runtime_version": "runtime's version",
+                    "threads": "number of threads",
+                }.get(name, name)
+                return f"the {what} is {'not known' if value is None else value}, that of the latency table {own}"
         return None
 
     def warnings(self) -> list[str]:

@@ -13,7 +13,7 @@ from fbnet_mobile.measure.samples import Journal
 
 
 @dataclass(frozen=True)
-class BenchmarkResult:
+class Benchmarked:
     """How long model files take on a device, under the conditions that a latency table has too.
 
     Attributes:
@@ -51,7 +51,7 @@ def benchmark(
     statistic: str = "min",
     plan: MeasuringPlan | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
-) -> BenchmarkResult:
+) -> Benchmarked:
     """Measure whole models of one runtime, in interleaved rounds as the blocks of a table are measured.
 
     Args:
@@ -74,7 +74,7 @@ def benchmark(
     for name, reason in found.failed.items():
         raise JobError(f"{runtime} on {device.name} cannot run {name}: {reason}")
     rows = found.rows()
-    return BenchmarkResult(
+    return Benchmarked(
         device=device.name,
         cpu=session.cpu,
         runtime=runtime,

@@ -61,7 +61,7 @@ class FailedModel:
 
 
 @dataclass(frozen=True)
-class ProfileResult:
+class Profiled:
     """What a profile found.
 
     Attributes:
@@ -71,8 +71,6 @@ class ProfileResult:
         estimated: those that it has estimated from the others, as there was no time for them.
         failed: models that could not be run, which the table lacks.
         warnings: what makes the numbers less certain than they look, a line for each.
-        completion: arguments of the command that measures what is estimated or lacking, by option ("space", "output",
-            ...); empty if nothing is.
     """
 
     path: Path
@@ -81,7 +79,6 @@ class ProfileResult:
     estimated: int
     failed: tuple[FailedModel, ...] = ()
     warnings: tuple[str, ...] = ()
-    completion: Mapping[str, str | int] = dataclasses.field(default_factory=dict)
 
 
 def profile(
@@ -97,7 +94,7 @@ def profile(
     networks: int = NETWORKS,
     plan: MeasuringPlan | None = None,
     progress: Progress = lambda *_: None,
-) -> ProfileResult:
+) -> Profiled:
     """Measure every candidate block of a space that the table at ``out`` does not have yet, and write the table.
 
     With a plan whose budget is too small for that, those blocks are measured that say most about the others, which are
@@ -138,18 +135,6 @@ def profile(
         space=space_name,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
-    completion: dict[str, str | int] = {
-        "device": device.name,
-        "runtime": runtime,
-        "space": space_name,
-        "classes": space.classes,
-        "threads": threads,
-        "precision": precision,
-        "statistic": statistic,
-        "networks": networks,
-        "seed": plan.seed,
-        "output": str(out),
-    }
     work = out.with_name(out.name + ".work")
     with _alone(work, out):
         existing = LatencyTable.load(out) if out.exists() else None
@@ -198,14 +183,13 @@ def profile(
     sources = [table.rows[key].source for kind, blocks in every if kind == BLOCK
                if (key := LatencyTable.row_key(kind, blocks)) in table.rows]  # fmt: skip
     estimated = sources.count(ESTIMATED)
-    return ProfileResult(
+    return Profiled(
         path=out,
         table=table,
         measured=sources.count(MEASURED),
         estimated=estimated,
         failed=tuple(failed),
         warnings=(*warnings, *table.warnings()),
-        completion=completion if estimated or failed else {},
     )
 
 

@@ -1,118 +1,23 @@
 """From a distribution over networks to one network that meets its budgets."""
 
-import itertools
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fbnet_mobile.cost.constraint import Constraint, Costs
+from fbnet_mobile.cost.bounds import cost_range, require_reachable
+from fbnet_mobile.cost.chain import Chain, Link
+from fbnet_mobile.cost.constraint import Constraint
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.space import Option, Position, SearchSpace
+from fbnet_mobile.space import Option, SearchSpace
 
 LogProbabilities = Mapping[str, npt.NDArray[np.float64]]
 Array = npt.NDArray[Any]
 
 _CELLS = 16_000
-"""Into how many cells the budgets are divided; of the beginnings of networks in a cell, one is kept."""
-
-
-@dataclass(frozen=True)
-class CostRange:
-    """The cheapest and the most expensive network of a space, in the unit of the costs."""
-
-    lowest: float
-    highest: float
-
-
-@dataclass(frozen=True)
-class Step:
-    """One position of a chain, and what is known before and after it.
-
-    Attributes:
-        position: the position.
-        live: variables of earlier positions that this or a later one needs.
-        fresh: shared variables that appear here for the first time.
-        own: variables of this position alone.
-        kept: variables that a later position needs.
-    """
-
-    position: Position
-    live: tuple[str, ...]
-    fresh: tuple[str, ...]
-    own: tuple[str, ...]
-    kept: tuple[str, ...]
-
-
-class Chain:
-    """The positions of a space with the order in which their variables can be eliminated."""
-
-    def __init__(self, space: SearchSpace) -> None:
-        uses = Counter(name for position in space.positions for name in position.names)
-        last_use = {name: number for number, position in enumerate(space.positions) for name in position.names}
-        self.space = space
-        self.steps: list[Step] = []
-        live: tuple[str, ...] = ()
-        for number, position in enumerate(space.positions):
-            fresh = tuple(name for name in position.names if uses[name] > 1 and name not in live)
-            own = tuple(name for name in position.names if uses[name] == 1)
-            kept = tuple(name for name in (*live, *fresh) if last_use[name] > number)
-            self.steps.append(Step(position, live, fresh, own, kept))
-            live = kept
-
-    def combinations(self, names: Sequence[str]) -> Iterator[tuple[int, ...]]:
-        """All combinations of option numbers of some variables."""
-        return itertools.product(*(range(len(self.space.variables[name])) for name in names))
-
-    def least(
-        self, costs: Costs, combine: Callable[[float, float], float] = lambda a, b: a + b
-    ) -> list[dict[tuple[int, ...], float]]:
-        """For each position, and one more, the least that it and what follows cost, by the values of ``live``."""
-        after: list[dict[tuple[int, ...], float]] = [{(): 0.0}]
-        for step in reversed(self.steps):
-            array, names = costs[step.position.name], step.position.names
-            axes = tuple(names.index(name) for name in step.own)
-            least = array.min(axis=axes) if axes else array
-            shared = [name for name in names if name not in step.own]
-            before: dict[tuple[int, ...], float] = {}
-            for state in self.combinations(step.live):
-                for fresh in self.combinations(step.fresh):
-                    at = dict(zip((*step.live, *step.fresh), (*state, *fresh), strict=True))
-                    here = float(least[tuple(at[name] for name in shared)])
-                    total = combine(here, after[-1][tuple(at[name] for name in step.kept)])
-                    before[state] = min(total, before.get(state, np.inf))
-            after.append(before)
-        return after[::-1]
-
-
-def cost_range(space: SearchSpace, costs: Costs, fixed: float = 0.0) -> CostRange:
-    """The exact range of the additive cost over all networks of a space."""
-    chain = Chain(space)
-    lowest = chain.least(costs)[0][()]
-    highest = -chain.least({name: -array for name, array in costs.items()})[0][()]
-    return CostRange(fixed + lowest, fixed + highest)
-
-
-def require_reachable(space: SearchSpace, constraints: Sequence[Constraint]) -> None:
-    """Refuse a constraint that no network of the space meets.
-
-    Raises:
-        UserError: there is one; the message has the reachable range.
-    """
-    for constraint in constraints:
-        if constraint.peak:
-            lowest = Chain(space).least(constraint.costs, max)[0][()]
-            reach = CostRange(lowest, max(float(array.max()) for array in constraint.costs.values()))
-        else:
-            reach = cost_range(space, constraint.costs, constraint.fixed)
-        if constraint.limit < reach.lowest:
-            raise UserError(
-                f"no network of space {space.name} has {constraint}: the reachable range is "
-                f"{constraint.readable(reach.lowest)} to {constraint.readable(reach.highest)}"
-            )
+"""Into how many cells the budgets are divided; of the prefixes of networks in a cell, one is kept."""
 
 
 def most_probable(
@@ -123,9 +28,9 @@ def most_probable(
 ) -> dict[str, Option]:
     """The most probable assignment that meets all constraints and uses at least one of them.
 
-    Dynamic programming along the chain of blocks over beginnings of networks. Beginnings that agree in the variables
+    Dynamic programming along the chain of blocks over prefixes of networks. Prefixes that agree in the variables
     that a later block still needs (a stage's width, the resolution) and whose costs so far lie in the same cell, one of
-    16,000 that the budgets are divided into, are compared, and the most probable goes on; those that no ending could
+    16,000 that the budgets are divided into, are compared, and the most probable goes on; those that no suffix could
     bring within each of the budgets are left out before. Costs are never rounded, so the result meets every constraint.
     With one constraint a cell is 1/16,000 of it: the result is as probable as any network that is cheaper by that
     much for each of its blocks. With more the cells are coarser (1/126 of each of two, 1/25 of each of three), and it
@@ -143,24 +48,42 @@ def most_probable(
     """
     require_reachable(space, constraints)
     found = _solve(space, log_probabilities, constraints, use_at_least)
-    if (
-        found is None
-    ):  # with several constraints, beginnings that meet each alone may have crowded out those that meet all
-        found = _solve(space, None, constraints, 0.0)
+    # With several sums, prefixes that meet each limit alone may have crowded out those that meet all.
+    return require_feasible(space, constraints) if found is None else found
+
+
+def require_feasible(space: SearchSpace, constraints: Sequence[Constraint]) -> dict[str, Option]:
+    """Refuse constraints that no network of the space meets together.
+
+    Exact with one constraint on a sum and any number on the largest block. With several sums a network is searched for
+    as in ``most_probable``, preferring those that leave most of the limits unused; one may be missed where only very
+    few meet all limits. Where this has an answer, so has ``most_probable``.
+
+    Returns:
+        The assignment of a network that meets all constraints, one of the smallest.
+
+    Raises:
+        UserError: there is none; the message has what each limit could be by itself.
+    """
+    require_reachable(space, constraints)
+    found = _solve(space, None, constraints, 0.0)
     if found is None:
-        listed = " and ".join(str(constraint) for constraint in constraints)
+        listed = " and ".join(
+            f"{constraint} (alone it can be {constraint.readable(cost_range(space, constraint).lowest)})"
+            for constraint in constraints
+        )
         raise UserError(f"no network of space {space.name} was found that has {listed}; raise one of them")
     return found
 
 
 @dataclass
-class _Beginnings:
-    """Beginnings of networks that agree in the variables still needed, one in each of the cells in use.
+class _Prefixes:
+    """Prefixes of networks that agree in the variables still needed, one in each of the cells in use.
 
     Attributes:
         score: (N,), their log-probabilities.
         cost: (N, constraints).
-        before: (N, 3), the numbers of the state they come from, of the beginning there, and of the choice added.
+        before: (N, 3), the numbers of the state they come from, of the prefix there, and of the choice added.
     """
 
     score: Array
@@ -184,30 +107,30 @@ def _solve(
     along = max(1, int(_CELLS ** (1 / max(len(sums), 1))))
     strides = along ** np.arange(len(sums))
     allowed = _allowed(space, constraints)
-    endings = [
-        chain.least({name: np.where(allowed[name], array, np.inf) for name, array in constraint.costs.items()})
+    bounds = [
+        chain.suffix_bounds({name: np.where(allowed[name], array, np.inf) for name, array in constraint.costs.items()})
         for constraint in sums
     ]
-    states: dict[tuple[int, ...], _Beginnings] = {}
-    states[()] = _Beginnings(np.zeros(1), np.zeros((1, len(sums))), np.zeros((1, 3), dtype=np.int64))
+    states: dict[tuple[int, ...], _Prefixes] = {}
+    states[()] = _Prefixes(np.zeros(1), np.zeros((1, len(sums))), np.zeros((1, 3), dtype=np.int64))
     trail = [states]
-    for number, step in enumerate(chain.steps, start=1):
-        grids: dict[tuple[int, ...], _Beginnings] = {}
-        for source, (state, begun) in enumerate(states.items()):
-            order = np.argsort(begun.score)  # of two that come into one cell in one assignment, the last one stays
-            score, cost = begun.score[order], begun.cost[order]
-            for fresh in chain.combinations(step.fresh):
-                at = dict(zip((*step.live, *step.fresh), (*state, *fresh), strict=True))
-                target = tuple(at[name] for name in step.kept)
-                left = available - np.array([ending[number][target] for ending in endings])
+    for number, link in enumerate(chain.links, start=1):
+        grids: dict[tuple[int, ...], _Prefixes] = {}
+        for source, (state, prefixes) in enumerate(states.items()):
+            order = np.argsort(prefixes.score)  # of two that come into one cell in one assignment, the last one stays
+            score, cost = prefixes.score[order], prefixes.cost[order]
+            for fresh in chain.combinations(link.fresh):
+                at = dict(zip((*link.live, *link.fresh), (*state, *fresh), strict=True))
+                target = tuple(at[name] for name in link.kept)
+                left = available - np.array([bound[number][target] for bound in bounds])
                 if target not in grids:
-                    grids[target] = _Beginnings(
+                    grids[target] = _Prefixes(
                         np.full(along ** len(sums), -np.inf),
                         np.zeros((along ** len(sums), len(sums))),
                         np.zeros((along ** len(sums), 3), dtype=np.int64),
                     )
                 into = grids[target]
-                for gain, added, choice in _options(step, at, sums, allowed, available, log_probabilities):
+                for gain, added, choice in _options(link, at, sums, allowed, available, log_probabilities):
                     total = cost + added
                     fits = np.flatnonzero((total <= left).all(1))
                     if not len(fits):
@@ -225,7 +148,7 @@ def _solve(
         for target, grid in grids.items():
             used = np.flatnonzero(np.isfinite(grid.score))
             if len(used):
-                states[target] = _Beginnings(grid.score[used], grid.cost[used], grid.before[used], grid.choices)
+                states[target] = _Prefixes(grid.score[used], grid.cost[used], grid.before[used], grid.choices)
         trail.append(states)
     if () not in states:
         return None
@@ -249,7 +172,7 @@ def _allowed(space: SearchSpace, constraints: Sequence[Constraint]) -> dict[str,
 
 
 def _options(
-    step: Step,
+    link: Link,
     at: Mapping[str, int],
     sums: Sequence[Constraint],
     allowed: Mapping[str, Array],
@@ -257,17 +180,17 @@ def _options(
     log_probabilities: LogProbabilities | None,
 ) -> list[tuple[float, Array, dict[str, int]]]:
     """For given shared values, each different cost with its best own choice: (log-probability, costs, choice)."""
-    name, names = step.position.name, step.position.names
-    index = tuple(slice(None) if n in step.own else at[n] for n in names)
+    name, names = link.position.name, link.position.names
+    index = tuple(slice(None) if n in link.own else at[n] for n in names)
     costs = np.stack([constraint.costs[name][index] for constraint in sums], axis=-1) if sums else None
-    shared = sum(log_probabilities[n][at[n]] for n in step.fresh) if log_probabilities else 0.0
+    shared = sum(log_probabilities[n][at[n]] for n in link.fresh) if log_probabilities else 0.0
     found: dict[tuple[float, ...], tuple[float, Array, dict[str, int]]] = {}
     within = np.asarray(allowed[name][index])
     for own in np.ndindex(within.shape):
         if not within[own]:
             continue
         added = costs[own] if costs is not None else np.zeros(0)
-        choice = dict(zip(step.own, own, strict=True))
+        choice = dict(zip(link.own, own, strict=True))
         if log_probabilities is None:
             score = -float((added / available).sum())
         else:
@@ -278,13 +201,11 @@ def _options(
     return list(found.values())
 
 
-def _trace_back(
-    space: SearchSpace, trail: Sequence[dict[tuple[int, ...], _Beginnings]], last: int
-) -> dict[str, Option]:
+def _trace_back(space: SearchSpace, trail: Sequence[dict[tuple[int, ...], _Prefixes]], last: int) -> dict[str, Option]:
     assignment: dict[str, Option] = {}
-    begun, number = trail[-1][()], last
+    prefixes, number = trail[-1][()], last
     for states in reversed(trail[:-1]):
-        source, before, choice = begun.before[number]
-        assignment |= {name: space.variables[name][index] for name, index in begun.choices[choice].items()}
-        begun, number = list(states.values())[source], int(before)
+        source, before, choice = prefixes.before[number]
+        assignment |= {name: space.variables[name][index] for name, index in prefixes.choices[choice].items()}
+        prefixes, number = list(states.values())[source], int(before)
     return {name: assignment[name] for name in space.variables}

@@ -1,116 +1,39 @@
-"""The search: weights and architecture parameters trained in turn, until one network is derived."""
+"""The search: the supernet's weights trained on samples of a strategy, until it derives one network."""
 
-import csv
-import json
+import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric, seed_everything
+from lightning_fabric import Fabric
+from pydantic import BaseModel
 from torch import Tensor
 
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks import Network
 from fbnet_mobile.cost.constraint import Constraint
-from fbnet_mobile.cost.expectation import expected_cost
 from fbnet_mobile.data.augment import derive_seed
-from fbnet_mobile.data.data import Data, training_batches
-from fbnet_mobile.engine.allocator import tune_allocator
-from fbnet_mobile.engine.checkpoint import read_tensors, write_tensors
-from fbnet_mobile.engine.progress import ProgressBar
+from fbnet_mobile.data.data import Data, Split, training_batches
+from fbnet_mobile.engine.loop import Means, Task, run_epochs, seeded
+from fbnet_mobile.engine.processes import in_first_process
+from fbnet_mobile.engine.run_folder import STATE, RunFolder, data_settings, read_state
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.files import read_text, write_whole
-from fbnet_mobile.search.choices import Choices, Weights, straight_through
-from fbnet_mobile.search.derive import most_probable, require_reachable
+from fbnet_mobile.files import read_text, shown, write_json
+from fbnet_mobile.search.derive import require_feasible
 from fbnet_mobile.search.inherit import inherit
 from fbnet_mobile.search.recipe import SearchRecipe
+from fbnet_mobile.search.results import Met, SearchEpoch, SearchResult
+from fbnet_mobile.search.strategies.base import STRATEGIES, SearchContext, Step
 from fbnet_mobile.search.supernet import Supernet
-from fbnet_mobile.space import RESOLUTION, Option, SearchSpace
+from fbnet_mobile.space import Option, SearchSpace
 
-_STATE_FORMAT = "fbnet-mobile search state 1"
-_STATE_NAME, _RESULT_NAME = "last.pt", "result.json"
-_LIMITS = "set of constraints"
-_REPORT_STEPS = 20
-
-
-@dataclass(frozen=True)
-class SearchEpoch:
-    """One line of ``log.csv``.
-
-    Attributes:
-        epoch: its number, from 1.
-        temperature: at its last step.
-        weight_loss: mean cross-entropy on the weights' images.
-        architecture_loss: mean cross-entropy on the architecture parameters' images; empty while they are frozen.
-        architecture_accuracy: top-1 on the same images with sampled architectures, 0 to 1.
-        expected: of each constrained cost, over the distributions at its end.
-        multiplier: of each constraint at its end.
-        confidence: mean over all choices of the largest probability, 0 to 1.
-        seconds: time it took.
-    """
-
-    epoch: int
-    temperature: float
-    weight_loss: float
-    architecture_loss: float
-    architecture_accuracy: float
-    expected: dict[str, float]
-    multiplier: dict[str, float]
-    confidence: float
-    seconds: float
-
-    def columns(self) -> dict[str, float]:
-        """Everything by name, one number each, such as ``expected_latency_us``."""
-        found: dict[str, float] = {}
-        for name, value in asdict(self).items():
-            found |= (
-                {f"{name}_{cost}": number for cost, number in value.items()}
-                if isinstance(value, dict)
-                else {name: value}
-            )
-        return found
-
-
-@dataclass(frozen=True)
-class Met:
-    """How a derived network meets a constraint.
-
-    Attributes:
-        name: of the cost, with its unit.
-        limit: the most that was allowed.
-        value: what the network costs.
-        most_likely: what the network would cost that takes each choice's most probable option, whatever its cost.
-    """
-
-    name: str
-    limit: float
-    value: float
-    most_likely: float
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search came to.
-
-    Attributes:
-        architecture: the most probable network within the constraints.
-        assignment: its choices.
-        most_likely: the choices of the network that takes each one's most probable option, whatever its costs.
-        constraints: how they are met, in the order given.
-        history: every epoch.
-    """
-
-    architecture: Architecture
-    assignment: dict[str, Option]
-    most_likely: dict[str, Option]
-    constraints: tuple[Met, ...]
-    history: tuple[SearchEpoch, ...]
+ARCHITECTURE, RESULT = "architecture.yaml", "result.json"
+_LIMITS = "limits"
 
 
 def search(
@@ -123,13 +46,10 @@ def search(
     *,
     shared_warmup: Path | None = None,
     tensorboard: bool = False,
+    arguments: Mapping[str, object] | None = None,
     show_progress: bool = True,
 ) -> SearchResult:
     """Search a space for the most accurate network within constraints, or continue where an earlier run stopped.
-
-    The loss of the architecture parameters is the cross-entropy on images that the weights do not see, plus each
-    constraint E[cost] <= limit in the form of an augmented Lagrangian (Nocedal and Wright, Numerical Optimization,
-    section 17.4) whose multiplier is learned, so that there is no weight to tune. E[cost] is exact.
 
     ``out_dir`` gets ``architecture.yaml``, ``result.json``, ``log.csv`` (a ``SearchEpoch`` a line) and ``last.pt``
     (what is needed to continue, the supernet's weights among it).
@@ -138,51 +58,43 @@ def search(
         space: with as many classes as the data.
         constraints: at least one; the first names the network.
         data: the images, at the space's largest resolution.
-        recipe: how.
+        recipe: how, the name of the strategy among it.
         out_dir: folder of the run; made if it is not there.
         fabric: where and at which precision; already launched.
         shared_warmup: a file for the state after the warm-up's whole epochs: taken up if it is there, else written.
             Searches that differ in nothing but their limits do the same until then.
         tensorboard: write scalars and the probabilities of all choices into ``out_dir/tensorboard`` too.
+        arguments: what the command was given, kept as ``args.yaml``; None for no such file.
         show_progress: whether to draw a bar, if stderr is a terminal, and write a line per epoch.
 
     Raises:
         UserError: no network of the space meets the constraints, or ``out_dir`` holds a search with other settings.
-        JobError: the loss stopped being a finite number; the last good epoch stays in ``out_dir``.
+        JobError: the loss stopped being a finite number, memory or disk ran out (the last good epoch stays in
+            ``out_dir``), or another process works there.
     """
-    require_reachable(space, constraints)
-    tune_allocator()
-    run = _Search(space, constraints, data, recipe, out_dir, fabric, shared_warmup)
-    first = run.resume() + 1
-    board = _board(out_dir / "tensorboard", first) if tensorboard and fabric.is_global_zero else None
-    images = run.steps * recipe.batch_size
-    bar = ProgressBar(
-        "searching",
-        images * recipe.epochs,
-        done=images * (first - 1),
-        show=show_progress and fabric.is_global_zero,
+    require_feasible(space, constraints)
+    with seeded(fabric, recipe.seed):
+        run = _Search(space, constraints, data, recipe, out_dir, fabric, shared_warmup, show_progress)
+    settings = {
+        **asdict(recipe),
+        **data_settings(data),
+        "space": space.model_dump_json(),
+        "constraints": [[constraint.name, _digest(constraint)] for constraint in constraints],
+        _LIMITS: [constraint.limit for constraint in constraints],
+        "precision": str(fabric.strategy.precision.precision),
+    }
+    run.folder = RunFolder(
+        out_dir, "search", settings, SearchEpoch, fabric, results=[ARCHITECTURE, RESULT], arguments=arguments
     )
-    with bar:
-        for epoch in range(first, recipe.epochs + 1):
-            row = run.epoch(epoch, bar)
-            if board is not None:
-                _log(board, row, run.choices)
-            expected = ", ".join(
-                f"expected {constraint.label} {constraint.readable(row.expected[constraint.name])} of "
-                f"{constraint.readable(constraint.limit)}"
-                for constraint in constraints
-            )
-            bar.say(
-                f"epoch {epoch}/{recipe.epochs}: weight loss {row.weight_loss:.3f}, architecture accuracy "
-                f"{row.architecture_accuracy:.1%}, {expected}, confidence {row.confidence:.0%}, "
-                f"{images / row.seconds:,.0f} images/s"
-            )
-    if board is not None:
-        board.close()
-    result = run.derive()
-    if fabric.is_global_zero:
-        _write_result(result, space, constraints, out_dir)
-    fabric.barrier()
+    with run.folder:
+        run.folder.resume(run.load_state_dict, run.state_dict, shared=shared_warmup, free=[_LIMITS])
+        if tensorboard and fabric.is_global_zero:
+            run.board = _board(out_dir / "tensorboard", len(run.folder.history) + 1)
+        run_epochs(run, run.folder, show_progress=show_progress)
+        if run.board is not None:
+            run.board.close()
+        result = run.derive()
+        in_first_process(fabric, lambda: _write_result(result, space, constraints, out_dir))
     return result
 
 
@@ -196,22 +108,33 @@ def inherited_network(folder: Path, architecture: Architecture) -> Network:
     Raises:
         UserError: the folder holds no finished search, or one that derived another network.
     """
-    state = read_tensors(folder / _STATE_NAME, _STATE_FORMAT)
+    state = read_state(folder / STATE, "search")
     try:
-        assignment = json.loads(read_text(folder / _RESULT_NAME))["assignment"]
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{folder / _RESULT_NAME} is damaged; give the search's command again") from error
-    settings = state["settings"]
-    supernet = Supernet(SearchSpace.model_validate_json(settings["space"]), settings["mode"])
-    supernet.load_state_dict(state["supernet"])
-    network = inherit(supernet, assignment)
-    if supernet.space.architecture(assignment).blocks != architecture.blocks:
-        raise UserError(f"{folder} found another network than {architecture.name}; give the folder that found it")
+        found = _Found.model_validate_json(read_text(folder / RESULT)).assignment
+        space = SearchSpace.model_validate_json(state["settings"]["space"])  # type: ignore[arg-type]
+        supernet = Supernet(space, state["settings"]["mode"])  # type: ignore[arg-type]
+        supernet.load_state_dict(state["task"]["supernet"])
+        network, blocks = inherit(supernet, found), space.architecture(found).blocks
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of them
+        raise UserError(f"{shown(folder)}: {RESULT} or {STATE} is damaged; give the search's command again") from error
+    if blocks != architecture.blocks:
+        raise UserError(
+            f"{shown(folder)} found another network than {architecture.name}; give the folder that found it"
+        )
     return network
 
 
-class _Search:
-    """A search folder and what is in motion."""
+class _Found(BaseModel):
+    """Of ``result.json`` what is read again."""
+
+    assignment: dict[str, Option]
+
+
+class _Search(Task[SearchEpoch]):
+    title = "searching"
+    folder: RunFolder[SearchEpoch]
 
     def __init__(
         self,
@@ -222,13 +145,14 @@ class _Search:
         out_dir: Path,
         fabric: Fabric,
         shared_warmup: Path | None,
+        show_progress: bool,
     ) -> None:
-        seed_everything(recipe.seed, verbose=False)
+        self.epochs, self.batch_size, self.seed = recipe.epochs, recipe.batch_size, recipe.seed
+        self.learning_rate, self.images = recipe.learning_rate, f"{data.resolution} x {data.resolution} pixels"
         self.space, self.constraints, self.shared_warmup = space, constraints, shared_warmup
-        self.data, self.recipe, self.fabric, self.out_dir = data, recipe, fabric, out_dir
+        self.data, self.recipe, self.fabric, self.board = data, recipe, fabric, None
         self.weight_images, self.architecture_images = data.train.split(recipe.weight_share, recipe.seed)
         self.steps = self.weight_images.steps(recipe.batch_size)
-        self.architecture_steps = self.architecture_images.steps(recipe.batch_size)
 
         self.supernet = Supernet(space, recipe.mode).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
@@ -238,280 +162,157 @@ class _Search:
             weight_decay=recipe.weight_decay,
         )
         self.parallel, self.optimizer = fabric.setup(self.supernet, self.optimizer)
-        # Few numbers with gradients that are averaged by hand: no need of the machinery for distributed modules.
-        self.choices = Choices(space).to(fabric.device)
-        adam = torch.optim.Adam(
-            self.choices.parameters(),
-            lr=recipe.architecture_learning_rate,
-            weight_decay=recipe.architecture_weight_decay,
+        context = SearchContext(
+            space, constraints, recipe, fabric, self.supernet, self.architecture_images, data, out_dir, show_progress
         )
-        # Set up by Fabric, so that its loss scaling in half precision covers this optimiser too.
-        self.architecture_optimizer = cast(torch.optim.Optimizer, fabric.setup_optimizers(adam))
-        self.expected = [expected_cost(space, constraint).to(fabric.device) for constraint in constraints]
-        self.multipliers = [0.0] * len(constraints)
-        self.history: list[SearchEpoch] = []
-        self.settings = {
-            **asdict(recipe),
-            "space": space.model_dump_json(),
-            _LIMITS: [
-                [constraint.name, constraint.limit, float(sum(array.sum() for array in constraint.costs.values()))]
-                for constraint in constraints
-            ],
-            "data": data.source,
-            "training images": len(data.train),
-            "precision": str(fabric.strategy.precision.precision),
-        }
+        self.strategy = STRATEGIES.get(recipe.strategy)(context)
+        self.learning_steps = self.architecture_images.steps(recipe.batch_size) if self.strategy.learns else 0
+        self.weight_means, self.learned_means = Means(fabric, 1), Means(fabric, 2)
 
-    @property
-    def _state_path(self) -> Path:
-        return self.out_dir / _STATE_NAME
+    def run(self, epoch: int) -> Iterator[None]:
+        """One pass over the weights' images, the steps of the strategy spread evenly among those of the weights."""
+        batches = self._batches(self.weight_images, epoch)
+        learning_batches = self._batches(self.architecture_images, epoch)
+        self.weight_means, self.learned_means = Means(self.fabric, 1), Means(self.fabric, 2)
+        seen = 0
+        for number, (images, labels) in enumerate(batches, start=1):
+            self._train_weights(images, labels, self._step(epoch, number, 0))
+            while seen < number * self.learning_steps // self.steps:
+                seen += 1
+                if epoch - 1 + number / self.steps > self.recipe.warmup * self.epochs:
+                    learned = self.strategy.learn(*next(learning_batches), self._step(epoch, number, 1))
+                    self.learned_means.add(learned.loss, learned.accuracy)
+            yield
 
-    def resume(self) -> int:
-        """Take up the state of ``last.pt`` if there is one; the number of epochs already done."""
-        path, shared = self._state_path, self.shared_warmup
-        if not path.exists():
-            if shared is None or not shared.exists():
-                return 0
-            path = shared
-        state = read_tensors(path, _STATE_FORMAT)
-        for name, value in self.settings.items():
-            if state["settings"].get(name) != value and (path, name) != (shared, _LIMITS):
-                raise UserError(f"{path.parent} holds a search with another {name}; use another folder, or remove it")
-        self.supernet.load_state_dict(state["supernet"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.choices.load_state_dict(state["choices"])
-        self.architecture_optimizer.load_state_dict(state["architecture_optimizer"])
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
-        self.multipliers = state["multipliers"]
-        self.history = [SearchEpoch(**row) for row in state["history"]]
-        return len(self.history)
+    def _step(self, epoch: int, number: int, purpose: int) -> Step:
+        generator = torch.Generator().manual_seed(derive_seed(self.recipe.seed, epoch, number, purpose))
+        return Step(epoch, number, (epoch - 1 + number / self.steps) / self.epochs, generator)
 
-    def epoch(self, epoch: int, bar: ProgressBar) -> SearchEpoch:
-        """One pass over the weights' images with architecture steps spread evenly among the weight steps."""
-        started = time.monotonic()
-        recipe = self.recipe
-        weight_batches = self._batches(self.weight_images, epoch)
-        architecture_batches = self._batches(self.architecture_images, epoch)
-        sums = torch.zeros(3, device=self.fabric.device)
-        architecture_seen = architecture_done = 0
-        temperature = recipe.temperature_start
-        for step in range(1, self.steps + 1):
-            progress = (epoch - 1 + step / self.steps) / recipe.epochs
-            temperature = recipe.temperature_at(progress)
-            sums[0] += self._weight_step(*next(weight_batches), temperature, progress, epoch, step)
-            while architecture_seen < step * self.architecture_steps // self.steps:
-                architecture_seen += 1
-                if epoch - 1 + step / self.steps <= recipe.warmup * recipe.epochs:
-                    continue
-                architecture_done += 1
-                sums[1:] += self._architecture_step(*next(architecture_batches), temperature, epoch, step)
-            note = None
-            if step % _REPORT_STEPS == 0 or step == self.steps:
-                loss, architecture_loss = self._mean(sums[:2] / step).tolist()
-                for value in (loss, architecture_loss):
-                    if not math.isfinite(value):
-                        raise self._exploded(f"the loss became {value}", epoch)
-                note = self._note(epoch, loss, float(sums[2]) / architecture_done if architecture_done else math.nan)
-            bar.advance(recipe.batch_size, note)
-        # The last step may have spoilt what no loss has seen yet.
-        values = (*self.supernet.state_dict().values(), *self.choices.parameters())
-        if not all(bool(value.isfinite().all()) for value in values):
-            raise self._exploded("the weights became infinite", epoch)
-        means = self._mean(sums[1:] / architecture_done).tolist() if architecture_done else [math.nan, math.nan]
-        row = SearchEpoch(
-            epoch=epoch,
-            temperature=temperature,
-            weight_loss=float(self._mean(sums[0] / self.steps)),
-            architecture_loss=means[0],
-            architecture_accuracy=means[1],
-            expected=self._expected(),
-            multiplier={c.name: value for c, value in zip(self.constraints, self.multipliers, strict=True)},
-            confidence=self._confidence(),
-            seconds=time.monotonic() - started,
-        )
-        self.history.append(row)
-        if self.fabric.is_global_zero:
-            if self.shared_warmup is not None and epoch == recipe.shared_epochs and not self.shared_warmup.exists():
-                write_tensors(self.shared_warmup, self._state(), _STATE_FORMAT)
-            self._save()
-        self.fabric.barrier()
-        return row
-
-    def _exploded(self, what: str, epoch: int) -> JobError:
-        return JobError(
-            f"{what} in epoch {epoch}; the epochs before it are kept in {self.out_dir}: "
-            f"search into another folder with a learning rate below {self.recipe.learning_rate:g}"
-        )
-
-    def _note(self, epoch: int, loss: float, accuracy: float) -> str:
-        expected = self._expected()
-        costs = ", ".join(constraint.readable(expected[constraint.name]) for constraint in self.constraints)
-        return f"epoch {epoch}/{self.recipe.epochs} loss {loss:.3f} accuracy {accuracy:.1%} expected {costs}"
-
-    def _batches(self, split: Any, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, split: Split, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         return training_batches(
             split,
             self.data,
-            self.recipe.batch_size,
-            seed=self.recipe.seed,
+            self.batch_size,
+            seed=self.seed,
             epoch=epoch,
             device=self.fabric.device,
             rank=self.fabric.global_rank,
             world_size=self.fabric.world_size,
         )
 
-    def _generator(self, epoch: int, step: int, purpose: int) -> torch.Generator:
-        return torch.Generator().manual_seed(derive_seed(self.recipe.seed, epoch, step, purpose))
-
-    def _weight_step(
-        self, images: Tensor, labels: Tensor, temperature: float, progress: float, epoch: int, step: int
-    ) -> Tensor:
+    def _train_weights(self, images: Tensor, labels: Tensor, step: Step) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate_at(progress)
+            group["lr"] = self.recipe.learning_rate_at(step.progress)
         with torch.no_grad():
-            weights = self._sample(temperature, self._generator(epoch, step, 0))
+            weights = self.strategy.sample(step)
         self.parallel.train()
         self.optimizer.zero_grad()
         loss = F.cross_entropy(self.parallel(images, weights), labels)
         self.fabric.backward(loss)
         self.optimizer.step()
-        return loss.detach()
+        self.weight_means.add(loss.detach())
 
-    def _architecture_step(self, images: Tensor, labels: Tensor, temperature: float, epoch: int, step: int) -> Tensor:
-        self.supernet.requires_grad_(False)
-        weights = self._sample(temperature, self._generator(epoch, step, 1))
-        with self.fabric.autocast():
-            logits = self.supernet(images, weights)
-        loss = F.cross_entropy(logits.float(), labels)
-        probabilities = self.choices.probabilities()
-        costs = [expected(probabilities) for expected in self.expected]
-        excesses = [cost / constraint.limit - 1 for cost, constraint in zip(costs, self.constraints, strict=True)]
-        objective = architecture_objective(loss, costs[0], excesses, self.multipliers, self.recipe)
-        self.architecture_optimizer.zero_grad()
-        self.fabric.backward(objective)
-        self.supernet.requires_grad_(True)
-        if self.fabric.world_size > 1:
-            for logits_of_choice in self.choices.parameters():
-                assert logits_of_choice.grad is not None
-                logits_of_choice.grad.copy_(self._mean(logits_of_choice.grad))
-        self.architecture_optimizer.step()
-        self.multipliers = [
-            max(0.0, multiplier + self.recipe.multiplier_rate * float(excess.detach()))
-            for multiplier, excess in zip(self.multipliers, excesses, strict=True)
-        ]
-        accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        return torch.stack([loss.detach(), accuracy])
+    def losses(self) -> list[float]:
+        """See ``Task``."""
+        (self.weight_loss,) = self.weight_means.read() or (0.0,)
+        self.learned: Sequence[float | None] = self.learned_means.read() or (None, None)
+        return [loss for loss in (self.weight_loss, self.learned[0]) if loss is not None]
 
-    def _mean(self, value: Tensor) -> Tensor:
-        if self.fabric.world_size == 1:
-            return value
-        mean = self.fabric.all_reduce(value, reduce_op="mean")
-        assert isinstance(mean, Tensor)
-        return mean
+    def note(self) -> str:
+        """See ``Task``."""
+        return ", ".join(filter(None, (f"loss {self.weight_loss:.3f}", self._accuracy(), self.strategy.note())))
 
-    def _sample(self, temperature: float, generator: torch.Generator) -> Weights:
-        weights = self.choices.sample(temperature, generator)
-        return {**weights, RESOLUTION: straight_through(weights[RESOLUTION])} if self.recipe.one_resolution else weights
+    def _accuracy(self) -> str:
+        return "" if self.learned[1] is None else f"architecture accuracy {self.learned[1]:.1%}"
 
-    @torch.no_grad()
-    def _expected(self) -> dict[str, float]:
-        probabilities = self.choices.probabilities()
-        return {c.name: float(of(probabilities)) for c, of in zip(self.constraints, self.expected, strict=True)}
+    def tensors(self) -> Iterable[Tensor]:
+        """See ``Task``."""
+        return (*self.supernet.state_dict().values(), *_tensors(self.strategy.state_dict()))
 
-    @torch.no_grad()
-    def _confidence(self) -> float:
-        largest = [float(p.max()) for p in self.choices.probabilities().values() if len(p) > 1]
-        return sum(largest) / len(largest) if largest else 1.0
+    def row(self, epoch: int, started: float) -> SearchEpoch:
+        """See ``Task``."""
+        columns = self.strategy.columns()
+        return SearchEpoch(epoch, self.weight_loss, *self.learned, time.monotonic() - started, columns)
 
-    def _state(self) -> dict[str, Any]:
+    def write(self, row: SearchEpoch) -> None:
+        """The warm-up for other searches, and TensorBoard's files."""
+        warmup = self.shared_warmup
+        if warmup is not None and row.epoch == self.recipe.shared_epochs and not warmup.exists():
+            self.folder.write_state(warmup, self.state_dict)
+        if self.board is not None:
+            _log(self.board, row, self.strategy.probabilities(), self.space)
+
+    def line(self, row: SearchEpoch) -> str:
+        """See ``Task``."""
+        parts = (f"weight loss {row.weight_loss:.3f}", self._accuracy(), self.strategy.note())
+        return ", ".join(filter(None, parts))
+
+    def state_dict(self) -> dict[str, Any]:
+        """See ``Task``."""
         return {
-            "settings": self.settings,
             "supernet": self.supernet.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "choices": self.choices.state_dict(),
-            "architecture_optimizer": self.architecture_optimizer.state_dict(),
-            "precision": self.fabric.strategy.precision.state_dict(),
-            "multipliers": self.multipliers,
-            "history": [asdict(row) for row in self.history],
+            "strategy": self.strategy.state_dict(),
         }
 
-    def _save(self) -> None:
-        write_tensors(self._state_path, self._state(), _STATE_FORMAT)
-        rows = [row.columns() for row in self.history]
-        with write_whole(self.out_dir / "log.csv") as partial, partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See ``Task``."""
+        self.supernet.load_state_dict(state["supernet"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.strategy.load_state_dict(state["strategy"])
 
     def derive(self) -> SearchResult:
         """The network to train."""
-        with torch.no_grad():
-            probabilities = {name: np.asarray(p.cpu().double()) for name, p in self.choices.probabilities().items()}
-        log_probabilities = {name: np.log(np.maximum(p, 1e-30)) for name, p in probabilities.items()}
-        assignment = most_probable(self.space, log_probabilities, self.constraints)
-        most_likely = {
-            name: options[int(probabilities[name].argmax())] for name, options in self.space.variables.items()
-        }
-        met = [
+        space, derived = self.space, self.strategy.derive()
+        met = tuple(
             Met(
                 name=constraint.name,
                 limit=constraint.limit,
-                value=constraint.total(self.space, assignment),
-                most_likely=constraint.total(self.space, most_likely),
+                value=constraint.total(space, derived.assignment),
+                most_likely=constraint.total(space, derived.most_likely),
             )
             for constraint in self.constraints
-        ]
-        first = self.constraints[0]
-        name = f"{self.space.name}-{first.limit:.0f}{'us' if first.conditions else first.name}"
-        description = f"found in space {self.space.name} for " + " and ".join(map(_described, self.constraints))
+        )
+        for constraint, each in zip(self.constraints, met, strict=True):
+            if each.value > each.limit * (1 + 1e-9):
+                raise JobError(
+                    f"the strategy {self.recipe.strategy} derived a network with {constraint.label} "
+                    f"{constraint.readable(each.value)}, above {constraint.readable(each.limit)}; use another strategy"
+                )
+        description = f"found in space {space.name} for " + " and ".join(each.described for each in self.constraints)
         return SearchResult(
-            architecture=self.space.architecture(assignment, name, description),
-            assignment=assignment,
-            most_likely=most_likely,
-            constraints=tuple(met),
-            history=tuple(self.history),
+            architecture=space.architecture(
+                derived.assignment, f"{space.name}-{self.constraints[0].short}", description
+            ),
+            assignment=derived.assignment,
+            most_likely=derived.most_likely,
+            constraints=met,
+            history=tuple(self.folder.history),
         )
 
 
-def architecture_objective(
-    cross_entropy: Tensor,
-    latency_us: Tensor,
-    excesses: Sequence[Tensor],
-    multipliers: Sequence[float],
-    recipe: SearchRecipe,
-) -> Tensor:
-    """What the architecture parameters minimise; see ``search`` and ``SearchRecipe.objective``.
-
-    Args:
-        cross_entropy: on a batch.
-        latency_us: the expectation of the first constrained cost.
-        excesses: of each constraint, E[cost] / limit - 1.
-        multipliers: of each constraint.
-        recipe: which objective, and its alpha and beta.
-    """
-    objective = cross_entropy
-    if recipe.objective == "product":
-        objective = cross_entropy * recipe.alpha * latency_us.log().clamp_min(1e-3) ** recipe.beta
-        excesses, multipliers = excesses[1:], multipliers[1:]
-    for excess, multiplier in zip(excesses, multipliers, strict=True):
-        # Augmented Lagrangian of excess <= 0 with penalty 1 (Nocedal and Wright, equation 17.65).
-        objective = objective + 0.5 * F.relu(multiplier + excess).square()
-    return objective
+def _digest(constraint: Constraint) -> str:
+    """What a constraint says that every block costs, in few letters."""
+    digest = hashlib.sha256(repr((constraint.fixed, constraint.peak)).encode())
+    for name, array in constraint.costs.items():
+        digest.update(name.encode() + array.tobytes())
+    return digest.hexdigest()
 
 
-def _described(constraint: Constraint) -> str:
-    if not constraint.conditions:
-        return str(constraint)
-    conditions = constraint.conditions
-    return (
-        f"{constraint.limit:.4g} us by {conditions['runtime']} {conditions['runtime_version']}, "
-        f"{conditions['threads']} thread{'s' if conditions['threads'] > 1 else ''}, {conditions['precision']}, on "
-        f"{conditions['device']} ({conditions['cpu']})"
-    )
+def _tensors(state: object) -> Iterator[Tensor]:
+    """Every tensor of a state."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, Mapping):
+        for value in state.values():
+            yield from _tensors(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from _tensors(value)
 
 
 def _write_result(result: SearchResult, space: SearchSpace, constraints: Sequence[Constraint], out_dir: Path) -> None:
-    result.architecture.save(out_dir / "architecture.yaml")
+    result.architecture.save(out_dir / ARCHITECTURE)
     content = {
         "constraints": [
             {**asdict(met), "conditions": constraint.conditions}
@@ -524,8 +325,7 @@ def _write_result(result: SearchResult, space: SearchSpace, constraints: Sequenc
         "assignment": result.assignment,
         "most_likely": result.most_likely,
     }
-    with write_whole(out_dir / _RESULT_NAME) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(out_dir / RESULT, content)
 
 
 def _board(folder: Path, first_epoch: int) -> Any:
@@ -539,13 +339,12 @@ def _board(folder: Path, first_epoch: int) -> Any:
     return SummaryWriter(str(folder), purge_step=first_epoch)
 
 
-@torch.no_grad()
-def _log(board: Any, row: SearchEpoch, choices: Choices) -> None:
+def _log(board: Any, row: SearchEpoch, probabilities: Mapping[str, Tensor], space: SearchSpace) -> None:
     for name, value in row.columns().items():
-        if name != "epoch" and math.isfinite(value):
+        if name != "epoch" and value is not None and math.isfinite(value):
             board.add_scalar(f"search/{name}", value, row.epoch)
-    for name, probabilities in choices.probabilities().items():
-        for option, probability in zip(choices.options[name], probabilities.tolist(), strict=True):
-            if len(probabilities) > 1:
+    for name, found in probabilities.items():
+        for option, probability in zip(space.variables[name], found.tolist(), strict=True):
+            if len(found) > 1:
                 board.add_scalar(f"{name}/{option}", probability, row.epoch)
     board.flush()

@@ -1,13 +1,17 @@
 """How to search, as plain data."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Literal
 
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.engine.recipe import SEEDS, Option, check, option
 
 Mode = Literal["shared", "candidates", "paths"]
 Objective = Literal["constraint", "product"]
+
+_TASK, _WEIGHTS, _SEARCH, _EVOLUTION = "Network", "Weights", "Search", "Evolution"
 
 
 @dataclass(frozen=True)
@@ -19,49 +23,77 @@ class SearchRecipe:
     a temperature that falls from 5 by a factor of 0.956 an epoch, which is to 0.087 after 90 epochs. Here the
     temperature falls with every step from its start to its end however many epochs there are.
 
-    Attributes:
-        epochs: passes over the weights' images.
-        batch_size: images a step, of all processes together.
-        learning_rate: of the weights, falling to zero as a cosine.
-        momentum: of the weights.
-        weight_decay: of the weights.
-        warmup: share of the epochs in which only the weights are trained.
-        architecture_learning_rate: of the architecture parameters.
-        architecture_weight_decay: of the architecture parameters.
-        temperature_start: of Gumbel-softmax.
-        temperature_end: of Gumbel-softmax.
-        weight_share: share of the training images that the weights are trained on.
-        mode: how the choices of a block that are not widths are run (``Supernet``).
-        one_resolution: run one input resolution a step, drawn by the Gumbel-softmax weights, with the gradient of its
-            weight (straight-through), instead of all of them.
-        multiplier_rate: by how much the multiplier of a constraint grows in a step at which the expected cost is twice
-            the limit.
-        objective: ``constraint``: cross-entropy, with the first latency as a constraint; ``product``: FBNet's
-            cross-entropy x alpha x log(E[latency in us])^beta (equation 2). The budget is met in both when the network
-            is derived; other costs are constraints in both.
-        alpha: of the product.
-        beta: of the product.
-        seed: decides order, augmentation and Gumbel noise.
+    Attributes are described by the help of their options.
     """
 
-    epochs: int = 90
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    warmup: float = 0.11
-    architecture_learning_rate: float = 0.01
-    architecture_weight_decay: float = 5e-4
-    temperature_start: float = 5.0
-    temperature_end: float = 0.087
-    weight_share: float = 0.8
-    mode: Mode = "shared"
-    one_resolution: bool = False
-    multiplier_rate: float = 0.05
-    objective: Objective = "constraint"
-    alpha: float = 0.2
-    beta: float = 0.6
-    seed: int = 0
+    strategy: str = option(
+        "gradient", group=_SEARCH, help="How architectures are sampled and chosen: gradient, evolution, or a plugin's."
+    )
+    epochs: int = option(90, group=_WEIGHTS, low=1, high=100_000, help="Passes over the images for the weights.")
+    batch_size: int = option(64, group=_WEIGHTS, low=1, high=1_000_000, help="Images a step, over all processes.")
+    learning_rate: float = option(
+        0.1, group=_WEIGHTS, above=0, help="Of the weights, at its peak; it falls to zero as a cosine."
+    )
+    momentum: float = option(0.9, group=_WEIGHTS, low=0, below=1, help="Of the weights.")
+    weight_decay: float = option(1e-4, group=_WEIGHTS, low=0, help="Of the weights.")
+    warmup: float = option(
+        0.11, group=_WEIGHTS, low=0, high=0.9, help="Share of the epochs that trains the weights only."
+    )
+    weight_share: float = option(
+        0.8,
+        group=_WEIGHTS,
+        above=0,
+        below=1,
+        help="Share of the training images for the weights; the rest is for the architecture parameters.",
+    )
+    architecture_learning_rate: float = option(0.01, group=_SEARCH, above=0, help="Of the architecture parameters.")
+    architecture_weight_decay: float = option(5e-4, group=_SEARCH, low=0, help="Of the architecture parameters.")
+    temperature_start: float = option(5.0, group=_SEARCH, above=0, help="Of Gumbel-softmax, in the first step.")
+    temperature_end: float = option(0.087, group=_SEARCH, above=0, help="Of Gumbel-softmax, in the last step.")
+    multiplier_rate: float = option(
+        0.05,
+        group=_SEARCH,
+        low=0,
+        help="By how much the multiplier of a constraint grows in a step at which the "
+        "expected cost is twice the limit.",
+    )
+    mode: Mode = option(
+        "shared",
+        group=_SEARCH,
+        help="How kernels, squeeze-excite, activations and whole candidates are weighed: shared (one block with "
+        "masks), candidates (parallel blocks), or paths (a module for each possible block).",
+    )
+    one_resolution: bool = option(
+        False,
+        group=_SEARCH,
+        names=("--one-resolution/--all-resolutions",),
+        help="In a step, run one input resolution of the space, drawn at random, or all.",
+    )
+    objective: Objective = option(
+        "constraint",
+        group=_SEARCH,
+        help="constraint: the latency is a constraint whose multiplier is learned. product: FBNet's cross-entropy x "
+        "alpha x log(latency)^beta, with the first table's latency in us; the target is met when deriving.",
+    )
+    alpha: float = option(0.2, group=_SEARCH, help="Of the product.")
+    beta: float = option(0.6, group=_SEARCH, help="Of the product.")
+    population: int = option(
+        50, group=_EVOLUTION, low=2, high=1_000_000, help="Networks of a generation; the best fifth has children."
+    )
+    generations: int = option(
+        20, group=_EVOLUTION, low=1, high=1_000_000, help="How many there are, the first at random."
+    )
+    mutation_rate: float = option(
+        0.1, group=_EVOLUTION, above=0, high=1, help="Probability with which a choice of a mutated network changes."
+    )
+    candidate_images: int = option(
+        2000,
+        group=_EVOLUTION,
+        low=1,
+        high=1_000_000_000,
+        help="Held-back images on which a network is measured, at most.",
+    )
+    seed: int = option(0, group=_WEIGHTS, low=0, high=SEEDS, help="Of order, augmentation and Gumbel noise.")
 
     def __post_init__(self) -> None:
         """Refuse impossible values.
@@ -69,21 +101,7 @@ class SearchRecipe:
         Raises:
             UserError: one of them is.
         """
-        for name in (
-            "epochs",
-            "batch_size",
-            "learning_rate",
-            "architecture_learning_rate",
-            "temperature_end",
-        ):
-            if getattr(self, name) <= 0:
-                raise UserError(f"a {name} of {getattr(self, name):g} is impossible; give a positive number")
-        for name in ("warmup", "weight_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"a {name} of {getattr(self, name):g} is impossible; give a number from 0 to below 1")
-        for name, known in (("mode", get_args(Mode)), ("objective", get_args(Objective))):
-            if getattr(self, name) not in known:
-                raise UserError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(known)}")
+        check(self)
 
     @property
     def shared_epochs(self) -> int:
@@ -98,3 +116,41 @@ class SearchRecipe:
         """Learning rate of the weights after a share of the search, from 0 to 1; a short linear rise comes first."""
         rise = min(1.0, progress / 0.05)
         return self.learning_rate * rise * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _limits() -> Mapping[str, Option]:
+    """The options that limit a cost, of plugins' costs too."""
+    from fbnet_mobile.cost.quantity import QUANTITIES
+
+    quantities = [QUANTITIES.get(name) for name in QUANTITIES if name != "latency"]
+    return {
+        f"max_{quantity.name}": Option(
+            f"{quantity.help.rstrip('.')}, such as {quantity.example}.", group=_TASK, shown="no limit"
+        )
+        for quantity in quantities
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchTask:
+    """What is searched for."""
+
+    output: Path = option(group=_TASK, names=("--output", "-o"), help="Folder of the run.")
+    latency_table: tuple[Path, ...] = option(
+        (),
+        group=_TASK,
+        shown="none",
+        help="Table that fbnet-profile wrote for the device; give it again for a second device.",
+    )
+    target_latency: tuple[str, ...] = option(
+        (),
+        group=_TASK,
+        shown="none",
+        help="Budget such as 12ms or 350us, one for each table in the order of the tables. Several, as 3ms,5ms,8ms, "
+        "are that many searches with one warm-up, each into a folder of its own.",
+    )
+    limits: Mapping[str, str] = option({}, help="Of counted costs, as a user writes them.", each=_limits)
+    space: str | None = option(
+        None, group=_TASK, shown="the first table's", help="Search space: a packaged one or a YAML file."
+    )
+    tensorboard: bool = option(False, group=_TASK, help="Write TensorBoard files into the output folder too.")

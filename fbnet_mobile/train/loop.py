@@ -1,83 +1,28 @@
-"""Training one network, continued where it was interrupted, and measuring the accuracy of any."""
+"""Training one network, continued where it was interrupted."""
 
-import math
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
-from lightning_fabric import Fabric, seed_everything
-from numpy.typing import NDArray
+from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from fbnet_mobile import __version__
-from fbnet_mobile.data.augment import derive_seed, normalise
-from fbnet_mobile.data.data import Data, Split, training_batches
-from fbnet_mobile.engine.allocator import tune_allocator
-from fbnet_mobile.engine.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    read_tensors,
-    save_checkpoint,
-    write_tensors,
-)
-from fbnet_mobile.engine.progress import ProgressBar
-from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.files import write_whole
+from fbnet_mobile.data.data import Data, training_batches
+from fbnet_mobile.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fbnet_mobile.engine.loop import Means, Task, run_epochs
+from fbnet_mobile.engine.losses import LOSSES, Teacher
+from fbnet_mobile.engine.processes import in_first_process
+from fbnet_mobile.engine.run_folder import RunFolder, data_settings
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.train.evaluate import evaluate
 from fbnet_mobile.train.recipe import TrainRecipe
+from fbnet_mobile.train.results import EpochResult, TrainResult
 
-_STATE_FORMAT = "fbnet-mobile training state 1"
-_REPORT_STEPS = 20
-
-Predict = nn.Module | Callable[[NDArray[Any]], NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """One line of ``log.csv``.
-
-    Attributes:
-        epoch: its number, from 1.
-        learning_rate: at its last step.
-        train_loss: mean over its images, as trained (augmented, smoothed labels).
-        train_accuracy: top-1 on the augmented images while training, 0 to 1.
-        val_accuracy: top-1 on the validation images after it, 0 to 1.
-        seconds: time it took, evaluation included.
-    """
-
-    epoch: int
-    learning_rate: float
-    train_loss: float
-    train_accuracy: float
-    val_accuracy: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What training came to.
-
-    Attributes:
-        checkpoint: path of the best epoch's checkpoint.
-        val_accuracy: top-1 of that epoch on the validation images, 0 to 1.
-        test_accuracy: top-1 of that epoch on the test images, 0 to 1.
-        history: every epoch, those of earlier runs included.
-        first_epoch: the epoch this run began with: 1 if it started afresh, ``epochs + 1`` if all was done
-            before.
-    """
-
-    checkpoint: Path
-    val_accuracy: float
-    test_accuracy: float
-    history: tuple[EpochResult, ...]
-    first_epoch: int
+CHECKPOINT = "best.pt"
 
 
 def train(
@@ -89,6 +34,7 @@ def train(
     *,
     architecture: str,
     initial_weights: str = "random",
+    arguments: Mapping[str, object] | None = None,
     show_progress: bool = True,
 ) -> TrainResult:
     """Train ``module``, or continue where an earlier run in ``out_dir`` stopped.
@@ -111,97 +57,37 @@ def train(
         fabric: where to train and at which precision; already launched.
         architecture: the network's architecture as YAML text, kept in the checkpoint.
         initial_weights: where the module's weights come from; a run that began from others is not continued.
+        arguments: what the command was given, kept as ``args.yaml``; None for no such file.
         show_progress: whether to draw a bar, if stderr is a terminal, and write a line per epoch.
 
     Raises:
-        UserError: ``out_dir`` holds a run with other settings, or the data do not fill a batch.
-        JobError: the loss stopped being a finite number; the last good epoch stays in ``out_dir``.
+        UserError: ``out_dir`` holds a run with other settings, the data do not fill a batch, or the teacher is not
+            one for these classes.
+        JobError: the loss stopped being a finite number, memory or disk ran out (what was good stays in ``out_dir``),
+            or another process works there.
     """
-    tune_allocator()
-    run = _Run(module, data, recipe, out_dir, fabric, architecture, initial_weights)
-    first_epoch = run.resume() + 1
-    images = data.train.steps(recipe.batch_size) * recipe.batch_size
-    bar = ProgressBar(
-        "training",
-        images * recipe.epochs,
-        done=images * (first_epoch - 1),
-        show=show_progress and fabric.is_global_zero,
-    )
-    with bar:
-        for epoch in range(first_epoch, recipe.epochs + 1):
-            result = run.epoch(epoch, bar)
-            bar.say(
-                f"epoch {epoch}/{recipe.epochs}: loss {result.train_loss:.3f}, "
-                f"train accuracy {result.train_accuracy:.1%}, validation accuracy {result.val_accuracy:.1%}, "
-                f"{images / result.seconds:,.0f} images/s"
-            )
+    run = _Training(module, data, recipe, out_dir / CHECKPOINT, fabric, architecture)
+    settings = {
+        **asdict(recipe),
+        **data_settings(data),
+        "architecture": architecture,
+        "initial weights": initial_weights,
+        "teacher": run.teacher.digest if run.teacher else "",
+        "precision": str(fabric.strategy.precision.precision),
+    }
+    folder = RunFolder(out_dir, "training", settings, EpochResult, fabric, results=[CHECKPOINT], arguments=arguments)
+    with folder:
+        folder.resume(run.load_state_dict, run.state_dict)
+        first_epoch = len(folder.history) + 1
+        run.best = max((row.val_accuracy for row in folder.history), default=-1.0)
+        run_epochs(run, folder, show_progress=show_progress)
         best = run.finish()
     assert best.test_accuracy is not None
-    return TrainResult(run.best_path, best.val_accuracy, best.test_accuracy, tuple(run.history), first_epoch)
+    return TrainResult(out_dir / CHECKPOINT, best.val_accuracy, best.test_accuracy, tuple(folder.history), first_epoch)
 
 
-def evaluate(
-    predict: Predict,
-    split: Split,
-    data: Data,
-    *,
-    batch_size: int = 64,
-    fabric: Fabric | None = None,
-    pixels: bool = False,
-) -> float:
-    """Top-1 accuracy on a split, from 0 to 1.
-
-    Args:
-        predict: a network, evaluated where its weights are and left in the mode it was in; or any function of
-            (B, 3, R, R) float32 normalised images, or of pixels, that gives (B, classes) logits, such as an exported
-            file.
-        split: the images.
-        data: whose statistics normalise them.
-        batch_size: images at a time; the last batch may be smaller, so use 1 for a file of fixed batch 1.
-        fabric: shares the images out among its processes if given.
-        pixels: whether ``predict``, then a function, takes the images as they are, uint8.
-    """
-    rank, world_size = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
-    batches = split.batches(batch_size * world_size, rank=rank, world_size=world_size)
-    if isinstance(predict, nn.Module):
-        count = _module_hits(predict, batches, data)
-    else:
-        count = _function_hits(predict, batches, None if pixels else data)
-    hits = torch.tensor(count, dtype=torch.float64)
-    if fabric and world_size > 1:
-        hits = _summed(fabric, hits)
-    return float(hits) / len(split)
-
-
-def _module_hits(module: Any, batches: Iterator[tuple[Tensor, Tensor]], data: Data) -> int:
-    weight = next(module.parameters())
-    was_training = module.training
-    module.eval()
-    hits = torch.zeros((), dtype=torch.int64, device=weight.device)
-    with torch.inference_mode():
-        for images, labels in batches:
-            inputs = normalise(images.to(weight.device), data.mean, data.std).to(weight.dtype)
-            hits += (module(inputs).argmax(1) == labels.to(weight.device)).sum()
-    module.train(was_training)
-    return int(hits)
-
-
-def _function_hits(function: Any, batches: Iterator[tuple[Tensor, Tensor]], normalising: Data | None) -> int:
-    hits = 0
-    for images, labels in batches:
-        inputs = normalise(images, normalising.mean, normalising.std) if normalising else images
-        hits += int((np.asarray(function(inputs.contiguous().numpy())).argmax(1) == labels.numpy()).sum())
-    return hits
-
-
-def _summed(fabric: Fabric, value: Tensor) -> Tensor:
-    # Fabric reduces in place.
-    summed = fabric.all_reduce(value.to(fabric.device, copy=True), reduce_op="sum")
-    assert isinstance(summed, Tensor)
-    return summed
-
-
-def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights of two and more dimensions with weight decay; biases and batch norm without (He et al. 2019)."""
     parameters = [item for item in module.parameters() if item.requires_grad]
     return [
         {"params": [item for item in parameters if item.ndim > 1], "weight_decay": weight_decay},
@@ -209,23 +95,23 @@ def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, 
     ]
 
 
-class _Run:
-    """A run folder and what is in motion."""
+class _Training(Task[EpochResult]):
+    title = "training"
 
     def __init__(
-        self,
-        module: nn.Module,
-        data: Data,
-        recipe: TrainRecipe,
-        out_dir: Path,
-        fabric: Fabric,
-        architecture: str,
-        initial_weights: str,
+        self, module: nn.Module, data: Data, recipe: TrainRecipe, checkpoint: Path, fabric: Fabric, architecture: str
     ) -> None:
+        self.epochs, self.batch_size, self.seed = recipe.epochs, recipe.batch_size, recipe.seed
+        self.steps, self.learning_rate = data.train.steps(recipe.batch_size), recipe.learning_rate
+        self.images = f"{data.resolution} x {data.resolution} pixels"
+        self.data, self.recipe, self.fabric = data, recipe, fabric
+        self.architecture, self.checkpoint, self.best = architecture, checkpoint, -1.0
+        self.loss = LOSSES.get(recipe.loss)(recipe)
+        self.teacher = self._teacher()
+
         self.module = module.to(memory_format=torch.channels_last)
-        self.data, self.recipe, self.fabric, self.architecture = data, recipe, fabric, architecture
         self.optimizer = torch.optim.SGD(
-            _parameter_groups(module, recipe.weight_decay),
+            parameter_groups(module, recipe.weight_decay),
             lr=recipe.learning_rate,
             momentum=recipe.momentum,
             nesterov=recipe.momentum > 0,
@@ -234,21 +120,17 @@ class _Run:
         self.average: AveragedModel | None = None
         if recipe.ema_decay:
             self.average = AveragedModel(module, multi_avg_fn=self._blend, use_buffers=True)
-        self.history: list[EpochResult] = []
-        self.last_path, self.best_path, self.log_path = (out_dir / name for name in ("last.pt", "best.pt", "log.csv"))
-        self.out_dir = out_dir
-        self.settings = {
-            **asdict(recipe),
-            "architecture": architecture,
-            "initial weights": initial_weights,
-            "resolution": data.resolution,
-            "classes": list(data.classes),
-            "training images": len(data.train),
-            "validation images": len(data.val),
-            "test images": len(data.test),
-            "mean colour": list(data.mean),
-            "precision": str(fabric.strategy.precision.precision),
-        }
+        self.means = Means(fabric, 2)
+
+    def _teacher(self) -> Teacher | None:
+        recipe, data = self.recipe, self.data
+        if not recipe.teacher:
+            if self.loss.needs_teacher:
+                raise UserError(f"the loss {recipe.loss} learns from a teacher; give its checkpoint with --teacher")
+            return None
+        if not self.loss.needs_teacher:
+            raise UserError(f"the loss {recipe.loss} has no use for a teacher; give --loss distillation with --teacher")
+        return Teacher(Path(recipe.teacher), data.classes, data.mean, data.std, self.fabric)
 
     def _blend(self, averages: Any, weights: Any, count: Any) -> None:
         steps = int(count)
@@ -259,67 +141,9 @@ class _Run:
             else:
                 average.copy_(weight)
 
-    def resume(self) -> int:
-        """Take up the state of ``last.pt`` if there is one; the number of epochs already done."""
-        found = self.last_path.exists()
-        # The first process may write only when all have looked.
-        self.fabric.barrier()
-        if not found:
-            if self.best_path.exists():
-                raise UserError(f"{self.out_dir} has best.pt but no last.pt to continue; use another folder")
-            if self.fabric.is_global_zero:
-                # Written before the first epoch, so that a kill in it repeats the same initial weights.
-                self._write_last()
-            return 0
-        state = read_tensors(self.last_path, _STATE_FORMAT)
-        self._refuse_other(state["settings"])
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
-        self.history = [EpochResult(**row) for row in state["history"]]
-        if self.fabric.is_global_zero:
-            # What a killed run was writing when it died.
-            for name in (self.last_path.name, self.best_path.name, self.log_path.name):
-                for leftover in self.out_dir.glob(f".{name}.*"):
-                    shutil.rmtree(leftover, ignore_errors=True)
-            self._write_log()
-        return len(self.history)
-
-    def _refuse_other(self, settings: dict[str, Any]) -> None:
-        for name, value in self.settings.items():
-            before = settings.get(name)
-            if before != value:
-                detail = f"{name} {_short(before)}, and this run asks for {_short(value)}"
-                raise UserError(f"{self.out_dir} holds a run with {detail}; use another folder, or remove that one")
-
-    def epoch(self, epoch: int, bar: ProgressBar) -> EpochResult:
-        """Train for one epoch, evaluate and save."""
-        started = time.monotonic()
-        # Seeding every epoch anew spares keeping the state of every generator in the checkpoint.
-        seed_everything(derive_seed(self.recipe.seed, epoch, self.fabric.global_rank), verbose=False)
-        loss, accuracy = self._steps(epoch, bar)
-        evaluated = self.average.module if self.average else self.module
-        self._agree_on_buffers(evaluated)
-        val_accuracy = evaluate(evaluated, self.data.val, self.data, fabric=self.fabric)
-        best = max((row.val_accuracy for row in self.history), default=-1.0)
-        rate = float(self.optimizer.param_groups[0]["lr"])
-        result = EpochResult(epoch, rate, loss, accuracy, val_accuracy, time.monotonic() - started)
-        self.history.append(result)
-        if self.fabric.is_global_zero:
-            # In this order a kill in between costs the epoch, which then runs again in just the same way.
-            if val_accuracy > best:
-                self._write_best(evaluated, val_accuracy)
-            self._write_last()
-            self._write_log()
-        self.fabric.barrier()
-        return result
-
-    def _steps(self, epoch: int, bar: ProgressBar) -> tuple[float, float]:
-        """One epoch's mean loss and accuracy."""
+    def run(self, epoch: int) -> Iterator[None]:
+        """See ``Task``."""
         recipe, fabric = self.recipe, self.fabric
-        steps = self.data.train.steps(recipe.batch_size)
         batches = training_batches(
             self.data.train,
             self.data,
@@ -333,48 +157,55 @@ class _Run:
             world_size=fabric.world_size,
         )
         self.parallel.train()
-        # Loss and hits, summed over the images of this process; kept on the device so that it need not wait.
-        sums = torch.zeros(2, dtype=torch.float32, device=fabric.device)
-        loss = accuracy = math.nan
+        self.means = Means(fabric, 2)
         for step, (images, labels) in enumerate(batches, start=1):
-            rate = recipe.learning_rate_at(epoch - 1 + step / steps)
+            rate = recipe.learning_rate_at(epoch - 1 + step / self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.zero_grad()
             logits = self.parallel(images)
-            batch_loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-            fabric.backward(batch_loss)
+            loss = self.loss(logits, labels, images, self.teacher)
+            fabric.backward(loss)
             self.optimizer.step()
             if self.average:
                 self.average.update_parameters(self.module)
-            hits = (logits.detach().argmax(1) == labels).sum()
-            sums += torch.stack([batch_loss.detach() * len(labels), hits])
-            note = None
-            if step % _REPORT_STEPS == 0 or step == steps:
-                total = _summed(fabric, sums) / (step * recipe.batch_size)
-                loss, accuracy = total.tolist()
-                note = f"epoch {epoch}/{recipe.epochs} loss {loss:.3f} accuracy {accuracy:.1%}"
-                if not math.isfinite(loss):
-                    raise self._exploded(f"the loss became {loss}", epoch)
-            bar.advance(recipe.batch_size, note)
-        # The last step may have spoilt the weights, which no loss has seen yet.
-        state = self.module.state_dict().values()
-        if not all(bool(value.isfinite().all()) for value in state):
-            raise self._exploded("the weights became infinite", epoch)
-        return loss, accuracy
+            self.means.add(loss.detach(), (logits.detach().argmax(1) == labels).float().mean())
+            yield
 
-    def _exploded(self, what: str, epoch: int) -> JobError:
-        return JobError(
-            f"{what} in epoch {epoch}; {self.out_dir} keeps the epochs before; "
-            f"train into another folder with a learning rate below {self.recipe.learning_rate:g}"
-        )
+    def losses(self) -> list[float]:
+        """See ``Task``."""
+        self.loss_now, self.accuracy_now = self.means.read() or (0.0, 0.0)
+        return [self.loss_now]
 
-    def _agree_on_buffers(self, module: nn.Module) -> None:
+    def note(self) -> str:
+        """See ``Task``."""
+        return f"loss {self.loss_now:.3f} accuracy {self.accuracy_now:.1%}"
+
+    def tensors(self) -> Iterable[Tensor]:
+        """See ``Task``."""
+        return self.module.state_dict().values()
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """What is evaluated and kept: the moving average if there is one."""
+        return self.average.module if self.average else self.module
+
+    def row(self, epoch: int, started: float) -> EpochResult:
+        """Evaluate; see ``Task``."""
         if self.fabric.world_size > 1:
-            for buffer in module.buffers():
+            for buffer in self.evaluated.buffers():
                 buffer.copy_(self.fabric.broadcast(buffer))
+        accuracy = evaluate(self.evaluated, self.data.val, self.data, fabric=self.fabric)
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        return EpochResult(epoch, rate, self.loss_now, self.accuracy_now, accuracy, time.monotonic() - started)
 
-    def _write_best(self, module: nn.Module, val_accuracy: float, test_accuracy: float | None = None) -> None:
+    def write(self, row: EpochResult) -> None:
+        """Keep the checkpoint of the best epoch."""
+        if row.val_accuracy > self.best:
+            self._save(self.evaluated, row.val_accuracy)
+            self.best = row.val_accuracy
+
+    def _save(self, module: nn.Module, val_accuracy: float, test_accuracy: float | None = None) -> None:
         checkpoint = Checkpoint(
             architecture=self.architecture,
             state_dict={name: value.detach().cpu() for name, value in module.state_dict().items()},
@@ -386,38 +217,36 @@ class _Run:
             test_accuracy=test_accuracy,
             recipe=asdict(self.recipe),
         )
-        save_checkpoint(self.best_path, checkpoint)
+        save_checkpoint(self.checkpoint, checkpoint)
 
-    def _write_last(self) -> None:
-        state = {
-            "settings": self.settings,
+    def line(self, row: EpochResult) -> str:
+        """See ``Task``."""
+        return (
+            f"loss {row.train_loss:.3f}, train accuracy {row.train_accuracy:.1%}, "
+            f"validation accuracy {row.val_accuracy:.1%}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """See ``Task``."""
+        return {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "precision": self.fabric.strategy.precision.state_dict(),
             "average": self.average.state_dict() if self.average else None,
-            "history": [asdict(row) for row in self.history],
-            "tool_version": __version__,
         }
-        write_tensors(self.last_path, state, _STATE_FORMAT)
 
-    def _write_log(self) -> None:
-        columns = [item.name for item in fields(EpochResult)]
-        with write_whole(self.log_path) as partial:
-            pd.DataFrame([asdict(row) for row in self.history], columns=columns).to_csv(partial, index=False)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See ``Task``."""
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
 
     def finish(self) -> Checkpoint:
         """Load the best weights into the module, and measure them on the test images if not done before."""
-        best = load_checkpoint(self.best_path)
+        best = load_checkpoint(self.checkpoint)
         self.module.load_state_dict(best.state_dict)
         if best.test_accuracy is None:
-            test_accuracy = evaluate(self.module, self.data.test, self.data, fabric=self.fabric)
-            if self.fabric.is_global_zero:
-                self._write_best(self.module, best.val_accuracy, test_accuracy)
-            self.fabric.barrier()
-            best = load_checkpoint(self.best_path)
+            accuracy = evaluate(self.module, self.data.test, self.data, fabric=self.fabric)
+            in_first_process(self.fabric, lambda: self._save(self.module, best.val_accuracy, accuracy))
+            best = load_checkpoint(self.checkpoint)
         return best
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 40 and "\n" not in text else "of its own"

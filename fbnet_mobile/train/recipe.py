@@ -2,8 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.engine.recipe import SEEDS, check, option
+
+_NETWORK, _TRAINING, _IMAGES = "Network", "Training", "Augmentation"
 
 
 @dataclass(frozen=True)
@@ -14,32 +17,45 @@ class TrainRecipe:
     moving with every step (Loshchilov and Hutter 2017); weight decay on weights but not on biases and batch
     norm (He et al. 2019); label smoothing (Szegedy et al. 2016).
 
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step, of all processes together.
-        learning_rate: its peak.
-        warmup_epochs: epochs of linear rise to the peak; may be a fraction, and is cut to half of all epochs.
-        momentum: Nesterov momentum.
-        weight_decay: L2 penalty on weights of two and more dimensions.
-        label_smoothing: part of the target spread over all classes.
-        ema_decay: decay a step of the moving average of the weights, which is then what is evaluated and
-            kept; 0 for none. In the first steps it is (1 + step) / (10 + step) if that is less.
-        crop: whether to crop at random.
-        flip: whether to mirror at random; None for what suits the data source.
-        seed: decides order, augmentation and dropout.
+    Attributes are described by the help of their options.
     """
 
-    epochs: int = 30
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    warmup_epochs: float = 1.0
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.1
-    ema_decay: float = 0.0
-    crop: bool = True
-    flip: bool | None = None
-    seed: int = 0
+    epochs: int = option(30, group=_TRAINING, low=1, high=100_000, help="Passes over the training images.")
+    batch_size: int = option(64, group=_TRAINING, low=1, high=1_000_000, help="Images a step, over all processes.")
+    learning_rate: float = option(0.1, group=_TRAINING, above=0, help="At its peak.")
+    warmup_epochs: float = option(
+        1.0, group=_TRAINING, low=0, help="Epochs of linear rise to the peak, a fraction too; at most half of all."
+    )
+    momentum: float = option(0.9, group=_TRAINING, low=0, below=1, help="Nesterov's.")
+    weight_decay: float = option(5e-4, group=_TRAINING, low=0, help="On weights, not on biases and batch norm.")
+    loss: str = option("cross_entropy", group=_TRAINING, help="What is minimised: cross_entropy, or a plugin's.")
+    teacher: str = option("", group=_TRAINING, shown="none", help="Checkpoint of a network that the loss learns from.")
+    label_smoothing: float = option(
+        0.1, group=_TRAINING, low=0, high=1, help="Share of the target spread over all classes."
+    )
+    distillation_weight: float = option(
+        0.5, group=_TRAINING, low=0, high=1, help="Share of the teacher's part in the loss distillation."
+    )
+    distillation_temperature: float = option(
+        4.0, group=_TRAINING, above=0, high=1000, help="By which the loss distillation divides the logits of both."
+    )
+    ema_decay: float = option(
+        0.0,
+        group=_TRAINING,
+        low=0,
+        high=1,
+        help="A step, of a moving average of the weights, which is then what is "
+        "evaluated and kept; 0 for none. Less in the first steps.",
+    )
+    seed: int = option(0, group=_TRAINING, low=0, high=SEEDS, help="Of initial weights, order and augmentation.")
+    crop: bool = option(True, group=_IMAGES, names=("--crop/--no-crop",), help="Crop images at random.")
+    flip: bool | None = option(
+        None,
+        group=_IMAGES,
+        names=("--flip/--no-flip",),
+        shown="unless the data are digits or signs",
+        help="Mirror images at random.",
+    )
 
     def __post_init__(self) -> None:
         """Refuse impossible values.
@@ -47,22 +63,7 @@ class TrainRecipe:
         Raises:
             UserError: one of them is.
         """
-        bounds: dict[str, tuple[float, float]] = {
-            "epochs": (1, math.inf),
-            "batch_size": (1, math.inf),
-            "learning_rate": (0, math.inf),
-            "warmup_epochs": (0, math.inf),
-            "momentum": (0, 1),
-            "weight_decay": (0, math.inf),
-            "label_smoothing": (0, 1),
-            "ema_decay": (0, 1),
-            "seed": (0, 2**32 - 1),
-        }
-        for name, (low, high) in bounds.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                span = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-                raise UserError(f"a {name} of {value:g} is impossible; give a value {span}")
+        check(self)
 
     def learning_rate_at(self, epoch: float) -> float:
         """Learning rate after ``epoch`` epochs, fractions of them included."""
@@ -70,3 +71,21 @@ class TrainRecipe:
         if epoch < warmup:
             return self.learning_rate * epoch / warmup
         return self.learning_rate * (1 + math.cos(math.pi * (epoch - warmup) / (self.epochs - warmup))) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTask:
+    """What is trained."""
+
+    architecture: str = option(
+        group=_NETWORK,
+        help="Architecture file, such as fbnet-search wrote, or a published network's name "
+        "(fbnet-benchmark --list-models).",
+    )
+    output: Path = option(group=_NETWORK, names=("--output", "-o"), help="Folder of the run.")
+    inherit: Path | None = option(
+        None,
+        group=_NETWORK,
+        shown="random weights",
+        help="Start from the supernet's weights: the folder of the search that found the architecture.",
+    )

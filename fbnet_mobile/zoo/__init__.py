@@ -4,13 +4,13 @@ Each file was written from the network that its ``description`` names, as that s
 its rounding, and what it calls a skip is a 1x1 convolution where the width changes and is left out where nothing does.
 """
 
-import difflib
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
 from fbnet_mobile.arch import Architecture, Block, Head, InvertedResidual
 from fbnet_mobile.errors import UserError
+from fbnet_mobile.registry import unknown
 
 SOURCE = "facebookresearch/mobile-vision"
 """The repository that the networks and the published numbers come from."""
@@ -64,7 +64,7 @@ def load_network(name: str) -> Architecture:
     """
     known = zoo_names()
     if name not in known:
-        raise UserError(f"unknown network {name!r}; {_nearest(name, known)}published networks: {', '.join(known)}")
+        raise UserError(unknown("network", name, known))
     text = (resources.files("fbnet_mobile.zoo") / f"{name}.yaml").read_text(encoding="utf-8")
     return Architecture.from_yaml(text, f"network {name}")
 
@@ -81,10 +81,7 @@ def load_architecture(name_or_path: str) -> Architecture:
     path = Path(name_or_path)
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1 or path.exists():
         return Architecture.load(path)
-    raise UserError(
-        f"{name_or_path!r} is neither a file nor a published network; {_nearest(name_or_path, known)}"
-        f"published networks: {', '.join(known)}"
-    )
+    raise UserError(f"{unknown('network', name_or_path, known)}; or give the path of a YAML file")
 
 
 def published_macs(architecture: Architecture) -> int:
@@ -111,8 +108,3 @@ def _pooled_elements(block: Block) -> int:
     if isinstance(block, Head):
         return block.conv_channels * block.resolution**2 + (block.hidden_channels or 0)
     return 0
-
-
-def _nearest(name: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1)
-    return f"did you mean {near[0]!r}? " if near else ""

@@ -5,7 +5,6 @@ They are named ``timm:NAME`` and ``torchvision:NAME``, with the names of ``timm.
 ``pretrained_cfg``, and the ``transforms`` of torchvision's default weights.
 """
 
-import difflib
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch import nn
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.metadata import ModelMetadata
 from fbnet_mobile.formats.packages import needs, quiet
+from fbnet_mobile.registry import unknown
 
 
 class Peer(NamedTuple):
@@ -46,9 +46,12 @@ def load_peer(name: str, *, pretrained: bool = False, resolution: int | None = N
             exist or cannot be downloaded.
     """
     library, _, own = name.partition(":")
-    if library not in _LIBRARIES:
-        raise UserError(f"unknown library in {name!r}; write {' or '.join(f'{known}:NAME' for known in _LIBRARIES)}")
-    return _LIBRARIES[library](own, pretrained, resolution)
+    build = _LIBRARIES.get(library)
+    if build is None:
+        raise UserError(
+            unknown("library", library, _LIBRARIES, f"write {' or '.join(f'{n}:NAME' for n in _LIBRARIES)}")
+        )
+    return build(own, pretrained, resolution)
 
 
 def _timm(name: str, pretrained: bool, resolution: int | None) -> Peer:
@@ -84,9 +87,8 @@ _LIBRARIES = {"timm": _timm, "torchvision": _torchvision}
 
 def _check(name: str, known: Sequence[str], library: str) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
-        hint = f"did you mean '{library}:{near[0]}'?" if near else f"see {_LISTS[library]} for those it has"
-        raise UserError(f"{library} has no network {name!r}; {hint}")
+        full = [f"{library}:{each}" for each in known]
+        raise UserError(unknown("network", f"{library}:{name}", full, f"see {_LISTS[library]} for all"))
 
 
 _LISTS = {"timm": "timm.list_models()", "torchvision": "torchvision.models.list_models()"}

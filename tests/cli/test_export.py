@@ -8,7 +8,9 @@ import pytest
 
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.cli import benchmark, export
+from fbnet_mobile.devices import get_device
 from fbnet_mobile.latency.table import BLOCK, INVOCATION, Conditions, LatencyTable, Measurement
+from fbnet_mobile.measure.jobs import runtime_version
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +20,9 @@ def table(network: Architecture, tmp_path_factory: pytest.TempPathFactory) -> Pa
         for block, us in zip(network.blocks, (40.0, 30.0), strict=True)
     }
     rows[LatencyTable.row_key(INVOCATION)] = Measurement(10, 10, 10, 10, 10, 10, 9, 3, 0.0)
-    conditions = Conditions("host", "a processor", "litert", "2", 1, "fp32", "median", "tiny", "2026-01-01")
+    host = get_device("host")
+    cpu, version = host.facts().cpu, runtime_version(host, "litert")
+    conditions = Conditions("host", cpu, "litert", version, 1, "fp32", "median", "tiny", "2026-01-01")
     path = tmp_path_factory.mktemp("table") / "host.csv"
     LatencyTable(conditions, rows).save(path)
     return path
@@ -72,7 +76,9 @@ def test_measured_on_a_device_beside_the_prediction(
     words = ("--checkpoint", checkpoint, "--device", "host", "--latency-table", table, "-o")
     run(export, *words, tmp_path / "m.tflite")
     said = capsys.readouterr().out
-    assert re.search(r"^latency on host \(.+\), litert, 1 thread: median \S+ \S+, median .*; \d+ runs$", said, re.M)
+    assert re.search(
+        r"^latency on host \(.+\), litert, 1 thread: min \S+ \S+, p10 .*, mean \S+ \S+; \d+ runs$", said, re.M
+    )
     # The fixed cost once, and each block's without it.
     assert re.search(r"^predicted 60\.0 us, [+-]\S+% of the measured median$", said, re.M)
 

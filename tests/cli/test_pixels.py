@@ -1,7 +1,7 @@
 """A file that takes pixels, from the checkpoint to its accuracy."""
 
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,7 +25,12 @@ def test_its_accuracy_is_that_of_the_checkpoint(
     assert "on 179 test images" in capsys.readouterr().out
     assert read_metadata(path)["input"] == "uint8"
 
-    results: list[dict[str, Any]] = [{"model": str(path)}, {"model": str(checkpoint)}]
-    benchmark._accuracy(results, "digits", None, 0, 100, 1)
-    file_accuracy, own = (result["accuracy"] for result in results)
+    monkeypatch.setattr(
+        "sys.argv", ["fbnet-benchmark", str(path), str(checkpoint), "--data", "digits", "--images", "100"]
+    )
+    monkeypatch.setattr("fbnet_mobile.api.benchmark._measured", lambda models, device: list(models))  # not timed
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main()
+    assert not ended.value.code
+    file_accuracy, own = (float(text) / 100 for text in re.findall(r"accuracy (\S+)%", capsys.readouterr().out))
     assert file_accuracy == pytest.approx(own, abs=0.05 if "int8" in name else 0)

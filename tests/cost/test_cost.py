@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from fbnet_mobile.cost.bounds import clamped, cost_range
 from fbnet_mobile.cost.constraint import Constraint, count_constraint, latency_constraint
 from fbnet_mobile.cost.expectation import ExpectedPeak, expected_cost
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.latency.table import BLOCK, INVOCATION, Conditions, LatencyTable, Measurement
 from fbnet_mobile.search.choices import Choices
-from fbnet_mobile.search.derive import cost_range, most_probable
+from fbnet_mobile.search.derive import most_probable, require_feasible
 from fbnet_mobile.space import Option, SearchSpace
 
 SPACE = SearchSpace.from_yaml(
@@ -107,9 +108,8 @@ def test_expected_peak_of_many_levels_is_a_close_upper_bound(choices: Choices, m
 
 
 def test_derived_network_is_the_most_probable_that_uses_the_budget(choices: Choices) -> None:
-    costs = thousand_macs().costs
     every = [(by_hand("latency", one), probability(one, choices), one) for one in assignments()]
-    reach = cost_range(SPACE, costs, FIXED)
+    reach = cost_range(SPACE, thousand_macs())
     assert reach.lowest == pytest.approx(min(every, key=lambda item: item[0])[0])
     assert reach.highest == pytest.approx(max(every, key=lambda item: item[0])[0])
     differ = 0
@@ -188,10 +188,29 @@ def test_a_budget_out_of_reach_names_the_range(choices: Choices) -> None:
         most_probable(SPACE, log_probabilities(choices), [count_constraint(SPACE, "peak_activations", 900)])
     # The cheapest in one is not the cheapest in the other.
     costs = SPACE.costs(lambda block: 1000.0 - block.params / 100)
-    least = [cost_range(SPACE, array).lowest for array in (costs, count_constraint(SPACE, "params", 0).costs)]
-    both = [Constraint("less", least[0], costs), count_constraint(SPACE, "params", least[1])]
-    with pytest.raises(UserError, match=r"was found that has less of at most .* and params of at most .*; raise one"):
+    both = [Constraint("less", 0, costs), count_constraint(SPACE, "params", 0)]
+    both = [replace(each, limit=cost_range(SPACE, each).lowest + 1e-6) for each in both]
+    said = r"was found that has less of at most ([\d,]+) \(alone it can be \1\) and params of at most ([\d,]+) \(.*\2\)"
+    with pytest.raises(UserError, match=said):
+        require_feasible(SPACE, both)
+    with pytest.raises(UserError, match=said):
         most_probable(SPACE, log_probabilities(choices), both)
+
+
+def test_a_limit_above_the_largest_network_becomes_that_and_is_said() -> None:
+    most = max(by_hand("latency", one) for one in assignments())
+    constraint, remark = clamped(SPACE, thousand_macs(2 * most))
+    assert constraint.limit == pytest.approx(most)
+    assert constraint.limit >= most, "the largest network is allowed"
+    assert remark == (
+        f"no network of space tiny has thousand macs above {most:,.0f}: that is the limit instead of {2 * most:,.0f}"
+    )
+    uniform = {name: np.zeros(len(options)) for name, options in SPACE.variables.items()}
+    found = most_probable(SPACE, uniform, [constraint])
+    assert 0.98 * most <= by_hand("latency", found) <= constraint.limit
+    assert clamped(SPACE, thousand_macs(most))[1] == ""
+    largest = max(by_hand("peak_activations", one) for one in assignments())
+    assert clamped(SPACE, count_constraint(SPACE, "peak_activations", 1e9))[0].limit == pytest.approx(largest)
 
 
 def test_gumbel_softmax_draws_options_as_often_as_softmax_says(choices: Choices) -> None:
@@ -201,3 +220,60 @@ def test_gumbel_softmax_draws_options_as_often_as_softmax_says(choices: Choices)
     torch.testing.assert_close(drawn.sum(1), torch.ones(4000))
     assert drawn.max(1).values.mean() > 0.98, "near one-hot at a low temperature"
     torch.testing.assert_close(drawn.mean(0), choices.probabilities()[name].detach(), atol=0.02, rtol=0)
+
+
+BY_HAND = SearchSpace.from_yaml(
+    """
+name: by-hand
+resolution: 8
+classes: 4
+stem: {out_channels: 8, stride: 2}
+stages:
+  - {out_channels: [8, 16], depth: 2, expansion_ratio: 1, kernel_size: 3, squeeze_excite: false, activation: relu}
+head: {conv_channels: 16}
+"""
+)
+"""Multiply-accumulates at 8, or 16, channels: the stem 9 x 3 x 8 x 4 x 4 = 3456; the first block 9 x 8 x 16 = 1152 and
+8 x 8 x 16 = 1024, or 2048; the second 1152 and 1024, or 2304 and 16 x 16 x 16 = 4096; the head 8 x 16 x 16 = 2048, or
+4096, and 16 x 4 = 64. Together 9920, or 17216."""
+
+
+def test_costs_worked_out_by_hand() -> None:
+    macs = count_constraint(BY_HAND, "macs", 10_000)
+    first = BY_HAND.first()
+    assert [macs.total(BY_HAND, first | {"stage1.out_channels": width}) for width in (8, 16)] == [9920, 17216]
+    assert (cost_range(BY_HAND, macs).lowest, cost_range(BY_HAND, macs).highest) == (9920, 17216)
+    probabilities = {name: torch.ones(len(options)) for name, options in BY_HAND.variables.items()}
+    probabilities["stage1.out_channels"] = torch.tensor([0.75, 0.25])
+    # The width of both blocks and of the head's input is one choice: with three it would be less, as 16 x 16 is rarer.
+    assert float(expected_cost(BY_HAND, macs)(probabilities)) == 0.75 * 9920 + 0.25 * 17216
+    with_fixed = replace(macs, fixed=100.0)
+    assert float(expected_cost(BY_HAND, with_fixed)(probabilities)) == 0.75 * 9920 + 0.25 * 17216 + 100
+    assert with_fixed.total(BY_HAND, first) == 10_020
+
+    skipping = BY_HAND.changed(stages=[{**BY_HAND.stages[0].model_dump(), "skip": True}])
+    macs = count_constraint(skipping, "macs", 10_000)
+    probabilities["stage1.block2.skip"] = torch.tensor([0.25, 0.75])  # keeps its 2176, or 6400, in one of four
+    assert float(expected_cost(skipping, macs)(probabilities)) == 0.75 * (9920 - 1632) + 0.25 * (17216 - 4800)
+    # Feature maps of the second block: 8 x 16 twice, and its input, which is added in the end.
+    peak = count_constraint(BY_HAND, "peak_activations", 1e6)
+    assert peak.total(BY_HAND, first) == 3 * 8 * 16
+    assert peak.total(BY_HAND, first | {"stage1.out_channels": 16}) == 3 * 16 * 16
+    assert float(expected_cost(BY_HAND, peak)(probabilities)) == 0.75 * 384 + 0.25 * 768
+
+
+@pytest.mark.parametrize(
+    ("limit", "use_at_least", "wide", "width"),
+    [
+        (10_000, 0.98, 0.9, 8),  # the likely one is too expensive
+        (17_216, 0.98, 0.9, 16),
+        (17_216, 0.98, 0.1, 16),  # the likely one leaves 42 % unused
+        (17_216, 0.0, 0.1, 8),
+        (17_700, 0.98, 0.1, 8),  # none uses 98 %: the likely one
+    ],
+)
+def test_derived_by_hand(limit: float, use_at_least: float, wide: float, width: int) -> None:
+    likely = {name: np.zeros(len(options)) for name, options in BY_HAND.variables.items()}
+    likely["stage1.out_channels"] = np.log([1 - wide, wide])
+    found = most_probable(BY_HAND, likely, [count_constraint(BY_HAND, "macs", limit)], use_at_least)
+    assert found["stage1.out_channels"] == width

@@ -183,11 +183,15 @@ def test_a_prediction_is_only_for_the_same_conditions(table: LatencyTable) -> No
     same = {"device": "host", "cpu": "a cpu", "runtime": "litert", "runtime_version": "2.3.0", "threads": 1,
             "precision": "fp32"}  # fmt: skip
     assert table.mismatch(same) is None
-    for name, value in (("device", "phone"), ("cpu", "b"), ("runtime_version", "2.4.0"), ("threads", 2),
-                        ("precision", None)):  # fmt: skip
-        why = table.mismatch({**same, name: value})
-        assert why is not None
-        assert why.startswith(f"the {name.replace('_', ' ')} is {value}, that of the latency table ")
+    others = {
+        "device": ("phone", "the device is phone, that of the latency table host"),
+        "cpu": ("b", "the processor is b, that of the latency table a cpu"),
+        "runtime_version": ("2.4.0", "the runtime's version is 2.4.0, that of the latency table 2.3.0"),
+        "threads": (2, "the number of threads is 2, that of the latency table 1"),
+        "precision": (None, "the precision is not known, that of the latency table fp32"),
+    }
+    for name, (value, why) in others.items():
+        assert table.mismatch({**same, name: value}) == why
 
 
 def test_a_table_on_a_full_disk_is_one_line(

@@ -20,7 +20,7 @@ from fbnet_mobile.measure import profile as module
 from fbnet_mobile.measure.artifacts import Artifact
 from fbnet_mobile.measure.build import file_of
 from fbnet_mobile.measure.plan import MeasuringPlan
-from fbnet_mobile.measure.profile import ProfileResult, profile
+from fbnet_mobile.measure.profile import Profiled, profile
 from fbnet_mobile.space import SearchSpace
 from tests.measure.clockwork import Clockwork
 
@@ -54,7 +54,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(
     device: HostDevice, path: Path, budget_s: float | None = None, precision: str = "fp32", statistic: str = "min"
-) -> ProfileResult:
+) -> Profiled:
     plan = MeasuringPlan(min_rounds=2, max_rounds=2, budget_s=budget_s)
     return profile(
         SPACE, "tiny", device, "litert", path, networks=2, plan=plan, precision=precision, statistic=statistic
@@ -73,7 +73,6 @@ def sources(table: LatencyTable) -> Counter[str]:
 def test_every_candidate_is_measured_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run(Clockwork(monkeypatch), tmp_path / "host.csv")
     assert (result.measured, result.estimated, result.failed, result.warnings) == (COUNT, 0, (), ())
-    assert result.completion == {}
     assert latencies(result.table) == latencies(LatencyTable.load(tmp_path / "host.csv"))
     assert len(result.table.rounds()) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["host.csv"]
@@ -134,10 +133,6 @@ def test_what_a_budget_leaves_out_is_estimated_said_and_measured_later(
     path = tmp_path / "host.csv"
     hurried = run(Clockwork(monkeypatch), path, budget_s=0)
     assert (hurried.measured, hurried.estimated) == (TRIAL + 1, COUNT - TRIAL - 1)
-    assert hurried.completion == {
-        "device": "host", "runtime": "litert", "space": "tiny", "classes": 3, "threads": 1, "precision": "fp32",
-        "statistic": "min", "networks": 2, "seed": 0, "output": str(path),
-    }  # fmt: skip
     assert hurried.table.missing(SPACE.candidates()) == []
     assert {row.uncertainty for row in hurried.table.blocks().values() if row.source == "estimated"} != {0.0}
     kept = {key: row for key, row in hurried.table.rows.items() if row.source == "measured"}
@@ -196,7 +191,6 @@ def test_a_block_that_cannot_run_is_left_out_and_said(tmp_path: Path) -> None:
     assert 0 < len(result.failed) < 5
     assert result.failed[0].kind in ("invocation", "block", "network")
     assert "ValueError" in result.failed[0].reason
-    assert result.completion["output"] == str(path)
     blocks = sum(failure.kind == BLOCK for failure in result.failed)
     assert len(LatencyTable.load(path).missing(SPACE.candidates())) == blocks
 

@@ -7,15 +7,17 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from fbnet_mobile.cost.constraint import count_constraint
 from fbnet_mobile.data.data import load_data
-from fbnet_mobile.search import loop
-from fbnet_mobile.search.loop import SearchResult, search
+from fbnet_mobile.search.loop import search
 from fbnet_mobile.search.recipe import SearchRecipe
+from fbnet_mobile.search.results import SearchResult
+from fbnet_mobile.search.strategies.base import Learned, Step
+from fbnet_mobile.search.strategies.gradient import Gradient
 from fbnet_mobile.space import SearchSpace
 
 SPACE = SearchSpace.from_yaml(
@@ -49,14 +51,14 @@ def run(out_dir: Path, processes: int) -> SearchResult:
 
 def kill_in(epoch: int) -> None:
     """Have this process killed at the last step of an epoch."""
-    step = loop._Search._architecture_step
+    learn = Gradient.learn
 
-    def killed(self: loop._Search, *args: Any) -> Any:
-        if args[-2:] == (epoch, self.steps):
+    def killed(self: Gradient, images: Tensor, labels: Tensor, step: Step) -> Learned:
+        if step.epoch == epoch and step.progress == epoch / EPOCHS:
             os.kill(os.getpid(), signal.SIGKILL)
-        return step(self, *args)
+        return learn(self, images, labels, step)
 
-    loop._Search._architecture_step = killed  # type: ignore[method-assign]
+    Gradient.learn = killed  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

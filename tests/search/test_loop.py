@@ -20,6 +20,8 @@ from fbnet_mobile.latency.table import BLOCK, INVOCATION, Conditions, LatencyTab
 from fbnet_mobile.search import loop
 from fbnet_mobile.search.loop import search
 from fbnet_mobile.search.recipe import SearchRecipe
+from fbnet_mobile.search.results import SearchResult
+from fbnet_mobile.search.strategies.gradient import architecture_objective
 from fbnet_mobile.space import SearchSpace
 
 SPACE = SearchSpace.from_yaml(
@@ -66,13 +68,13 @@ def data() -> Data:
 
 def run(
     data: Data, out: Path, target_us: float = 120.0, recipe: SearchRecipe = RECIPE, *more: Constraint, **options: Any
-) -> loop.SearchResult:
+) -> SearchResult:
     constraints = [latency_constraint(SPACE, table(), target_us), *more]
     fabric = Fabric(accelerator="cpu", devices=1)
     return search(SPACE, constraints, data, recipe, out, fabric, show_progress=False, **options)
 
 
-def predicted_us(result: loop.SearchResult) -> float:
+def predicted_us(result: SearchResult) -> float:
     return table().total(result.architecture)
 
 
@@ -84,7 +86,7 @@ def test_search_meets_the_target_learns_and_is_reused(data: Data, tmp_path: Path
     assert written["constraints"][0]["value"] == result.constraints[0].value == pytest.approx(predicted_us(result))
     assert written["most_likely"] == result.most_likely
     assert result.history[-1].weight_loss < 0.9 * result.history[0].weight_loss
-    assert result.history[-1].confidence > 0.55
+    assert result.history[-1].strategy["confidence"] > 0.55
     assert [row.epoch for row in result.history] == [1, 2, 3]
     stamp = (tmp_path / "last.pt").stat().st_mtime_ns
     assert run(data, tmp_path) == result
@@ -116,7 +118,7 @@ def test_a_tighter_target_gives_a_cheaper_network(data: Data, tmp_path: Path) ->
     assert slow.architecture.macs > 1.5 * fast.architecture.macs
 
 
-def same(one: loop.SearchResult, other: loop.SearchResult) -> None:
+def same(one: SearchResult, other: SearchResult) -> None:
     assert one.architecture == other.architecture
     for first, second in zip(one.history, other.history, strict=True):
         assert replace(first, seconds=0.0).columns() == pytest.approx(
@@ -130,20 +132,20 @@ def test_several_targets_share_the_warm_up_and_end_as_alone(
     recipe = replace(RECIPE, warmup=2 / 3)
     alone = {target: run(data, tmp_path / "alone" / str(target), target, recipe) for target in (80.0, 150.0)}
     trained: list[int] = []
-    epoch = loop._Search.epoch
+    epoch = loop._Search.run
 
-    def counted(self: loop._Search, number: int, bar: Any) -> Any:
+    def counted(self: loop._Search, number: int) -> Any:
         trained.append(number)
-        return epoch(self, number, bar)
+        return epoch(self, number)
 
-    monkeypatch.setattr(loop._Search, "epoch", counted)
+    monkeypatch.setattr(loop._Search, "run", counted)
     for target, result in alone.items():
         folder = tmp_path / "shared" / str(target)
         same(run(data, folder, target, recipe, shared_warmup=tmp_path / "shared" / "warmup.pt"), result)
     assert trained == [1, 2, 3, 3]
     assert alone[80.0].architecture != alone[150.0].architecture
     other = replace(recipe, learning_rate=0.2)
-    with pytest.raises(UserError, match="shared holds a search with another learning_rate"):
+    with pytest.raises(UserError, match=r"shared holds a search with learning_rate 0\.1, and this one asks for 0\.2"):
         run(data, tmp_path / "other", 80.0, other, shared_warmup=tmp_path / "shared" / "warmup.pt")
 
 
@@ -154,7 +156,7 @@ def test_other_ways_to_search_meet_all_constraints_too(changes: dict[str, Any], 
     result = run(data, tmp_path, 120.0, recipe, params)
     assert predicted_us(result) <= 120
     assert result.architecture.params <= 4500
-    assert set(result.history[0].expected) == {"latency_us", "params"}
+    assert {"expected_latency_us", "expected_params"} <= set(result.history[0].columns())
     network = loop.inherited_network(tmp_path, result.architecture)
     assert network[0][0].weight.shape[0] == result.architecture.blocks[0].out_channels
 
@@ -163,11 +165,11 @@ def test_the_objective_is_the_published_product_or_a_constraint() -> None:
     cross_entropy, latency_us = torch.tensor(2.0), torch.tensor(100.0, requires_grad=True)
     excesses = [latency_us / 80 - 1, torch.tensor(-0.5)]
     product = replace(RECIPE, objective="product", alpha=0.2, beta=0.6)
-    found = loop.architecture_objective(cross_entropy, latency_us, excesses, [0.0, 0.7], product)
+    found = architecture_objective(cross_entropy, latency_us, excesses, [0.0, 0.7], product)
     assert float(found.detach()) == pytest.approx(2 * 0.2 * math.log(100) ** 0.6 + 0.5 * 0.2**2)
     (slope,) = torch.autograd.grad(found, latency_us)
     assert float(slope) == pytest.approx(2 * 0.2 * 0.6 * math.log(100) ** -0.4 / 100)
-    found = loop.architecture_objective(cross_entropy, latency_us, excesses, [0.1, 0.2], RECIPE)
+    found = architecture_objective(cross_entropy, latency_us, excesses, [0.1, 0.2], RECIPE)
     assert float(found.detach()) == pytest.approx(2 + 0.5 * (0.1 + 0.25) ** 2)
 
 
@@ -179,7 +181,7 @@ def test_one_resolution_a_step_learns_which_to_take(data: Data, tmp_path: Path) 
     result = search(space, [macs], data, recipe, tmp_path, fabric, show_progress=False)
     assert result.architecture.macs <= 60_000
     assert result.history[-1].weight_loss < result.history[0].weight_loss
-    logits = torch.load(tmp_path / "last.pt", weights_only=True)["choices"]["logits.0"]
+    logits = torch.load(tmp_path / "last.pt", weights_only=True)["task"]["strategy"]["choices"]["logits.0"]
     assert len(set(logits.tolist())) == 3, "the weight of every resolution moves"
 
 
@@ -196,7 +198,7 @@ def test_what_cannot_work_is_refused_in_one_line(data: Data, tmp_path: Path) -> 
         run(data, tmp_path / "fast", 20.0)
     assert not (tmp_path / "fast").exists()
     run(data, tmp_path / "run", recipe=replace(RECIPE, epochs=1))
-    with pytest.raises(UserError, match="holds a search with another learning_rate; use another folder"):
+    with pytest.raises(UserError, match=r"a search with learning_rate 0\.1, and this one asks for 0\.2; use another"):
         run(data, tmp_path / "run", recipe=replace(RECIPE, epochs=1, learning_rate=0.2))
     with pytest.raises(UserError, match="unknown mode 'parallel'; choose one of shared, candidates, paths"):
         replace(RECIPE, mode="parallel")  # type: ignore[arg-type]
@@ -210,11 +212,11 @@ def test_a_loss_that_is_no_number_stops_the_search_and_keeps_the_epochs_before(
         SearchRecipe, "learning_rate_at", lambda self, progress: rate(self, progress) * (1e30 if progress > 0.4 else 1)
     )
     with pytest.raises(
-        JobError, match=r"the loss became nan in epoch 2; the epochs before it are kept in .* below 0\.1"
+        JobError, match=r"the loss became nan in epoch 2; the epochs before it are kept in .* learning rate below 0\.1"
     ):
         run(data, tmp_path)
     monkeypatch.undo()
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     assert len(state["history"]) == 1
-    assert all(value.isfinite().all() for value in state["supernet"].values())
+    assert all(value.isfinite().all() for value in state["task"]["supernet"].values())
     assert [row.epoch for row in run(data, tmp_path).history] == [1, 2, 3]

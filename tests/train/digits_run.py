@@ -8,8 +8,9 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from fbnet_mobile.data.data import load_data
-from fbnet_mobile.train.loop import TrainResult, train
+from fbnet_mobile.train.loop import train
 from fbnet_mobile.train.recipe import TrainRecipe
+from fbnet_mobile.train.results import TrainResult
 
 
 def network(batch_norm: bool) -> nn.Module:

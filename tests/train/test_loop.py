@@ -14,13 +14,16 @@ import pandas as pd
 import pytest
 import torch
 
+from fbnet_mobile import files
 from fbnet_mobile.data.data import load_data
 from fbnet_mobile.engine.checkpoint import load_checkpoint
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.train.loop import TrainResult, evaluate
+from fbnet_mobile.train.evaluate import evaluate
 from fbnet_mobile.train.recipe import TrainRecipe
+from fbnet_mobile.train.results import TrainResult
 
 PROGRAM = Path(__file__).with_name("digits_run.py")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 EPOCHS = 5
 
 run: Callable[..., TrainResult] = runpy.run_path(str(PROGRAM))["run"]
@@ -55,7 +58,7 @@ def test_it_learns_and_leaves_a_checkpoint_of_the_accuracy_it_states(undisturbed
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(undisturbed: TrainResult, tmp_path: Path) -> None:
-    job = subprocess.Popen([sys.executable, PROGRAM, tmp_path, str(EPOCHS), "1", "batch_norm"])
+    job = subprocess.Popen([sys.executable, PROGRAM, tmp_path, str(EPOCHS), "1", "batch_norm"], env=ENVIRONMENT)
     log = tmp_path / "log.csv"
     give_up = time.monotonic() + 60
     while not (log.exists() and len(log.read_text().splitlines()) > 2):
@@ -64,7 +67,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(undisturbed: TrainResul
     os.kill(job.pid, signal.SIGKILL)
     job.wait()
     # What a process killed while it was writing would leave.
-    (tmp_path / ".last.pt.half").mkdir()
+    (tmp_path / f".partial-{files._host()}-{job.pid}-half").mkdir()
 
     resumed = run(tmp_path, EPOCHS)
 
@@ -83,7 +86,7 @@ def test_a_finished_run_is_not_trained_again(undisturbed: TrainResult) -> None:
 
 
 def test_another_recipe_is_refused(undisturbed: TrainResult) -> None:
-    with pytest.raises(UserError, match=r"a run with learning_rate 0.05, and this run asks for 0.2; use another"):
+    with pytest.raises(UserError, match=r"a training with learning_rate 0.05, and this one asks for 0.2; use another"):
         run(undisturbed.checkpoint.parent, EPOCHS, learning_rate=0.2)
 
 
@@ -99,7 +102,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
         [sys.executable, PROGRAM, tmp_path / "two", "2", "2", "plain"],
         check=True,
         timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
     )
     one = run(tmp_path / "one", 2, batch_norm=False)
 
@@ -118,7 +121,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 
 def test_an_impossible_recipe_is_refused() -> None:
-    with pytest.raises(UserError, match="a label_smoothing of 2 is impossible; give a value from 0 to 1"):
+    with pytest.raises(UserError, match="label_smoothing is 2; give a finite number from 0 to 1"):
         TrainRecipe(label_smoothing=2)
 
 

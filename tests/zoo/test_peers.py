@@ -60,7 +60,7 @@ def test_it_is_exported_like_any_network(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("timm:mobilenetv3_larg_100", "timm has no network 'mobilenetv3_larg_100'; did you mean 'timm:mobilenetv3_la"),
+        ("timm:mobilenetv3_larg_100", "unknown network 'timm:mobilenetv3_larg_100'; did you mean 'timm:mobilenetv3_la"),
         ("timm:mobilenetv3_large_100.rain1k", r"did you mean 'timm:mobilenetv3_large_100\.ra_in1k'"),
         ("torchvision:MobileNet-v3-smal", "did you mean 'torchvision:mobilenet_v3_small'"),
         ("torchvision:zzzz", r"see torchvision\.models\.list_models\(\)"),

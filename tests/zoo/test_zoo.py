@@ -63,7 +63,9 @@ def test_names_and_paths(tmp_path: Path) -> None:
     assert load_architecture(str(tmp_path / "mine.yaml")) == network
     assert load_architecture("fbnet-c").classes == 1000
     for load in (load_network, load_architecture):
-        with pytest.raises(UserError, match=r"did you mean 'fbnetv2-l1'\? published networks: dmasking-f1, "):
+        with pytest.raises(
+            UserError, match=r"unknown network 'FBNetV2_L1'; did you mean 'fbnetv2-l1'\? choose one of dmasking-f1, "
+        ):
             load("FBNetV2_L1")
     with pytest.raises(UserError, match=r"cannot read .*none: No such file"):
         load_architecture(str(tmp_path / "none"))

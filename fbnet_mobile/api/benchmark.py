@@ -1,0 +1,246 @@
+"""From model files to their latency on a device, beside the prediction, and their accuracy."""
+
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fbnet_mobile.api.call import (
+    arguments_path,
+    check_arguments,
+    check_output,
+    say,
+    takes,
+    write_arguments,
+)
+from fbnet_mobile.api.prediction import predict
+from fbnet_mobile.data.recipe import TestData
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.measure.recipe import BenchmarkRecipe, DeviceOptions
+from fbnet_mobile.report.document import to_json
+from fbnet_mobile.report.records import (
+    BenchmarkResult,
+    ModelResult,
+    PublishedNetwork,
+    PublishedNetworks,
+)
+
+if TYPE_CHECKING:
+    from fbnet_mobile.devices import Device
+    from fbnet_mobile.latency.table import LatencyTable
+
+CHECKPOINT = ".pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions:
+    """Everything that a benchmark is asked for."""
+
+    recipe: BenchmarkRecipe
+    images: TestData
+    device: DeviceOptions
+
+
+@takes(BenchmarkOptions)
+def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
+    """Measure the latency of model files on a device, and their accuracy on labelled images.
+
+    Latency is the time of one inference, of one image, without copying the input; the statistic that the table uses, or
+    else "min", is compared with the prediction. With an output, all options are kept beside it in NAME.args.yaml.
+    """
+    recipe, images = options.recipe, options.images
+    if not recipe.models:
+        raise UserError("no model files; name some, or see the published networks with --list-models")
+
+    from fbnet_mobile.formats.runtimes import runtime_for_path
+
+    for model in recipe.models:
+        if model.suffix != CHECKPOINT:
+            runtime_for_path(model)
+        if not model.exists():
+            raise UserError(f"there is no model at {model}; write one with fbnet-export")
+    if recipe.output is not None:
+        inputs = [*recipe.models, recipe.latency_table, images.data]
+        check_output(recipe.output, inputs=inputs, replaces=_is_result)
+        check_arguments(arguments_path(recipe.output))
+
+    from fbnet_mobile.devices import get_device
+
+    table = None
+    if recipe.latency_table is not None:
+        from fbnet_mobile.latency.table import LatencyTable
+
+        table = LatencyTable.load(recipe.latency_table)
+    device = get_device(options.device.device)
+    device.use(benchmark_binary=options.device.runtime.benchmark_binary)
+    threads = options.device.runtime.threads or device.settings.threads or 1
+    statistic = table.conditions.statistic if table is not None else "min"
+    with device:
+        facts = device.facts()
+        models = [_described(model, threads, statistic) for model in recipe.models]
+        models = _measured(models, device)
+    if table is not None:
+        models = [_predicted(model, table, device.name, facts.cpu) for model in models]
+    if images.data is not None:
+        models = _judged(models, images, recipe.images)
+    result = BenchmarkResult(options.device.device, facts, tuple(models))
+    if recipe.output is not None:
+        from fbnet_mobile.files import write_whole
+
+        with write_whole(recipe.output, replaces=_is_result) as partial:
+            partial.write_text(to_json(result), encoding="utf-8")
+        write_arguments(arguments_path(recipe.output), "benchmark", options)
+    return result
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a file is an earlier result of a benchmark."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == BenchmarkResult.kind
+
+
+def published() -> PublishedNetworks:
+    """The published networks with their counts."""
+    from fbnet_mobile.zoo import (
+        PUBLISHED_ACCURACY,
+        SOURCE,
+        load_network,
+        published_macs,
+        published_params,
+        zoo_names,
+    )
+
+    found = []
+    for name in zoo_names():
+        network, accuracy = load_network(name), PUBLISHED_ACCURACY.get(name)
+        found.append(
+            PublishedNetwork(
+                name,
+                network.resolution,
+                network.macs,
+                network.params,
+                published_macs(network),
+                published_params(network),
+                accuracy.top1 if accuracy else None,
+                accuracy.source if accuracy else "",
+            )
+        )
+    return PublishedNetworks(tuple(found), SOURCE)
+
+
+def _described(model: Path, threads: int, statistic: str) -> ModelResult:
+    from fbnet_mobile.formats.base import read_metadata
+    from fbnet_mobile.formats.metadata import ModelMetadata
+    from fbnet_mobile.formats.runtimes import runtime_for_path
+
+    precision: str | None = "fp32"
+    if model.suffix == CHECKPOINT:
+        runtime, version = "torch", importlib.metadata.version("torch")
+    else:
+        runner = runtime_for_path(model)
+        runtime, version = runner.name, runner.version()
+        metadata = ModelMetadata.from_strings(read_metadata(model))
+        precision = metadata.precision if metadata is not None else None
+    files = [item for item in (model, *model.rglob("*")) if item.is_file()]
+    size = sum(item.stat().st_size for item in files)
+    return ModelResult(model, precision, runtime, version, threads, size, statistic)
+
+
+def _measured(models: Sequence[ModelResult], device: "Device") -> list[ModelResult]:
+    """The models with the latency of those that the device runs."""
+    from fbnet_mobile.measure.benchmark import benchmark as measure
+    from fbnet_mobile.engine.progress import progress_steps
+
+    found = {model.model: model for model in models}
+    with progress_steps() as progress:
+        for runtime in device.runtimes:
+            own = [model for model in models if model.runtime == runtime]
+            if not own:
+                continue
+            timed = measure(
+                [model.model for model in own],
+                device,
+                runtime,
+                threads=own[0].threads,
+                statistic=own[0].statistic,
+                progress=lambda done, total: progress("measuring", done, total),
+            )
+            for model, row in zip(own, timed.measurements, strict=True):
+                found[model.model] = replace(model, runtime_version=timed.runtime_version, latency=row)
+    return [found[model.model] for model in models]
+
+
+def _predicted(model: ModelResult, table: "LatencyTable", device: str, cpu: str) -> ModelResult:
+    from fbnet_mobile.arch import Architecture
+    from fbnet_mobile.formats.base import read_metadata
+    from fbnet_mobile.formats.metadata import ModelMetadata
+
+    if model.latency is None:
+        return model
+    metadata = ModelMetadata.from_strings(read_metadata(model.model))
+    network = None
+    if metadata is not None and metadata.architecture:
+        network = Architecture.from_yaml(metadata.architecture, str(model.model))
+    predicted_us, why_not = predict(
+        table,
+        network,
+        device=device,
+        cpu=cpu,
+        runtime=model.runtime,
+        runtime_version=model.runtime_version,
+        threads=model.threads,
+        precision=model.precision,
+    )
+    return replace(model, predicted_us=predicted_us, no_prediction=why_not)
+
+
+def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) -> list[ModelResult]:
+    """The models with their accuracy on the test images."""
+    from fbnet_mobile.arch import Architecture
+    from fbnet_mobile.blocks import restore
+    from fbnet_mobile.data.data import load_data
+    from fbnet_mobile.engine.checkpoint import load_checkpoint
+    from fbnet_mobile.formats.base import read_metadata
+    from fbnet_mobile.formats.metadata import ModelMetadata
+    from fbnet_mobile.formats.runtimes import runtime_for_path
+    from fbnet_mobile.train.evaluate import evaluate
+
+    source = images.data
+    assert source is not None
+    loaded: dict[int, Any] = {}
+    judged = []
+    for model in models:
+        path = model.model
+        predictor: Any
+        if path.suffix == CHECKPOINT:
+            checkpoint = load_checkpoint(path)
+            network = Architecture.from_yaml(checkpoint.architecture, str(path))
+            predictor, resolution = restore(network, checkpoint.state_dict, str(path)), network.resolution
+            metadata = ModelMetadata(checkpoint.architecture, checkpoint.classes, checkpoint.mean, checkpoint.std)
+        else:
+            found = ModelMetadata.from_strings(read_metadata(path))
+            if found is None:
+                raise UserError(f"{path} does not say how its input is normalised; export it with fbnet-export")
+            predictor, metadata = runtime_for_path(path).load(path, model.threads), found
+            resolution = predictor.input_shape[-1]
+        if resolution not in loaded:
+            loaded[resolution] = load_data(
+                source, root=images.place.data_root, resolution=resolution, seed=images.place.split_seed
+            )
+        data = loaded[resolution]
+        if data.classes != metadata.classes:
+            raise UserError(
+                f"{path} tells apart {', '.join(metadata.classes[:3])}... and {source} holds "
+                f"{', '.join(data.classes[:3])}...: not the same classes"
+            )
+        split = data.test.limit(limit) if limit is not None else data.test
+        say(f"{path}: running {len(split)} test images")
+        own = replace(data, mean=metadata.mean, std=metadata.std)
+        accuracy = evaluate(predictor, split, own, pixels=metadata.input == "uint8")
+        judged.append(replace(model, accuracy=accuracy, images=len(split)))
+    return judged

@@ -1,0 +1,242 @@
+"""From a network to a file that a device runs, with the proof that it computes the same."""
+
+import contextlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fbnet_mobile.api.call import (
+    arguments_path,
+    check_arguments,
+    check_output,
+    takes,
+    write_arguments,
+)
+from fbnet_mobile.api.prediction import predict
+from fbnet_mobile.data.recipe import TestData
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.formats.recipe import ExportRecipe
+from fbnet_mobile.measure.recipe import RuntimeOptions
+from fbnet_mobile.report.records import ExportResult, FileLatency
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from fbnet_mobile.arch import Architecture
+    from fbnet_mobile.devices import Device
+    from fbnet_mobile.formats.metadata import ModelMetadata
+    from fbnet_mobile.latency.table import LatencyTable
+
+CALIBRATION_IMAGES = 256
+"""How many images int8 takes its ranges from: enough, as ranges of 24 and of 100 images differed little."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Everything that an export is asked for."""
+
+    recipe: ExportRecipe
+    images: TestData
+    runtime: RuntimeOptions
+
+
+@takes(ExportOptions)
+def export(options: ExportOptions) -> ExportResult:
+    """Export a network to TFLite, ONNX or Core ML.
+
+    The file is run in its own runtime and compared with PyTorch before it is put in place: on test images of the data,
+    or on random inputs without. With a device it is then measured where it will run. All options are kept beside the
+    file, in NAME.args.yaml.
+    """
+    from fbnet_mobile.formats.base import check_options, check_suffix, format_of
+    from fbnet_mobile.formats.precision import calibrates, check_precision
+
+    recipe, data = options.recipe, options.images.data
+    if recipe.architecture is None and recipe.model is None and recipe.checkpoint is None:
+        raise UserError("no network; give --checkpoint, --architecture or --model")
+    if recipe.architecture is not None and (recipe.model is not None or recipe.checkpoint is not None):
+        raise UserError("--architecture exports an untrained network; leave out --checkpoint and --model")
+    chosen = check_suffix(recipe.output, recipe.format) if recipe.format else format_of(recipe.output)
+    calibration_data = recipe.calibration_data or data
+    check_precision(chosen.name, recipe.precision, bool(calibration_data))
+    asked: dict[str, Any] = {"opset": recipe.opset} if recipe.opset is not None else {}
+    format_options = {**asked, "dynamic_batch": True} if recipe.dynamic_batch else asked
+    check_options(chosen, format_options)
+    if recipe.device is None and recipe.latency_table is not None:
+        raise UserError("--latency-table predicts what --device measures; add --device host, or leave it out")
+    kept = arguments_path(recipe.output)
+    inputs_given = [recipe.checkpoint, recipe.architecture, recipe.latency_table, data, calibration_data]
+    check_output(recipe.output, inputs=inputs_given, replaces=Path.exists)  # the format knows its own
+    check_arguments(kept)
+    device = _device(recipe.device, chosen.name, options.runtime) if recipe.device is not None else None
+    table = _table(recipe.latency_table) if recipe.latency_table is not None else None
+    peer = recipe.model if recipe.model is not None and ":" in recipe.model else None
+    if peer is None and (recipe.pretrained or recipe.resolution is not None):
+        given = "--pretrained" if recipe.pretrained else "--resolution"
+        raise UserError(f"{given} is for networks of timm and torchvision, as in --model timm:NAME; leave it out")
+    if peer is not None and recipe.checkpoint is not None:
+        raise UserError(f"the weights of {peer} are its own (--pretrained) or fresh; leave out --checkpoint")
+    module, input_shape, metadata, network = _network(recipe)
+    fresh = recipe.checkpoint is None and not recipe.pretrained
+
+    from fbnet_mobile.data.data import load_images
+    from fbnet_mobile.formats.verify import export as write
+    from fbnet_mobile.graph.pixels import Normalisation
+
+    if fresh:
+        _calibrate(module, input_shape)
+    metadata = replace(metadata, input=recipe.input, precision=recipe.precision)
+    source: dict[str, Any] = {
+        "root": options.images.place.data_root,
+        "resolution": input_shape[-1],
+        "seed": options.images.place.split_seed,
+    }
+    inputs = labels = calibration = None
+    same_classes = False
+    if data is not None:
+        pixels, found, classes = load_images(data, "test", recipe.images, **source)
+        inputs, same_classes = _as_taken(pixels, metadata), classes == metadata.classes
+        labels = found.numpy() if same_classes else None
+    if calibration_data is not None and calibrates(chosen.name, recipe.precision):
+        pixels, _, _ = load_images(calibration_data, "train", CALIBRATION_IMAGES, **source)
+        calibration = _as_taken(pixels, metadata)
+    file = write(
+        module,
+        recipe.output,
+        format=chosen.name,
+        input_shape=input_shape,
+        metadata=metadata.to_strings(),
+        inputs=inputs,
+        labels=labels,
+        precision=recipe.precision,
+        calibration=calibration,
+        tolerance=recipe.tolerance,
+        min_agreement=recipe.min_agreement,
+        pixels=Normalisation(metadata.mean, metadata.std) if recipe.input == "uint8" else None,
+        options=format_options,
+    )
+    write_arguments(kept, "export", options)
+    latency = None
+    if device is not None:
+        latency = _latency(recipe.output, device, chosen.name, recipe.precision, network, table)
+    name = (network.name if network is not None else str(peer)) if fresh else ""
+    return ExportResult(file, data, same_classes, name, latency)
+
+
+def _network(
+    recipe: ExportRecipe,
+) -> "tuple[nn.Module, tuple[int, int, int, int], ModelMetadata, Architecture | None]":
+    """The module, its input's shape, what its file says of itself, and its architecture if it has one."""
+    from fbnet_mobile.arch import Architecture
+    from fbnet_mobile.zoo import load_network
+
+    checkpoint, network = recipe.checkpoint, None
+    if recipe.architecture is not None:
+        network = Architecture.load(recipe.architecture)
+    elif recipe.model is not None and ":" not in recipe.model:
+        network = load_network(recipe.model)
+
+    import torch
+
+    from fbnet_mobile.blocks import build, restore
+    from fbnet_mobile.engine.checkpoint import load_checkpoint
+    from fbnet_mobile.formats.metadata import ModelMetadata
+    from fbnet_mobile.zoo.mobile_cv import MEAN, STD, load_mobile_cv
+    from fbnet_mobile.zoo.peers import load_peer
+
+    torch.manual_seed(0)  # fresh weights, too, give the same file every time
+    if network is not None:
+        module = build(network) if checkpoint is None else load_mobile_cv(checkpoint, network)
+        mean, std = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)) if checkpoint is None else (MEAN, STD)
+        names = tuple(str(number) for number in range(network.classes))
+        return module, network.input_shape, ModelMetadata(network.to_yaml(), names, mean, std), network
+    if recipe.model is not None:
+        return *load_peer(recipe.model, pretrained=recipe.pretrained, resolution=recipe.resolution), None
+    assert checkpoint is not None
+    trained = load_checkpoint(checkpoint)
+    network = Architecture.from_yaml(trained.architecture, str(checkpoint))
+    metadata = ModelMetadata(trained.architecture, trained.classes, trained.mean, trained.std)
+    return restore(network, trained.state_dict, str(checkpoint)), network.input_shape, metadata, network
+
+
+def _calibrate(module: "nn.Module", input_shape: tuple[int, int, int, int]) -> None:
+    """Give a fresh network the statistics of noise, so that its values are as large as a trained one's."""
+    import torch
+
+    from fbnet_mobile.blocks import calibrate_batch_norm
+
+    with contextlib.suppress(Exception):  # the export says what a network that does not run refuses
+        calibrate_batch_norm(module, torch.randn((4, *input_shape[1:]), generator=torch.Generator().manual_seed(0)))
+
+
+def _device(name: str, file_format: str, options: RuntimeOptions) -> "Device":
+    """The device, which can run files of the format."""
+    from fbnet_mobile.devices import get_device
+    from fbnet_mobile.formats.runtimes import runtime_for_format
+
+    device = get_device(name)
+    if runtime_for_format(file_format).name not in device.runtimes:
+        raise UserError(f"files of the format {file_format} cannot be measured on {name}; leave out --device")
+    device.use(threads=options.threads, benchmark_binary=options.benchmark_binary)
+    return device
+
+
+def _table(path: Path) -> "LatencyTable":
+    from fbnet_mobile.latency.table import LatencyTable
+
+    return LatencyTable.load(path)
+
+
+def _as_taken(pixels: "Tensor", metadata: "ModelMetadata") -> "NDArray[Any]":
+    """Pixels as the file takes them."""
+    from fbnet_mobile.data.augment import normalise
+
+    if metadata.input == "float32":
+        pixels = normalise(pixels, metadata.mean, metadata.std)
+    array: NDArray[Any] = pixels.contiguous().numpy()
+    return array
+
+
+def _latency(
+    path: Path,
+    device: "Device",
+    file_format: str,
+    precision: str,
+    network: "Architecture | None",
+    table: "LatencyTable | None",
+) -> FileLatency:
+    """Measure the file where it will run, and put that beside the prediction."""
+    from fbnet_mobile.formats.runtimes import runtime_for_format
+    from fbnet_mobile.measure.benchmark import benchmark
+    from fbnet_mobile.measure.jobs import runtime_version
+    from fbnet_mobile.engine.progress import progress_steps
+
+    runtime, threads = runtime_for_format(file_format).name, device.settings.threads or 1
+    statistic = table.conditions.statistic if table is not None else "min"
+    with device, progress_steps() as progress:
+        version, cpu = runtime_version(device, runtime), device.facts().cpu
+        predicted_us, why_not = (
+            (None, "")
+            if table is None
+            else predict(
+                table,
+                network,
+                device=device.name,
+                cpu=cpu,
+                runtime=runtime,
+                runtime_version=version,
+                threads=threads,
+                precision=precision,
+            )
+        )
+        timed = benchmark(
+            [path],
+            device,
+            runtime,
+            threads=threads,
+            statistic=statistic,
+            progress=lambda done, total: progress("measuring", done, total),
+        )
+    (measured,) = timed.measurements
+    return FileLatency(device.name, cpu, runtime, version, threads, statistic, measured, predicted_us, why_not)

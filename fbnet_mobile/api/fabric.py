@@ -1,0 +1,37 @@
+"""Where weights are trained, from the options."""
+
+from typing import Any
+
+from fbnet_mobile.api.call import first_line
+from fbnet_mobile.engine.recipe import MachineOptions, shorten
+from fbnet_mobile.errors import UserError
+
+_MOST = 1024
+
+
+def make_fabric(machine: MachineOptions) -> Any:
+    """A launched ``lightning_fabric.Fabric``.
+
+    Raises:
+        UserError: the machine does not have what was asked for.
+    """
+    devices = machine.devices
+    if devices != "auto" and not (devices.isascii() and devices.isdecimal() and 1 <= int(devices[:9]) <= _MOST):
+        raise UserError(f"{shorten(devices)!r} is not a number of devices; give one from 1 to {_MOST}, or auto")
+
+    from lightning_fabric import Fabric
+
+    try:
+        fabric = Fabric(
+            accelerator=machine.accelerator,
+            devices=devices if devices == "auto" else int(devices),
+            precision=machine.precision,
+        )
+    # Lightning has an exception of its own besides, MisconfigurationException, which is none of its public names.
+    except Exception as error:
+        known = isinstance(error, ValueError | RuntimeError | TypeError)
+        if known or type(error).__name__ == "MisconfigurationException":
+            raise UserError(f"cannot train there: {first_line(error)}") from error
+        raise
+    fabric.launch()
+    return fabric

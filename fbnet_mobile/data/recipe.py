@@ -1,0 +1,42 @@
+"""Which labelled images, as plain data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fbnet_mobile.engine.recipe import SEEDS, option
+
+_IMAGES = "Images"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPlace:
+    """How labelled images are found and split."""
+
+    data_root: Path | None = option(None, group=_IMAGES, shown="./data", help="Where torchvision keeps its data sets.")
+    split_seed: int = option(
+        0,
+        group=_IMAGES,
+        low=0,
+        high=SEEDS,
+        help="Decides which images are held out where the data have no val/ or test/: the same for all commands.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Labelled images to learn from."""
+
+    data: str = option(
+        group=_IMAGES,
+        help="Labelled images: a folder of class folders, a torchvision data set's name, or digits.",
+    )
+    limit: int | None = option(None, group=_IMAGES, low=1, shown="all", help="Use about this many training images.")
+    place: DataPlace
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestData:
+    """Labelled images to compare on, if any."""
+
+    data: str | None = option(None, group=_IMAGES, shown="none", help="Labelled images, as for fbnet-train.")
+    place: DataPlace

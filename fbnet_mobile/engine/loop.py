@@ -1,0 +1,156 @@
+"""Epochs of steps: what a search and a training have in common."""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from fbnet_mobile.data.augment import derive_seed
+from fbnet_mobile.engine.allocator import tune_allocator
+from fbnet_mobile.engine.processes import mean
+from fbnet_mobile.engine.progress import ProgressBar
+from fbnet_mobile.engine.run_folder import Row, RunFolder
+from fbnet_mobile.errors import JobError, enough_memory
+
+_REPORT_STEPS = 20
+
+
+class Means:
+    """Means of some numbers over steps and processes, kept on the device, so that no step waits for it."""
+
+    def __init__(self, fabric: Fabric, names: int) -> None:
+        self._fabric = fabric
+        self._sums = torch.zeros(names, device=fabric.device)
+        self.steps = 0
+
+    def add(self, *values: Tensor) -> None:
+        """The numbers of one step, scalars on the device."""
+        self._sums += torch.stack(values)
+        self.steps += 1
+
+    def read(self) -> list[float] | None:
+        """The means; None where there was no step. Every process must ask."""
+        if not self.steps:
+            return None
+        means: list[float] = mean(self._fabric, self._sums / self.steps).tolist()
+        return means
+
+
+class Task(ABC, Generic[Row]):
+    """What is trained.
+
+    Attributes:
+        title: for the progress bar, such as "training".
+        epochs: how many there are.
+        steps: in each.
+        batch_size: images a step, of all processes together.
+        images: what they look like, such as "224 x 224 pixels".
+        learning_rate: its peak, to be lowered where the loss explodes.
+        seed: decides, with the epoch, what torch's own generator draws.
+    """
+
+    title: str
+    epochs: int
+    steps: int
+    batch_size: int
+    images: str
+    learning_rate: float
+    seed: int
+
+    @abstractmethod
+    def run(self, epoch: int) -> Iterator[None]:
+        """Make the steps of an epoch, yielding after each."""
+
+    @abstractmethod
+    def losses(self) -> list[float]:
+        """The mean of each loss since the epoch began, over the processes; asked for every few steps."""
+
+    @abstractmethod
+    def note(self) -> str:
+        """How the epoch stands, for the progress bar; after ``losses``."""
+
+    @abstractmethod
+    def tensors(self) -> Iterable[Tensor]:
+        """Weights, which must stay finite."""
+
+    @abstractmethod
+    def row(self, epoch: int, started: float) -> Row:
+        """Close the epoch; ``started`` is when it began, by ``time.monotonic``."""
+
+    def write(self, row: Row) -> None:
+        """What the folder keeps beside state and log; called in the first process, before these are written."""
+        del row
+
+    @abstractmethod
+    def line(self, row: Row) -> str:
+        """The epoch for people."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What is needed to continue: tensors and plain values."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
+
+
+def run_epochs(task: Task[Row], folder: RunFolder[Row], *, show_progress: bool = True) -> None:
+    """Make all epochs that the folder does not have yet; each is kept when it is done.
+
+    Raises:
+        JobError: a loss or a weight stopped being a finite number, or memory ran out; the epochs before are kept.
+        FbnetError: the folder cannot be written to.
+    """
+    tune_allocator()
+    fabric, first = folder.fabric, len(folder.history) + 1
+    images = task.steps * task.batch_size
+    bar = ProgressBar(
+        task.title,
+        images * task.epochs,
+        done=images * (first - 1),
+        show=show_progress and fabric.is_global_zero,
+    )
+    batch = f"a batch of {task.batch_size} images of {task.images}"
+    with bar, enough_memory(batch, "use a smaller --batch-size, fewer pixels or a smaller network"):
+        for epoch in range(first, task.epochs + 1):
+            started = time.monotonic()
+            # Seeded for every epoch, which spares keeping the state of every generator.
+            with seeded(fabric, derive_seed(task.seed, epoch, fabric.global_rank)):
+                for step, _ in enumerate(task.run(epoch), start=1):
+                    note = None
+                    if step % _REPORT_STEPS == 0 or step == task.steps:
+                        for value in task.losses():
+                            if not math.isfinite(value):
+                                raise _exploded(f"the loss became {value}", epoch, task, folder)
+                        note = f"epoch {epoch}/{task.epochs} {task.note()}"
+                    bar.advance(task.batch_size, note)
+                # The last step may have spoilt the weights, which no loss has seen yet.
+                if not all(bool(value.isfinite().all()) for value in task.tensors()):
+                    raise _exploded("the weights became infinite", epoch, task, folder)
+                row = task.row(epoch, started)
+            speed = images / max(time.monotonic() - started, 1e-9)
+            folder.save(row, task.state_dict, lambda: task.write(folder.history[-1]))
+            bar.say(f"epoch {epoch}/{task.epochs}: {task.line(row)}, {speed:,.0f} images/s")
+
+
+def _exploded(what: str, epoch: int, task: Task[Row], folder: RunFolder[Row]) -> JobError:
+    return JobError(
+        f"{what} in epoch {epoch}; the epochs before it are kept in {folder.path}: "
+        f"use another folder and a learning rate below {task.learning_rate:g}"
+    )
+
+
+@contextmanager
+def seeded(fabric: Fabric, seed: int) -> Iterator[None]:
+    """Seed torch's generators while the block runs, and give them back as they were."""
+    device = fabric.device
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,148 @@
+"""What training minimises: one class a loss, registered by name."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from fbnet_mobile.engine.checkpoint import load_checkpoint
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.files import shown
+from fbnet_mobile.registry import Registry
+
+Teach = Callable[[Tensor], Tensor]
+"""A teacher's logits, (B, classes) float32 without gradient, for the images that the network saw."""
+
+
+class LossSettings(Protocol):
+    """What the losses here read of a recipe (``TrainRecipe``)."""
+
+    @property
+    def label_smoothing(self) -> float:
+        """Share of the target spread over all classes."""
+
+    @property
+    def distillation_weight(self) -> float:
+        """Share of the teacher's part, 0 to 1."""
+
+    @property
+    def distillation_temperature(self) -> float:
+        """By which logits of both are divided."""
+
+
+class Loss(ABC):
+    """A loss of one batch.
+
+    Subclass it, and register the class with ``LOSSES.add(name, MyLoss)``; ``--loss name`` takes it.
+
+    Args:
+        recipe: how to train.
+    """
+
+    needs_teacher: ClassVar[bool] = False
+    """Whether it learns from a teacher; without one it is then refused before the training begins."""
+
+    def __init__(self, recipe: LossSettings) -> None:
+        self.recipe = recipe
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, labels: Tensor, images: Tensor, teacher: Teach | None) -> Tensor:
+        """The mean loss of a batch, a scalar.
+
+        Args:
+            logits: (B, classes) float32, of the network that is trained.
+            labels: (B,) int64.
+            images: (B, 3, R, R) float32, as the network saw them: augmented and normalised.
+            teacher: gives its logits for images; None if there is none.
+        """
+
+
+LOSSES: Registry[type[Loss]] = Registry("loss")
+
+
+class CrossEntropy(Loss):
+    """Cross-entropy with smoothed labels (Szegedy et al. 2016, arXiv 1512.00567, section 7)."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, images: Tensor, teacher: Teach | None) -> Tensor:
+        """See ``Loss``."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+
+
+class Distillation(Loss):
+    """A teacher's soft targets (Hinton, Vinyals and Dean 2015, arXiv 1503.02531, section 2).
+
+    (1 - w) CE(labels, logits) + w T^2 KL(softmax(teacher / T) || softmax(logits / T)): T^2 keeps the size of the
+    gradients of the second part the same at every temperature T, as they fall with 1 / T^2.
+    """
+
+    needs_teacher: ClassVar[bool] = True
+
+    def __call__(self, logits: Tensor, labels: Tensor, images: Tensor, teacher: Teach | None) -> Tensor:
+        """See ``Loss``."""
+        assert teacher is not None
+        weight, temperature = self.recipe.distillation_weight, self.recipe.distillation_temperature
+        hard = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        student = F.log_softmax(logits / temperature, dim=1)
+        targets = F.log_softmax(teacher(images) / temperature, dim=1)
+        soft = F.kl_div(student, targets, reduction="batchmean", log_target=True)
+        return (1 - weight) * hard + weight * temperature**2 * soft
+
+
+LOSSES.add("cross_entropy", CrossEntropy)
+LOSSES.add("distillation", Distillation)
+
+
+class Teacher:
+    """A trained network that only answers: in evaluation mode, without gradient, at its own resolution and colours.
+
+    Args:
+        path: its checkpoint.
+        classes: of the data; must be the checkpoint's, in the same order.
+        mean: that the images are normalised with, one for each channel.
+        std: likewise.
+        fabric: where it runs, at the precision of the training.
+
+    Raises:
+        UserError: the file is no checkpoint, or one of a network with other classes.
+    """
+
+    def __init__(
+        self, path: Path, classes: Sequence[str], mean: Sequence[float], std: Sequence[float], fabric: Fabric
+    ) -> None:
+        checkpoint = load_checkpoint(path)
+        if checkpoint.classes != tuple(classes):
+            pairs = zip(checkpoint.classes, classes, strict=False)
+            first = next((f"{a!r} where the data have {b!r}" for a, b in pairs if a != b), None)
+            detail = first or f"{len(checkpoint.classes)} classes where the data have {len(classes)}"
+            raise UserError(f"the teacher {shown(path)} has {shown(detail)}; give one trained on the same classes")
+        network = checkpoint.network(str(path)).requires_grad_(False).eval()
+        self._network = network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._precision, self._resolution = fabric.strategy.precision, checkpoint.resolution
+
+        def channels(values: Sequence[float]) -> Tensor:
+            return torch.tensor(values, device=fabric.device).view(1, -1, 1, 1)
+
+        # (x std + mean - own mean) / own std
+        self._scale = channels(std) / channels(checkpoint.std)
+        self._shift = (channels(mean) - channels(checkpoint.mean)) / channels(checkpoint.std)
+        self._same = tuple(std) == checkpoint.std and tuple(mean) == checkpoint.mean
+        self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """See ``Teach``."""
+        if not self._same:
+            images = images * self._scale + self._shift
+        if images.shape[-1] != self._resolution:
+            images = F.interpolate(
+                images, size=(self._resolution, self._resolution), mode="bilinear", antialias=True, align_corners=False
+            )
+        with self._precision.forward_context():
+            logits: Tensor = self._network(self._precision.convert_input(images))
+        return logits.float()

@@ -1,0 +1,80 @@
+"""What is exported, and how exactly, as plain data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fbnet_mobile.engine.recipe import option
+
+_NETWORK, _FILE, _CHECK = "Network", "File", "Check"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRecipe:
+    """Which network becomes which file, and how it is checked."""
+
+    checkpoint: Path | None = option(
+        None,
+        group=_NETWORK,
+        shown="none",
+        help="Checkpoint that fbnet-train wrote; with --model, one of mobile_cv.",
+    )
+    architecture: Path | None = option(
+        None, group=_NETWORK, shown="none", help="Or an architecture file: its untrained network, to measure."
+    )
+    model: str | None = option(
+        None,
+        group=_NETWORK,
+        shown="none",
+        help="Or a published network (see fbnet-benchmark --list-models), timm:NAME or torchvision:NAME; untrained "
+        "without --checkpoint or --pretrained.",
+    )
+    pretrained: bool = option(False, group=_NETWORK, help="With the weights of timm or torchvision, downloaded.")
+    resolution: int | None = option(
+        None,
+        group=_NETWORK,
+        low=1,
+        high=10_000,
+        shown="its own",
+        help="Pixels a side, for a network of timm or torchvision.",
+    )
+    output: Path = option(group=_FILE, names=("--output", "-o"), help="File: .tflite, .onnx or .mlpackage.")
+    format: str | None = option(None, group=_FILE, shown="by the file's suffix", help="tflite, onnx or coreml.")
+    precision: str = option("fp32", group=_FILE, help="fp32, fp16, or int8: 8-bit integers, calibrated on images.")
+    input: Literal["float32", "uint8"] = option(
+        "float32",
+        group=_FILE,
+        help="What the file takes: float32, normalised, or uint8, pixels that it normalises itself.",
+    )
+    opset: int | None = option(None, group=_FILE, low=1, high=1000, shown="17", help="ONNX: version of the operations.")
+    dynamic_batch: bool = option(False, group=_FILE, help="ONNX: any number of images at a time.")
+    calibration_data: str | None = option(
+        None,
+        group=_FILE,
+        shown="those of --data",
+        help="Images whose training part int8 takes its ranges from, 256 at most.",
+    )
+    images: int = option(256, group=_CHECK, low=1, help="How many test images of --data to compare on, at most.")
+    tolerance: float | None = option(
+        None,
+        group=_CHECK,
+        low=0,
+        shown="0.001 for fp32, 0.01 for fp16, any for int8",
+        help="Largest difference accepted, relative to the largest logit.",
+    )
+    min_agreement: float = option(
+        0.0,
+        group=_CHECK,
+        low=0,
+        high=1,
+        help="Part of the inputs on which the file must give PyTorch's answer.",
+    )
+    device: str | None = option(
+        None,
+        group="Device",
+        shown="not measured",
+        help="Measure the file's latency there; host is this machine.",
+    )
+    latency_table: Path | None = option(
+        None, group="Device", shown="none", help="With --device: table to predict the latency by."
+    )

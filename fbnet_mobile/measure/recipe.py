@@ -1,0 +1,88 @@
+"""What is measured, and how thoroughly, as plain data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fbnet_mobile.engine.recipe import SEEDS, option
+
+_BLOCKS, _MEASURING, _DEVICE = "Blocks", "Measuring", "Device"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions:
+    """How a device runs files."""
+
+    threads: int | None = option(
+        None, group=_DEVICE, low=1, high=1024, shown="as devices.yaml says, or 1", help="Threads of the runtime."
+    )
+    benchmark_binary: Path | None = option(
+        None, group=_DEVICE, shown="none", help="Google's benchmark_model for the device, for Android without Python."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """A device, and how it runs files."""
+
+    device: str = option(
+        "host",
+        group=_DEVICE,
+        help="Where to measure: host is this machine; ssh:user@board, adb, coreml, or a name of devices.yaml.",
+    )
+    runtime: RuntimeOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileRecipe:
+    """What is measured into a latency table, and how thoroughly."""
+
+    output: Path = option(group=_BLOCKS, names=("--output", "-o"), help="Table (CSV) to write, or to complete.")
+    space: str = option("small", group=_BLOCKS, help="Search space: the name of a packaged one or a YAML file.")
+    classes: int | None = option(
+        None, group=_BLOCKS, low=1, high=100_000, shown="as the space says", help="Classes of the data to come."
+    )
+    runtime: str | None = option(
+        None,
+        group=_BLOCKS,
+        shown="as devices.yaml says, or litert",
+        help="What runs the models: litert, onnxruntime or coreml.",
+    )
+    precision: str = option("fp32", group=_BLOCKS, help="Of the models: fp32, fp16 or int8.")
+    networks: int = option(
+        40,
+        group=_MEASURING,
+        low=0,
+        high=10_000,
+        help="Whole networks to measure with the blocks, to calibrate their sum.",
+    )
+    statistic: Literal["min", "median", "mean"] = option(
+        "min", group=_MEASURING, help="Which statistic is a row's latency."
+    )
+    rounds: int = option(6, group=_MEASURING, low=2, high=1000, help="Most rounds over all models.")
+    budget: str | None = option(
+        None,
+        group=_MEASURING,
+        shown="none: every block is measured",
+        help="End within this time, such as 90s, 3m, 1h; blocks that there is no time for are estimated, and the same "
+        "command without a budget measures them.",
+    )
+    seed: int = option(0, group=_MEASURING, low=0, high=SEEDS, help="Of the measuring order and of the networks drawn.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkRecipe:
+    """Which model files are measured and judged."""
+
+    models: tuple[Path, ...] = option(
+        (), argument=True, shown="none", help="Files: .tflite, .onnx, .mlpackage; a checkpoint (.pt) for its accuracy."
+    )
+    latency_table: Path | None = option(
+        None, group=_DEVICE, shown="none", help="Table to predict by, if the file holds its architecture."
+    )
+    images: int | None = option(
+        None, group="Images", low=1, shown="all", help="Use about this many of the test images."
+    )
+    output: Path | None = option(
+        None, group="Result", names=("--output", "-o"), shown="none", help="Also write the results as JSON."
+    )

@@ -1,0 +1,222 @@
+"""Records as the lines that people read, one function for each."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from fbnet_mobile.report.records import (
+    BenchmarkResult,
+    DeviceCheck,
+    DeviceList,
+    ExportResult,
+    ModelResult,
+    NetworkFound,
+    ProfileResult,
+    PublishedNetworks,
+    SearchReport,
+    TableComparison,
+    TrainReport,
+)
+
+
+def latency(latency_us: float) -> str:
+    """A latency for people: milliseconds from 1 ms up, microseconds below."""
+    return f"{latency_us / 1e3:.3f} ms" if latency_us >= 1e3 else f"{latency_us:.1f} us"
+
+
+def threads(count: int) -> str:
+    """A number of threads."""
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def _conditions(conditions: Any) -> str:
+    return (
+        f"{conditions.device} ({conditions.cpu}), {conditions.runtime} {conditions.runtime_version}, "
+        f"{threads(conditions.threads)}, {conditions.precision}, {conditions.statistic}"
+    )
+
+
+def profile_lines(result: ProfileResult) -> Iterator[str]:
+    """A latency table: what it holds, how exact it is, what makes it uncertain, how to complete it."""
+    yield (
+        f"{result.table}: {result.blocks} blocks and {result.networks} networks for space {result.conditions.space} on "
+        f"{_conditions(result.conditions)} of {result.rounds} rounds or more, {result.conditions.date}"
+    )
+    if result.median_difference is not None:
+        yield (
+            f"fixed cost of an invocation {latency(result.fixed_us)}; difference between halves of the rounds: median "
+            f"{result.median_difference:.1%}, 90th percentile {result.p90_difference:.1%}"
+        )
+    if result.error is None:
+        yield "not calibrated: too few whole networks in the table to know its error"
+    else:
+        coefficients = ", ".join(f"{value:.4g}" for value in result.coefficients)
+        error = result.error
+        yield (
+            f"calibration: {result.calibration} ({coefficients}); on {error.networks} networks, each left out in turn: "
+            f"mean error {error.mean:.1%}, {error.within_5_percent:.0%} within 5 %, {error.within_10_percent:.0%} "
+            f"within 10 %, Spearman {error.spearman:.3f}; their own measurements differ by "
+            f"{result.network_difference:.1%} between halves of the rounds"
+        )
+    for warning in result.warnings:
+        yield f"warning: {warning}; the numbers are the less certain"
+    if result.estimated:
+        yield (
+            f"{result.estimated} of the {result.blocks} blocks are estimated from the others, with an error of "
+            f"{result.estimate_error:.1%}; this measures them: {result.complete_with}"
+        )
+
+
+def comparison_lines(result: TableComparison) -> Iterator[str]:
+    """Two tables: how the latencies of the second are to those of the first."""
+    for path, conditions in zip(result.tables, result.conditions, strict=True):
+        yield f"{path}: {_conditions(conditions)}, {conditions.date}"
+    yield f"{len(result.blocks)} blocks in both; latency in the second over the first:"
+    names = ("least", "10th percentile", "median", "90th percentile", "greatest")
+    yield "  " + ", ".join(f"{name} {value:.3f}" for name, value in zip(names, result.ratios, strict=True))
+    for title, blocks in (("fastest", result.blocks[:5]), ("slowest", result.blocks[::-1][:5])):
+        yield f"relatively {title} in the second:"
+        for block in blocks:
+            yield f"  x{block.ratio:.3f}  {block.first_us:.1f} -> {block.second_us:.1f} us  {block.block}"
+
+
+def device_lines(result: DeviceList) -> Iterator[str]:
+    """The devices there are, with what each is and offers."""
+    for device in result.devices:
+        yield device.name
+        if device.facts is None or device.state is None:
+            yield f"  not usable: {device.problem}"
+            continue
+        facts, state = device.facts, device.state
+        load = "unknown" if state.load_1m is None else f"{state.load_1m:.1f}"
+        heat = "unknown" if state.temperature_c is None else f"{state.temperature_c:.0f} C"
+        yield f"  {facts.cpu}, {facts.cores} cores, {facts.memory_mb} MB, {facts.operating_system}"
+        yield f"  governor {facts.governor}, temperature {heat}, load {load}"
+        yield "  runtimes: " + (", ".join(f"{name} {version}" for name, version in device.runtimes.items()) or "none")
+
+
+def check_lines(result: DeviceCheck) -> Iterator[str]:
+    """What works on a device and what is missing, with the command that mends it."""
+    for finding in result.findings:
+        yield f"{'missing' if finding.problem else 'ok':8} {finding.what}" + (
+            f": {finding.problem}" if finding.problem else ""
+        )
+    for note in result.notes:
+        yield f"note     {note}"
+
+
+def search_lines(result: SearchReport) -> Iterator[str]:
+    """The networks that were found, beside what was most probable whatever the limits."""
+    for found in result.found:
+        yield from _found_lines(found)
+
+
+def _found_lines(found: NetworkFound) -> Iterator[str]:
+    from fbnet_mobile.cost.quantity import QUANTITIES
+
+    met, likely = [], []
+    for limit in found.limits:
+        readable = QUANTITIES.get(limit.quantity).readable
+        met.append(f"{limit.label} {readable(limit.value)} of {readable(limit.limit)}")
+        likely.append(f"{limit.label} {readable(limit.most_likely)}")
+    yield (
+        f"{found.architecture}: predicted {', '.join(met)}; {found.macs / 1e6:.2f} M MACs, "
+        f"{found.params / 1e6:.3f} M parameters"
+    )
+    yield (
+        f"taking each choice's most probable option, whatever the budget, would be predicted {', '.join(likely)}; "
+        f"{found.most_likely_macs / 1e6:.2f} M MACs, {found.most_likely_params / 1e6:.3f} M parameters"
+    )
+
+
+def train_lines(result: TrainReport) -> Iterator[str]:
+    """A trained network's accuracy."""
+    yield (
+        f"{result.checkpoint}: accuracy {result.val_accuracy:.2%} on the {result.val_images} validation images, "
+        f"{result.test_accuracy:.2%} on the {result.test_images} test images"
+    )
+
+
+def export_lines(result: ExportResult) -> Iterator[str]:
+    """An exported file beside PyTorch, and its latency beside the prediction."""
+    file = result.file
+    kind = "random inputs" if result.data is None else "test images"
+    yield (
+        f"{file.path}: {file.size / 1e6:.3f} MB, largest difference from PyTorch on {file.inputs} {kind} "
+        f"{file.largest_difference:.2g} ({file.relative_difference:.2g} of the largest logit)"
+    )
+    if result.data is not None or file.precision != "fp32":
+        line = f"{file.precision}: PyTorch's answer on {file.agreement:.1%} of them"
+        if file.accuracy is not None and file.pytorch_accuracy is not None:
+            points = 100 * (file.accuracy - file.pytorch_accuracy)
+            line += f"; accuracy {file.accuracy:.2%}, PyTorch's {file.pytorch_accuracy:.2%} ({points:+.2f} points)"
+        yield line
+    if result.data is not None and not result.same_classes:
+        yield f"accuracy not counted: the classes of {result.data} are not those of the network"
+    if result.fresh_weights_of:
+        yield (
+            f"the weights of {result.fresh_weights_of} are freshly initialised: the file is for measuring, not for "
+            "predicting"
+        )
+    if result.latency is not None:
+        yield from _latency_lines(result.latency, result.latency.measured, result.latency.device, result.latency.cpu)
+
+
+def _latency_lines(result: Any, measured: Any, device: str, cpu: str, indent: str = "") -> Iterator[str]:
+    values = ", ".join(
+        f"{name} {latency(value)}"
+        for name in ("min", "p10", "median", "p90", "mean")
+        if (value := getattr(measured, f"{name}_us")) == value  # benchmark_model prints not all of them
+    )
+    yield (
+        f"{indent}latency on {device} ({cpu}), {result.runtime}, {threads(result.threads)}: {values}; "
+        f"{measured.runs} runs"
+    )
+    if result.predicted_us is not None:
+        error = result.predicted_us / measured.latency_us - 1
+        yield f"{indent}predicted {latency(result.predicted_us)}, {error:+.1%} of the measured {result.statistic}"
+    elif result.no_prediction:
+        yield f"{indent}no prediction: {result.no_prediction}"
+
+
+def benchmark_lines(result: BenchmarkResult) -> Iterator[str]:
+    """Each model file: size, latency beside the prediction, accuracy."""
+    for model in result.models:
+        yield from _model_lines(model, result.device, result.facts.cpu)
+
+
+def _model_lines(model: ModelResult, device: str, cpu: str) -> Iterator[str]:
+    precision = f", {model.precision}" if model.precision else ""
+    yield f"{model.model} ({model.size_bytes / 1e6:.3f} MB{precision}), {model.runtime} {model.runtime_version}"
+    if model.latency is not None:
+        yield from _latency_lines(model, model.latency, device, cpu, "  ")
+    elif model.runtime == "coreml":
+        yield "  latency: not timed; Core ML is, on a Mac, with --device coreml"
+    elif model.runtime != "torch":
+        yield f"  latency: not timed; {device} does not run {model.runtime}"
+    if model.accuracy is not None:
+        yield f"  accuracy {model.accuracy:.2%} on {model.images} test images"
+
+
+def zoo_lines(result: PublishedNetworks) -> Iterator[str]:
+    """The published networks with their counts."""
+
+    def row(*cells: str) -> str:
+        return "{:15} {:>6} {:>11} {:>9} {:>11} {:>9} {:>5}  {}".format(*cells).rstrip()
+
+    yield row("", "", "", "", "published", "published", "", "")
+    yield row("network", "pixels", "MACs, M", "params, M", "MACs, M", "params, M", "top-1", "stated in")
+    for network in result.networks:
+        counts = (network.macs, network.params, network.published_macs, network.published_params)
+        yield row(
+            network.name,
+            str(network.resolution),
+            *(f"{count / 1e6:.6f}" for count in counts),
+            "-" if network.top1_percent is None else f"{network.top1_percent:.1f}",
+            network.stated_in,
+        )
+    yield (
+        f"\nThe networks are those of {result.source}. It counts one multiply-accumulate more for each\n"
+        "element that a global average pool reads, and leaves biases and batch norm out of the parameters. Top-1 is\n"
+        "what it states for its own weights on ImageNet, in percent; they do not come with fbnet-mobile, and nothing\n"
+        "here has checked it."
+    )

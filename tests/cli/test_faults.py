@@ -1,0 +1,187 @@
+"""What a command line may hold that no command can do: one short line, before any work, and nothing is written."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fbnet_mobile.cli.common import one_line
+
+ROOT = Path(__file__).parents[2]
+TRAIN = ("train", "--architecture", "fbnetv2-f1", "--data", "digits")
+LONG = "x" * 5000
+
+
+def call(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr("sys.argv", [f"fbnet-{words[0]}", *words[1:]])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"fbnet_mobile.cli.{words[0]}").main()
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("profile", "-o", "a.csv", "--classes", "0"), "classes is 0; give a whole number from 1 to"),
+        (("profile", "-o", "a.csv", "--classes", "1000000000"), "classes is 1000000000; give a whole number from 1"),
+        (("profile", "-o", "a.csv", "--networks", "1000000000"), "networks is 1000000000; give a whole number from 0"),
+        (("profile", "-o", ""), "output is empty; give a path"),
+        (("profile", "-o", f"{LONG}.csv"), "File name too long; choose another output path"),
+        (("profile", "-o", "/dev/null"), "cannot write /dev/null: it is no regular file; choose another output path"),
+        (("profile", "-o", "net.yaml/a.csv"), "net.yaml is not a folder; choose another output path"),
+        (("profile", "-o", "net.yaml", "--space", "net.yaml"), "cannot write net.yaml: it is one of the inputs"),
+        (("profile", "-o", "a.csv", "--space", "a\nb"), "unknown space 'a\\nb'"),
+        (("profile", "--check-device", LONG), "unknown device"),
+        ((*TRAIN, "-o", "out", "--seed", "4294967296"), "seed is 4294967296; give a whole number from 0 to 4294967295"),
+        ((*TRAIN, "-o", "out", "--learning-rate", "nan"), "learning_rate is nan; give a finite number above 0"),
+        ((*TRAIN, "-o", "out", "--accelerator", "tpu"), "unknown accelerator 'tpu'"),
+        ((*TRAIN, "-o", "out", "--precision", "8-bit"), "unknown precision '8-bit'"),
+        ((*TRAIN, "-o", "out", "--devices", "0"), "'0' is not a number of devices; give one from 1 to 1024, or auto"),
+        ((*TRAIN, "-o", "net.yaml"), "cannot write net.yaml: it is a file, and a folder is to be written"),
+        ((*TRAIN, "-o", f"deep/{LONG}"), "File name too long"),
+        ((*TRAIN, "-o", "out", "--epochs", "two"), "'two' is not a valid integer"),
+        (("export", "--model", "a\nb", "-o", "m.onnx"), "unknown network 'a\\nb'"),
+        (("export", "--model", "fbnetv2-f1", "-o", ""), "output is empty"),
+        (("search", "--data", "digits", "--space", "small", "--max-macs", "nan", "-o", "out"), "'nan' is not a count"),
+        (("benchmark", "m.tflite", "-o", "m.tflite"), "cannot write m.tflite: it is one of the inputs"),
+        (("benchmark", "m.tflite", "-o", "link.json"), "cannot write link.json: it is one of the inputs"),
+        (("benchmark", "m.tflite", "-o", "best.pt"), "what is there is no earlier result of fbnet-benchmark"),
+        (("benchmark", "m.tflite", "-o", "other.json"), "what is there is no earlier result of fbnet-benchmark"),
+        (("benchmark", "m.tflite", "-o", "/dev/null"), "it is no regular file"),
+        (("benchmark", "m.tflite", "-o", "images"), "what is there is no earlier result of fbnet-benchmark"),
+        (("benchmark", "m.tflite", "-o", "kept.json"), "kept.args.yaml: another file is there; move it"),
+    ],
+)  # fmt: skip
+def test_one_line_at_once_and_nothing_is_written(
+    words: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    for name, text in (
+        ("net.yaml", "name: x\n"),
+        ("m.tflite", "a model"),
+        ("best.pt", "weights"),
+        ("other.json", '{"models": []}'),
+        ("kept.args.yaml", "of something else"),
+    ):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "link.json").symlink_to("m.tflite")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert call(words, monkeypatch) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert len(said.err) < 600
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_what_cannot_be_written_to_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user without permission; root, who runs tests in a container, has every one."""
+    from fbnet_mobile.api.call import check_output
+    from fbnet_mobile.errors import UserError
+
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(UserError, match="no permission to write in"):
+        check_output(tmp_path / "a.csv")
+    with pytest.raises(UserError, match="no permission to write in"):
+        check_output(tmp_path / "not" / "there" / "yet", folder=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "error: too little memory: what was asked for does not fit; take fewer"),
+        (MemoryError("Unable to allocate 9.3 GiB for an array"), "error: too little memory: 9.3 GiB were asked for"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000 bytes. Error code 12"),
+            "error: too little memory: 4000 bytes were asked for at once; take fewer images at a time",
+        ),
+        (OSError(28, "No space left on device", "run/x"), "error: run/x: No space left on device"),
+    ],
+)
+def test_too_little_memory_or_space_is_one_line(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fbnet_mobile.zoo.zoo_names", fail)
+    assert call(("benchmark", "--list-models"), monkeypatch) == 1
+    shown = capfd.readouterr().err
+    assert shown.startswith(said)
+    assert shown.count("\n") == 1
+
+
+def test_an_interrupted_command_promises_only_what_is_so(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fbnet_mobile.zoo.load_architecture", interrupt)
+    monkeypatch.setattr("fbnet_mobile.zoo.load_network", interrupt)
+    for words, said in (
+        ((*TRAIN, "-o", "out"), "interrupted; the same command continues where it was\n"),
+        (("export", "--model", "fbnetv2-f1", "-o", "m.onnx"), "interrupted; nothing was written\n"),
+        (("benchmark", "--list-models"), "interrupted\n"),
+    ):
+        assert call(words, monkeypatch) == 130
+        assert capfd.readouterr().err == said
+
+
+def test_json_is_all_there_is_on_stdout_even_when_libraries_print(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from fbnet_mobile.api import benchmark
+
+    published = benchmark.published
+
+    def printing() -> object:
+        sys.stdout.write("from Python\n")
+        os.write(1, b"from C\n")
+        return published()
+
+    monkeypatch.setattr(benchmark, "published", printing)
+    assert call(("benchmark", "--list-models", "--json"), monkeypatch) == 0
+    said = capfd.readouterr()
+    assert len(json.loads(said.out)["networks"]) == 14
+    assert "from C" in said.err
+
+
+def test_a_terminal_without_the_letters_of_a_path_still_shows_it(tmp_path: Path) -> None:
+    program = "from fbnet_mobile.cli.train import main; main()"
+    words = ["--architecture", "fbnetv2-f1", "--data", "m\udcffd\u00e4", "-o", "out"]
+    for locale in ("C", "C.UTF-8"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *map(os.fsencode, words)],
+            capture_output=True,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": locale, "PYTHONIOENCODING": "ascii"},
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith(b"error: m\\udcffd")
+        assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\nb\tc\x1b[31m", "a\\nb\\tc\\x1b[31m"),
+        ("x" * 199, "x" * 199),
+        ("no " + "x" * 5000 + " there", "no " + "x" * 60 + "..." + "x" * 60 + " there"),
+        ("images für später", "images für später"),
+    ],
+)
+def test_a_message_is_one_line_and_shows_names_that_can_be_read(text: str, shown: str) -> None:
+    assert one_line(text) == shown
