@@ -1,7 +1,7 @@
 """Training one network, continued where it was interrupted."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ def train(
     *,
     architecture: str,
     initial_weights: str = "random",
-    arguments: Mapping[str, object] | None = None,
     show_progress: bool = True,
 ) -> TrainResult:
     """Train ``module``, or continue where an earlier run in ``out_dir`` stopped.
@@ -57,7 +56,6 @@ def train(
         fabric: where to train and at which precision; already launched.
         architecture: the network's architecture as YAML text, kept in the checkpoint.
         initial_weights: where the module's weights come from; a run that began from others is not continued.
-        arguments: what the command was given, kept as ``args.yaml``; None for no such file.
         show_progress: whether to draw a bar, if stderr is a terminal, and write a line per epoch.
 
     Raises:
@@ -75,7 +73,7 @@ def train(
         "teacher": run.teacher.digest if run.teacher else "",
         "precision": str(fabric.strategy.precision.precision),
     }
-    folder = RunFolder(out_dir, "training", settings, EpochResult, fabric, results=[CHECKPOINT], arguments=arguments)
+    folder = RunFolder(out_dir, "training", settings, EpochResult, fabric, results=[CHECKPOINT])
     with folder:
         folder.resume(run.load_state_dict, run.state_dict)
         first_epoch = len(folder.history) + 1
