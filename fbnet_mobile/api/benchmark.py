@@ -204,7 +204,7 @@ def _predicted(model: ModelResult, table: "LatencyTable", device: str, cpu: str)
 def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) -> list[ModelResult]:
     """The models with their accuracy on the test images."""
     from fbnet_mobile.arch import Architecture
-    from fbnet_mobile.blocks import restore
+    from fbnet_mobile.blocks.network import restore
     from fbnet_mobile.data.data import load_data
     from fbnet_mobile.engine.checkpoint import load_checkpoint
     from fbnet_mobile.formats.base import read_metadata

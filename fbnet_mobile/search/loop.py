@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks import Network
+from fbnet_mobile.blocks.network import Network
 from fbnet_mobile.cost.constraint import Constraint
 from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.data.data import Data, Split, training_batches

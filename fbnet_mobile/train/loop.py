@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from fbnet_mobile.data.augment import AUGMENTATIONS
 from fbnet_mobile.data.data import Data, training_batches
 from fbnet_mobile.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fbnet_mobile.engine.loop import Means, Task, run_epochs
@@ -59,11 +60,13 @@ def train(
         show_progress: whether to draw a bar, if stderr is a terminal, and write a line per epoch.
 
     Raises:
-        UserError: ``out_dir`` holds a run with other settings, the data do not fill a batch, or the teacher is not
-            one for these classes.
+        UserError: ``out_dir`` holds a run with other settings, the data do not fill a batch, an augmentation is
+            not known, or the teacher is not one for these classes.
         JobError: the loss stopped being a finite number, memory or disk ran out (what was good stays in ``out_dir``),
             or another process works there.
     """
+    for name in recipe.augmentations or ():
+        AUGMENTATIONS.get(name)  # refused before there is a folder
     run = _Training(module, data, recipe, out_dir / CHECKPOINT, fabric, architecture)
     settings = {
         **asdict(recipe),
@@ -149,8 +152,7 @@ class _Training(Task[EpochResult]):
             seed=recipe.seed,
             epoch=epoch,
             device=fabric.device,
-            crop=recipe.crop,
-            flip=recipe.flip,
+            augmentations=recipe.augmentations,
             rank=fabric.global_rank,
             world_size=fabric.world_size,
         )

@@ -4,7 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fbnet_mobile.arch import Block, Head, InvertedResidual
+from fbnet_mobile.arch import Block
+from fbnet_mobile.blocks.head import Head
+from fbnet_mobile.blocks.inverted_residual import InvertedResidual
 from fbnet_mobile.latency.estimate import estimate
 from fbnet_mobile.latency.table import LatencyTable
 
