@@ -18,7 +18,7 @@ from results_file import write_results
 from search_quality import fbnet
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks import build
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.cost.bounds import cost_range
 from fbnet_mobile.cost.constraint import latency_constraint
 from fbnet_mobile.cost.quantity import QUANTITIES

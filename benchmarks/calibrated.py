@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fbnet_mobile.blocks import calibrate_batch_norm
+from fbnet_mobile.blocks.network import calibrate_batch_norm
 
 
 def calibrated(module: nn.Module, channels: int, size: int | tuple[int, int]) -> nn.Module:

@@ -32,7 +32,7 @@ from calibrated import calibrated
 from results_file import write_results
 from torch import nn
 
-from fbnet_mobile.blocks import build
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.devices import HostDevice
 from fbnet_mobile.formats.base import write
 from fbnet_mobile.formats.packages import quiet

@@ -24,7 +24,7 @@ from calibrated import calibrated
 from results_file import write_results
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks import build
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.formats.base import FORMATS
 from fbnet_mobile.formats.verify import export
 from fbnet_mobile.space import load_space

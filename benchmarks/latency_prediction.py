@@ -58,12 +58,11 @@ PEER = """
 import json, sys, time
 import litert_torch, torch
 from fbnet_mobile.arch import Block
-from fbnet_mobile.blocks import build_block
 for key in json.load(sys.stdin):
     block = Block.parse_key(key)
     begun = time.perf_counter()
     image = torch.zeros(1, block.in_channels, block.resolution, block.resolution)
-    litert_torch.convert(build_block(block).eval(), (image,)).export(sys.argv[1])
+    litert_torch.convert(block.build().eval(), (image,)).export(sys.argv[1])
     print("seconds", time.perf_counter() - begun, flush=True)
 """
 

@@ -43,8 +43,10 @@ from results_file import write_results
 from torch import nn
 from torchvision.models import mobilenet_v3_small
 
-from fbnet_mobile.arch import Architecture, Head, InvertedResidual
-from fbnet_mobile.blocks import build
+from fbnet_mobile.arch import Architecture
+from fbnet_mobile.blocks.head import Head
+from fbnet_mobile.blocks.inverted_residual import InvertedResidual
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.cost.quantity import QUANTITIES
 from fbnet_mobile.data.data import Data, load_data
 from fbnet_mobile.devices import get_device

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks import build, build_block
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.engine.allocator import tune_allocator
 from fbnet_mobile.search.choices import Choices, Weights, straight_through
 from fbnet_mobile.search.recipe import Mode
@@ -159,7 +159,8 @@ class Textbook(nn.Module):
         self.paths: list[list[dict[str, Option]]] = []
         for position in space.positions:
             widest: dict[str, Any] = {name: max(options) for name, options in position.variables.items()}
-            names = [*([position.out_channels] if position.out_channels else []), *position.own.values()]
+            out = position.out_channels
+            names = [*([out] if isinstance(out, str) else []), *position.own.values()]
             options = itertools.product(*(position.variables[name] for name in names))
             chosen = [dict(zip(names, values, strict=True)) for values in options]
             layer = nn.ModuleList()
@@ -167,11 +168,11 @@ class Textbook(nn.Module):
                 # Its input is at the widest, even where its output shares the choice of width.
                 block = position.build(
                     widest[RESOLUTION],
-                    widest[position.in_channels] if position.in_channels else 3,
-                    cast(int, one[position.out_channels]) if position.out_channels else 0,
+                    max(position.widths(position.in_channels)),
+                    int(one[out]) if isinstance(out, str) else out,
                     {choice: one[name] for choice, name in position.own.items()},
                 )
-                layer.append(build_block(block))
+                layer.append(block.build())
             self.layers.append(layer)
             self.paths.append(chosen)
 

@@ -46,23 +46,3 @@ def enough_memory(what: str, remedy: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise JobError(f"too little memory for {what}; {remedy}") from error
-
-
-@contextmanager
-def continues(what: str) -> Iterator[None]:
-    """Note on an interruption in the block that the same command goes on; ``errors.advice`` reads it.
-
-    Args:
-        what: how, such as "the same command continues where it was".
-    """
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        if what not in getattr(error, "__notes__", ()):
-            error.add_note(what)
-        raise
-
-
-def advice(error: BaseException) -> str:
-    """What was noted on an interruption, as ``"; the same command continues where it was"``, or nothing."""
-    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))

@@ -1,6 +1,7 @@
 """Named things that can be added from outside: blocks, formats, device transports, costs, losses, strategies, ..."""
 
 import difflib
+import importlib
 import importlib.metadata
 from collections.abc import Collection, Iterator
 from functools import cache
@@ -69,10 +70,12 @@ class Registry(Generic[Entry]):
 
     Args:
         what: what an entry is, in the singular, for messages.
+        ours: the module that registers what the product itself brings, imported when a name is first asked for.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, ours: str = "") -> None:
         self.what = what
+        self.ours = ours
         self._entries: dict[str, Entry] = {}
 
     def add(self, name: str, entry: Entry) -> Entry:
@@ -92,15 +95,20 @@ class Registry(Generic[Entry]):
             UserError: there is none; lists the names that there are.
         """
         if name not in self._entries:
-            load_plugins()
+            self._load()
         if name not in self._entries:
             raise UserError(unknown(self.what, name, self.names()))
         return self._entries[name]
 
     def names(self) -> tuple[str, ...]:
         """Every name, those of installed packages included, in the order they were registered."""
-        load_plugins()
+        self._load()
         return tuple(self._entries)
+
+    def _load(self) -> None:
+        if self.ours:
+            importlib.import_module(self.ours)
+        load_plugins()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())

@@ -153,8 +153,8 @@ def _described(model: Path, threads: int, statistic: str) -> ModelResult:
 
 def _measured(models: Sequence[ModelResult], device: "Device") -> list[ModelResult]:
     """The models with the latency of those that the device runs."""
-    from fbnet_mobile.measure.benchmark import benchmark as measure
     from fbnet_mobile.engine.progress import progress_steps
+    from fbnet_mobile.measure.benchmark import benchmark as measure
 
     found = {model.model: model for model in models}
     with progress_steps() as progress:
@@ -202,7 +202,7 @@ def _predicted(model: ModelResult, table: "LatencyTable", device: str, cpu: str)
 def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) -> list[ModelResult]:
     """The models with their accuracy on the test images."""
     from fbnet_mobile.arch import Architecture
-    from fbnet_mobile.blocks import restore
+    from fbnet_mobile.blocks.network import restore
     from fbnet_mobile.data.data import load_data
     from fbnet_mobile.engine.checkpoint import load_checkpoint
     from fbnet_mobile.formats.base import read_metadata

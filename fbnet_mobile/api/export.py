@@ -139,7 +139,7 @@ def _network(
 
     import torch
 
-    from fbnet_mobile.blocks import build, restore
+    from fbnet_mobile.blocks.network import build, restore
     from fbnet_mobile.engine.checkpoint import load_checkpoint
     from fbnet_mobile.formats.metadata import ModelMetadata
     from fbnet_mobile.zoo.mobile_cv import MEAN, STD, load_mobile_cv
@@ -164,7 +164,7 @@ def _calibrate(module: "nn.Module", input_shape: tuple[int, int, int, int]) -> N
     """Give a fresh network the statistics of noise, so that its values are as large as a trained one's."""
     import torch
 
-    from fbnet_mobile.blocks import calibrate_batch_norm
+    from fbnet_mobile.blocks.network import calibrate_batch_norm
 
     with contextlib.suppress(Exception):  # the export says what a network that does not run refuses
         calibrate_batch_norm(module, torch.randn((4, *input_shape[1:]), generator=torch.Generator().manual_seed(0)))
@@ -207,10 +207,10 @@ def _latency(
     table: "LatencyTable | None",
 ) -> FileLatency:
     """Measure the file where it will run, and put that beside the prediction."""
+    from fbnet_mobile.engine.progress import progress_steps
     from fbnet_mobile.formats.runtimes import runtime_for_format
     from fbnet_mobile.measure.benchmark import benchmark
     from fbnet_mobile.measure.jobs import runtime_version
-    from fbnet_mobile.engine.progress import progress_steps
 
     runtime, threads = runtime_for_format(file_format).name, device.settings.threads or 1
     statistic = table.conditions.statistic if table is not None else "min"

@@ -65,9 +65,9 @@ def profile(options: ProfileOptions) -> ProfileResult:
     if runtime not in device.runtimes:
         raise UserError(unknown("runtime", runtime, device.runtimes))
 
+    from fbnet_mobile.engine.progress import progress_steps
     from fbnet_mobile.measure.plan import MeasuringPlan
     from fbnet_mobile.measure.profile import profile as measure
-    from fbnet_mobile.engine.progress import progress_steps
 
     candidates, positions = len(space.candidates()), sum(1 for _ in space.all_blocks())
     say(
@@ -94,8 +94,8 @@ def profile(options: ProfileOptions) -> ProfileResult:
     if result.failed:
         first = result.failed[0]
         raise JobError(
-            f"{recipe.output} is written but lacks {len(result.failed)} models that {runtime} on {device.name} could not "
-            f"run, first the {first.kind} '{first.blocks[:200]}': {first.reason}"
+            f"{recipe.output} is written but lacks {len(result.failed)} models that {runtime} on {device.name} could "
+            f"not run, first the {first.kind} '{first.blocks[:200]}': {first.reason}"
         )
     described = described_table(recipe.output, result.table, command_line("profile", options, budget=None))
     return replace(described, warnings=result.warnings)

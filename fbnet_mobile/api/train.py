@@ -46,7 +46,7 @@ def train(options: TrainOptions) -> TrainReport:
     from lightning_fabric import seed_everything
 
     from fbnet_mobile.api.fabric import make_fabric
-    from fbnet_mobile.blocks import build
+    from fbnet_mobile.blocks.network import build
     from fbnet_mobile.data.data import load_data
     from fbnet_mobile.train.loop import train as run
 

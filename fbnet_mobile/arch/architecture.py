@@ -1,16 +1,35 @@
 """A whole network as data, and its YAML file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 
-from fbnet_mobile.arch.block import Block, Head, block_class
-from fbnet_mobile.files import parse_yaml, read_text, validated, write_whole
+from fbnet_mobile.arch.block import BLOCKS, Block
+from fbnet_mobile.arch.fields import (
+    MAX_BLOCKS,
+    STRICT,
+    Count,
+    Description,
+    Name,
+    Resolution,
+    named_fields,
+    require_sensible,
+)
+from fbnet_mobile.files import first_problem, parse_yaml, read_text, validated, write_whole
 
 _DERIVED = ("in_channels", "resolution")
+
+
+class _Images(BaseModel):
+    """What goes into the first block."""
+
+    model_config = STRICT
+
+    resolution: Resolution
+    input_channels: Count = 3
 
 
 class Architecture(BaseModel):
@@ -31,29 +50,36 @@ class Architecture(BaseModel):
     (875648, 16)
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = STRICT
 
-    name: str
-    description: str = ""
-    resolution: int
-    input_channels: int = 3
-    blocks: tuple[SerializeAsAny[Block], ...]
+    name: Name
+    description: Description = ""
+    resolution: Resolution
+    input_channels: Count = 3
+    blocks: tuple[SerializeAsAny[Block], ...] = Field(max_length=MAX_BLOCKS)
 
     @model_validator(mode="before")
     @classmethod
     def _chain(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping) or not isinstance(data.get("blocks"), Sequence):
+        if not isinstance(data, Mapping) or not isinstance(data.get("blocks"), list | tuple):
             return data
-        channels, resolution = data.get("input_channels", 3), data.get("resolution")
+        named_fields(data)
+        if len(data["blocks"]) > MAX_BLOCKS:
+            raise ValueError(f"{len(data['blocks'])} blocks; at most {MAX_BLOCKS} are allowed")
+        try:
+            images = _Images.model_validate({name: data[name] for name in _Images.model_fields if name in data})
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from error
+        channels, resolution = images.input_channels, images.resolution
         blocks: list[Block] = []
         for number, fields in enumerate(data["blocks"], start=1):
             block = fields
             if isinstance(fields, Mapping):
-                rest = {"in_channels": channels, "resolution": resolution, **fields}
+                rest = {"in_channels": channels, "resolution": resolution, **named_fields(fields)}
                 kind = rest.pop("kind", None)
                 if not isinstance(kind, str):
                     raise ValueError(f"block {number} has no kind")
-                block = validated(block_class(kind), rest, f"block {number}")
+                block = validated(BLOCKS.get(kind), rest, f"block {number}")
             if not isinstance(block, Block):
                 raise ValueError(f"block {number} is not a mapping of fields")
             if (block.in_channels, block.resolution) != (channels, resolution):
@@ -67,9 +93,10 @@ class Architecture(BaseModel):
 
     @model_validator(mode="after")
     def _ends_in_head(self) -> Self:
-        heads = [isinstance(block, Head) for block in self.blocks]
-        if heads.count(True) != 1 or not heads[-1]:
+        ends = [block.ends_network for block in self.blocks]
+        if ends.count(True) != 1 or not ends[-1]:
             raise ValueError("a network needs exactly one head, as its last block")
+        require_sensible(self.params, self.peak_activations, "in all")
         return self
 
     @classmethod
@@ -118,8 +145,13 @@ class Architecture(BaseModel):
         return self.blocks[-1].out_channels
 
     def with_classes(self, classes: int) -> Self:
-        """The same network with another number of logits."""
-        head = self.blocks[-1].model_copy(update={"out_channels": classes})
+        """The same network with another number of logits.
+
+        Raises:
+            UserError: it is no number of classes.
+        """
+        head = self.blocks[-1]
+        head = validated(type(head), {**head.model_dump(), "out_channels": classes}, f"network {self.name}")
         return self.model_copy(update={"blocks": (*self.blocks[:-1], head)})
 
     @property

@@ -1,28 +1,12 @@
-"""PyTorch modules of the blocks, and the network that an architecture describes."""
+"""The kinds of blocks, a folder each, and what they share.
 
-from fbnet_mobile.blocks.layers import (
-    BATCH_NORM_EPS,
-    ConvBNAct,
-    HeadModule,
-    InvertedResidualModule,
-    SqueezeExcite,
-    activation_module,
-    build_block,
-    register_block,
-)
-from fbnet_mobile.blocks.network import Network, build, calibrate_batch_norm, restore
+A kind's folder holds its ``shape.py`` (plain data, which loads without PyTorch and is what the folder's package gives),
+its ``module.py`` and, if it can be searched as one module, its ``masked.py``.
+"""
 
-__all__ = [
-    "BATCH_NORM_EPS",
-    "ConvBNAct",
-    "HeadModule",
-    "InvertedResidualModule",
-    "Network",
-    "SqueezeExcite",
-    "activation_module",
-    "build",
-    "build_block",
-    "calibrate_batch_norm",
-    "register_block",
-    "restore",
-]
+import importlib
+import pkgutil
+
+for _kind in pkgutil.iter_modules(__path__):
+    if _kind.ispkg:
+        importlib.import_module(f"{__name__}.{_kind.name}")

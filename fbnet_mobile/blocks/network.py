@@ -2,25 +2,22 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks.layers import build_block
 from fbnet_mobile.errors import UserError
 
 
 class Network(nn.Sequential):
-    """The blocks of an architecture, one after the other: (N, channels, R, R) images to (N, classes) logits."""
-
-    def __init__(self, architecture: Architecture) -> None:
-        super().__init__(*(build_block(block) for block in architecture.blocks))
-        initialise(self)
+    """The modules of a chain of blocks, one after the other: (N, channels, R, R) images to (N, classes) logits."""
 
 
 def build(architecture: Architecture) -> Network:
     """A freshly initialised network."""
-    return Network(architecture)
+    network = Network(*(block.build() for block in architecture.blocks))
+    initialise(network)
+    return network
 
 
 def restore(architecture: Architecture, weights: Mapping[str, Tensor], where: str) -> Network:
@@ -48,7 +45,8 @@ def initialise(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
         elif isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, std=0.01)
-            nn.init.zeros_(part.bias)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
 
 
 def calibrate_batch_norm(module: nn.Module, images: Tensor) -> None:
@@ -56,11 +54,5 @@ def calibrate_batch_norm(module: nn.Module, images: Tensor) -> None:
 
     A fresh network's statistics are those of no data: after a few dozen layers its values are too small for 16 bits.
     """
-    for norm in module.modules():
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-            norm.momentum = None  # the mean over all batches since the reset, which is one
-            norm.reset_running_stats()
-    module.train()
-    with torch.no_grad():
-        module(images)
+    update_bn([images], module)
     module.eval()

@@ -1,17 +1,39 @@
 """Random changes to whole batches of training images, on whatever device they are on."""
 
-from collections.abc import Sequence
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fbnet_mobile.registry import Registry
+
 SMALL_IMAGE = 64
 """Below this resolution images are shifted; from it on a random part of them is enlarged."""
 
 CROP_AREA = (0.35, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A random change to a batch.
+
+    Attributes:
+        change: of (N, 3, R, R) uint8 pixels and (N, ``draws``) numbers from 0 to below 1, drawn evenly, to pixels of
+            the same shape and type; a function of these alone, so that a run can be repeated.
+        draws: how many numbers it needs for each image.
+    """
+
+    change: Callable[[Tensor, Tensor], Tensor]
+    draws: int
+
+
+AUGMENTATIONS = Registry[Augmentation]("augmentation")
 
 
 def derive_seed(*numbers: int) -> int:
@@ -21,44 +43,74 @@ def derive_seed(*numbers: int) -> int:
 
 def augment(
     images: Tensor,
+    names: Sequence[str],
     *,
     seed: int,
     epoch: int,
     step: int,
-    crop: bool = True,
-    flip: bool = True,
     rank: int = 0,
     world_size: int = 1,
 ) -> Tensor:
-    """Crop and flip each image at random; a function of its arguments alone.
-
-    Images below 64 pixels are padded by an eighth on each side and cropped back. From 64 pixels on, a part of
-    35 to 100 % of the area is enlarged to the whole (milder than the 8 % usual for ImageNet, as small
-    networks trained for a short time underfit).
+    """Change each image at random; a function of its arguments alone.
 
     Args:
         images: (N, 3, R, R), uint8: this process's part of the batch.
-        seed: together with ``epoch`` and ``step`` decides what is drawn.
+        names: of the augmentations, in the order in which they are applied.
+        seed: together with ``epoch`` and ``step`` decides what is drawn. What one augmentation draws does not depend on
+            the others.
         epoch: number of the epoch.
         step: number of the batch within its epoch.
-        crop: whether to crop.
-        flip: whether to mirror half of the images left to right; wrong for digits, text and signs.
         rank: which part this is: images ``rank``, ``rank + world_size``, ... of the whole batch.
         world_size: how many such parts there are.
 
     Returns:
         (N, 3, R, R), uint8.
+
+    Raises:
+        UserError: there is no augmentation of a name.
     """
-    generator = torch.Generator().manual_seed(derive_seed(seed, epoch, step))
-    count, _, resolution, _ = images.shape
-    # Drawn for the whole batch, so that an image meets the same fate however many processes share the batch.
-    draws = torch.rand(count * world_size, 5, generator=generator)[rank::world_size].to(images.device)
-    if crop:
-        change = _shift if resolution < SMALL_IMAGE else _enlarge
-        images = change(images, draws[:, :4])
-    if flip:
-        images = torch.where(draws[:, 4].lt(0.5).view(-1, 1, 1, 1), images.flip(3), images)
+    for name in names:
+        augmentation = AUGMENTATIONS.get(name)
+        # Drawn for the whole batch, so that an image meets the same fate however many processes share the batch.
+        draws = _draw(name, augmentation.draws, len(images) * world_size, (seed, epoch, step))[rank::world_size]
+        images = augmentation.change(images, draws.to(images.device))
     return images
+
+
+# Columns of one table of draws, from when there were only these two: runs made then can be repeated.
+_FIRST_TABLE = {"crop": slice(0, 4), "flip": slice(4, 5)}
+
+
+def _draw(name: str, draws: int, count: int, seeds: tuple[int, ...]) -> Tensor:
+    if name in _FIRST_TABLE:
+        generator = torch.Generator().manual_seed(derive_seed(*seeds))
+        return torch.rand(count, 5, generator=generator)[:, _FIRST_TABLE[name]]
+    generator = torch.Generator().manual_seed(derive_seed(*seeds, zlib.crc32(name.encode())))
+    return torch.rand(count, draws, generator=generator)
+
+
+def crop(images: Tensor, draws: Tensor) -> Tensor:
+    """Crop each image at random.
+
+    Images below 64 pixels are padded by an eighth on each side and cropped back. From 64 pixels on, a part of 35 to
+    100 % of the area is enlarged to the whole (milder than the 8 % usual for ImageNet, as small networks trained for a
+    short time underfit).
+
+    Args:
+        images: (N, 3, R, R), uint8.
+        draws: (N, 4), from 0 to below 1.
+    """
+    return (_shift if images.shape[-1] < SMALL_IMAGE else _enlarge)(images, draws)
+
+
+def flip(images: Tensor, draws: Tensor) -> Tensor:
+    """Mirror half of the images left to right; wrong for digits, text and signs.
+
+    Args:
+        images: (N, 3, R, R), uint8.
+        draws: (N, 1), from 0 to below 1.
+    """
+    return torch.where(draws.lt(0.5).view(-1, 1, 1, 1), images.flip(3), images)
 
 
 def _shift(images: Tensor, draws: Tensor) -> Tensor:
@@ -72,7 +124,7 @@ def _shift(images: Tensor, draws: Tensor) -> Tensor:
 
 def _enlarge(images: Tensor, draws: Tensor) -> Tensor:
     area = CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * draws[:, 0]
-    low, high = np.log(CROP_ASPECT)
+    low, high = math.log(CROP_ASPECT[0]), math.log(CROP_ASPECT[1])
     aspect = torch.exp(low + (high - low) * draws[:, 1])
     width = (area * aspect).sqrt().clamp(max=1)
     height = (area / aspect).sqrt().clamp(max=1)
@@ -83,6 +135,10 @@ def _enlarge(images: Tensor, draws: Tensor) -> Tensor:
     sampling = F.affine_grid(grid, list(images.shape), align_corners=False)
     enlarged = F.grid_sample(images.float(), sampling, padding_mode="border", align_corners=False)
     return enlarged.round_().to(torch.uint8)
+
+
+AUGMENTATIONS.add("crop", Augmentation(crop, draws=4))
+AUGMENTATIONS.add("flip", Augmentation(flip, draws=1))
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fbnet_mobile import __version__
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks import Network, restore
+from fbnet_mobile.blocks.network import Network, restore
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.files import first_problem, shown, write_whole
 

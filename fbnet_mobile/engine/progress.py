@@ -1,38 +1,23 @@
-"""Progress bars on a terminal, silence or a line elsewhere."""
+"""A progress bar on a terminal, silence elsewhere."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 
 class _Rate(TextColumn):
     """Images (or whatever is counted) a second, over the last half minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
         super().__init__("")
+        self._unit = unit
 
     def render(self, task: Task) -> Text:
-        rate, unit = task.finished_speed or task.speed, task.fields["unit"]
-        return Text("" if rate is None or not unit else f"{rate:,.0f} {unit}/s")
-
-
-def _bars(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
-        TextColumn("{task.fields[note]}"),
-        _Rate(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal or console.quiet,
-    )
+        rate = task.finished_speed or task.speed
+        return Text("" if rate is None else f"{rate:,.0f} {self._unit}/s")
 
 
 class ProgressBar:
@@ -47,42 +32,34 @@ class ProgressBar:
     """
 
     def __init__(self, title: str, total: int, *, unit: str = "images", done: int = 0, show: bool = True) -> None:
-        self._bars = _bars(Console(stderr=True, quiet=not show, soft_wrap=True, highlight=False))
-        self._task = self._bars.add_task(title, total=total, completed=done, note="", unit=unit)
+        console = Console(stderr=True, quiet=not show, soft_wrap=True, highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=12),
+            TextColumn("{task.fields[note]}"),
+            _Rate(unit),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not (show and console.is_terminal),
+        )
+        self._task = self._progress.add_task(title, total=total, completed=done, note="")
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        self._progress.stop()
 
     def advance(self, units: int, note: str | None = None) -> None:
         """Count ``units`` more as done, and replace the note if one is given."""
         if note is None:
-            self._bars.advance(self._task, units)
+            self._progress.advance(self._task, units)
         else:
-            self._bars.update(self._task, advance=units, note=note)
+            self._progress.update(self._task, advance=units, note=note)
 
     def say(self, line: str) -> None:
         """Write one lasting line, above the bar on a terminal; this is shown elsewhere too."""
-        self._bars.console.print(line, markup=False)
-
-
-@contextmanager
-def progress_steps() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each step that is named, by (step, done, total); not on a terminal, a line when a step is done."""
-    console = Console(stderr=True)
-    with _bars(console) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def advance(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(f"{step:24}", total=total, note="", unit="")
-            bars.update(tasks[step], completed=done, total=total, note=f"{done}/{total}")
-            if done == total > 1 and not console.is_terminal:
-                sys.stderr.write(f"{step}: {done} of {total}\n")
-
-        yield advance
+        self._progress.console.print(line, markup=False)

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import pandas as pd
-import yaml
 from lightning_fabric import Fabric
 from pydantic import JsonValue, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -19,10 +18,10 @@ from fbnet_mobile import __version__
 from fbnet_mobile.data.data import Data
 from fbnet_mobile.engine.checkpoint import read_tensors, write_tensors
 from fbnet_mobile.engine.processes import in_first_process
-from fbnet_mobile.errors import UserError, continues
+from fbnet_mobile.errors import UserError
 from fbnet_mobile.files import first_problem, locked, remove_leftovers, shown, write_whole, writing
 
-STATE, LOG, ARGUMENTS = "last.pt", "log.csv", "args.yaml"
+STATE, LOG = "last.pt", "log.csv"
 
 
 class Epoch(Protocol):
@@ -91,8 +90,8 @@ def data_settings(data: Data) -> dict[str, object]:
 class RunFolder(Generic[Row]):
     """A folder that continues where a run was stopped, to be used as a context: one run at a time may be in it.
 
-    It holds ``last.pt`` (what is needed to continue), ``log.csv`` (a row for each epoch), ``args.yaml`` if the
-    arguments are given, and what the task writes. The log is made from the state, so that they never disagree.
+    It holds ``last.pt`` (what is needed to continue), ``log.csv`` (a row for each epoch), and what the task writes. The
+    log is made from the state, so that they never disagree.
 
     Args:
         path: the folder; made if it is not there.
@@ -101,7 +100,6 @@ class RunFolder(Generic[Row]):
         row: class of the log's rows.
         fabric: already launched; the first process writes.
         results: names of what a finished run leaves; refused if they stand there without a state.
-        arguments: what the command was given, for ``args.yaml``; None for no such file.
     """
 
     def __init__(
@@ -113,12 +111,10 @@ class RunFolder(Generic[Row]):
         fabric: Fabric,
         *,
         results: Collection[str] = (),
-        arguments: Mapping[str, object] | None = None,
     ) -> None:
         self.path, self.what, self.fabric, self.results = path, what, fabric, results
         # As they come back from a file.
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
-        self.arguments = arguments
         self.history: list[Row] = []
         self._rows: TypeAdapter[list[Row]] = TypeAdapter(list[row])  # type: ignore[valid-type]
         self._held = ExitStack()
@@ -133,7 +129,6 @@ class RunFolder(Generic[Row]):
         in_first_process(
             self.fabric, lambda: self._held.enter_context(locked(self.path / ".lock", f"the folder {shown(self.path)}"))
         )
-        self._held.enter_context(continues("the same command continues where it was"))
         return self
 
     def __exit__(
@@ -176,9 +171,6 @@ class RunFolder(Generic[Row]):
 
         def prepare() -> None:
             remove_leftovers(self.path)
-            if self.arguments is not None:
-                with write_whole(self.path / ARGUMENTS) as partial:
-                    partial.write_text(yaml.safe_dump(dict(self.arguments), sort_keys=False), encoding="utf-8")
             if path == own and found:
                 self._write_log()
             else:  # before the first epoch, so that one that is killed in it begins with the same weights again

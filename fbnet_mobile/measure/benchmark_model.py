@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from fbnet_mobile.devices.settings import DeviceSettings
+from fbnet_mobile.devices.system import shell_sleep
 from fbnet_mobile.measure.plan import MeasuringPlan
 from fbnet_mobile.measure.samples import Sample
 
@@ -34,7 +35,7 @@ def script(binary: str, models: Sequence[str], threads: int, plan: MeasuringPlan
         f"[ -x {shlex.quote(binary)} ] || chmod 700 {shlex.quote(binary)}",
         "measure() {",
         f'timeout {math.ceil(settings.model_limit_s)} {command} --graph="$1" 2>&1 </dev/null',
-        f'code=$?; echo; echo "__FBNET_MODEL=$code"; sleep {settings.pause_s}',
+        f'code=$?; echo; echo "__FBNET_MODEL=$code"; {shell_sleep(settings.pause_s)}',
         "}",
         *(f"measure {shlex.quote(model)}" for model in models),
     ]

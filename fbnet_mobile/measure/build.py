@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from fbnet_mobile.arch import Block
-from fbnet_mobile.blocks import build_block
 from fbnet_mobile.errors import JobError
 from fbnet_mobile.formats.base import get_format, writing
 from fbnet_mobile.graph.operations import Graph
@@ -68,7 +67,7 @@ def graph_of(blocks: Sequence[Block]) -> Graph:
     """The graph of a chain of blocks, with random weights; of as little as a runtime can be asked for, without any."""
     if not blocks:
         return trace(nn.ReLU(), (1, 8, 1, 1))
-    module = nn.Sequential(*(build_block(block) for block in blocks))
+    module = nn.Sequential(*(block.build() for block in blocks))
     return trace(module, (1, blocks[0].in_channels, blocks[0].resolution, blocks[0].resolution))
 
 

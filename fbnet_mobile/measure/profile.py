@@ -3,14 +3,11 @@
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import hashlib
-import os
 import random
 import shutil
-import socket
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from fbnet_mobile.arch import Block
 from fbnet_mobile.devices import Device
 from fbnet_mobile.devices.base import UNKNOWN
 from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.files import locked
 from fbnet_mobile.formats.runtimes import get_runtime
 from fbnet_mobile.latency.estimate import demand, estimate
 from fbnet_mobile.latency.table import (
@@ -118,9 +116,9 @@ def profile(
         progress: told of each step.
 
     Raises:
-        UserError: there is a table at ``out`` for other conditions, another profile writes it, or the precision needs a
-            package.
-        JobError: the device failed, and what was measured is kept; or no block could be run, and nothing is written.
+        UserError: there is a table at ``out`` for other conditions, or the precision needs a package.
+        JobError: another profile writes the table; or the device failed, and what was measured is kept; or no block
+            could be run, and nothing is written.
     """
     plan = plan or MeasuringPlan()
     session = new_session(device, runtime, threads, plan)
@@ -339,36 +337,14 @@ def _alone(work: Path, out: Path) -> Iterator[None]:
     """Hold the work folder of a table, which is made, for this process alone.
 
     Raises:
-        UserError: another process has it, or it cannot be made.
+        JobError: another process has it.
+        UserError: it cannot be made.
     """
-    path = work / "lock"
-    try:
-        while True:
-            work.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = " ".join(file.read(300).split()) or "unknown"
-                file.close()
-                raise UserError(
-                    f"another fbnet-profile writes {out} ({holder}); wait for its end or choose another output path"
-                ) from None
-            # Whoever had it before may have removed the folder in between.
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                break
-            file.close()
-    except OSError as error:
-        raise UserError(f"cannot write {work}: {error.strerror or error}; choose another output path") from error
-    with file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    with locked(work / "lock", str(out)):
         try:
             yield
         finally:
-            if work.exists() and [item.name for item in work.iterdir()] == [path.name]:
+            if work.exists() and [item.name for item in work.iterdir()] == ["lock"]:
                 shutil.rmtree(work)
 
 

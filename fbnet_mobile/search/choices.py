@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from fbnet_mobile.blocks.masks import Weights
 from fbnet_mobile.space import Option, SearchSpace
 
-Weights = Mapping[str, Tensor]
-"""For each variable of a space one weight for each of its options, adding up to 1."""
+__all__ = ["Choices", "Weights", "straight_through"]
 
 
 class Choices(nn.Module):

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks import Network
+from fbnet_mobile.blocks.network import Network
 from fbnet_mobile.cost.constraint import Constraint
 from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.data.data import Data, Split, training_batches
@@ -46,7 +46,6 @@ def search(
     *,
     shared_warmup: Path | None = None,
     tensorboard: bool = False,
-    arguments: Mapping[str, object] | None = None,
     show_progress: bool = True,
 ) -> SearchResult:
     """Search a space for the most accurate network within constraints, or continue where an earlier run stopped.
@@ -64,7 +63,6 @@ def search(
         shared_warmup: a file for the state after the warm-up's whole epochs: taken up if it is there, else written.
             Searches that differ in nothing but their limits do the same until then.
         tensorboard: write scalars and the probabilities of all choices into ``out_dir/tensorboard`` too.
-        arguments: what the command was given, kept as ``args.yaml``; None for no such file.
         show_progress: whether to draw a bar, if stderr is a terminal, and write a line per epoch.
 
     Raises:
@@ -83,9 +81,7 @@ def search(
         _LIMITS: [constraint.limit for constraint in constraints],
         "precision": str(fabric.strategy.precision.precision),
     }
-    run.folder = RunFolder(
-        out_dir, "search", settings, SearchEpoch, fabric, results=[ARCHITECTURE, RESULT], arguments=arguments
-    )
+    run.folder = RunFolder(out_dir, "search", settings, SearchEpoch, fabric, results=[ARCHITECTURE, RESULT])
     with run.folder:
         run.folder.resume(run.load_state_dict, run.state_dict, shared=shared_warmup, free=[_LIMITS])
         if tensorboard and fabric.is_global_zero:

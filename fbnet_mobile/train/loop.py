@@ -1,7 +1,7 @@
 """Training one network, continued where it was interrupted."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from fbnet_mobile.data.augment import AUGMENTATIONS
 from fbnet_mobile.data.data import Data, training_batches
 from fbnet_mobile.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fbnet_mobile.engine.loop import Means, Task, run_epochs
@@ -34,7 +35,6 @@ def train(
     *,
     architecture: str,
     initial_weights: str = "random",
-    arguments: Mapping[str, object] | None = None,
     show_progress: bool = True,
 ) -> TrainResult:
     """Train ``module``, or continue where an earlier run in ``out_dir`` stopped.
@@ -57,15 +57,16 @@ def train(
         fabric: where to train and at which precision; already launched.
         architecture: the network's architecture as YAML text, kept in the checkpoint.
         initial_weights: where the module's weights come from; a run that began from others is not continued.
-        arguments: what the command was given, kept as ``args.yaml``; None for no such file.
         show_progress: whether to draw a bar, if stderr is a terminal, and write a line per epoch.
 
     Raises:
-        UserError: ``out_dir`` holds a run with other settings, the data do not fill a batch, or the teacher is not
-            one for these classes.
+        UserError: ``out_dir`` holds a run with other settings, the data do not fill a batch, an augmentation is
+            not known, or the teacher is not one for these classes.
         JobError: the loss stopped being a finite number, memory or disk ran out (what was good stays in ``out_dir``),
             or another process works there.
     """
+    for name in recipe.augmentations or ():
+        AUGMENTATIONS.get(name)  # refused before there is a folder
     run = _Training(module, data, recipe, out_dir / CHECKPOINT, fabric, architecture)
     settings = {
         **asdict(recipe),
@@ -75,7 +76,7 @@ def train(
         "teacher": run.teacher.digest if run.teacher else "",
         "precision": str(fabric.strategy.precision.precision),
     }
-    folder = RunFolder(out_dir, "training", settings, EpochResult, fabric, results=[CHECKPOINT], arguments=arguments)
+    folder = RunFolder(out_dir, "training", settings, EpochResult, fabric, results=[CHECKPOINT])
     with folder:
         folder.resume(run.load_state_dict, run.state_dict)
         first_epoch = len(folder.history) + 1
@@ -151,8 +152,7 @@ class _Training(Task[EpochResult]):
             seed=recipe.seed,
             epoch=epoch,
             device=fabric.device,
-            crop=recipe.crop,
-            flip=recipe.flip,
+            augmentations=recipe.augmentations,
             rank=fabric.global_rank,
             world_size=fabric.world_size,
         )

@@ -48,13 +48,11 @@ class TrainRecipe:
         "evaluated and kept; 0 for none. Less in the first steps.",
     )
     seed: int = option(0, group=_TRAINING, low=0, high=SEEDS, help="Of initial weights, order and augmentation.")
-    crop: bool = option(True, group=_IMAGES, names=("--crop/--no-crop",), help="Crop images at random.")
-    flip: bool | None = option(
+    augmentations: tuple[str, ...] | None = option(
         None,
         group=_IMAGES,
-        names=("--flip/--no-flip",),
-        shown="unless the data are digits or signs",
-        help="Mirror images at random.",
+        shown="crop,flip; crop for digits and signs",
+        help="Random changes of the images, in this order: crop, flip, or a plugin's.",
     )
 
     def __post_init__(self) -> None:

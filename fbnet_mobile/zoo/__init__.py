@@ -8,7 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from fbnet_mobile.arch import Architecture, Block, Head, InvertedResidual
+from fbnet_mobile.arch import Architecture, Block
+from fbnet_mobile.blocks.head import Head
+from fbnet_mobile.blocks.inverted_residual import InvertedResidual
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.registry import unknown
 

@@ -21,8 +21,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fbnet_mobile.arch import Architecture, Block, ConvBlock, Head, InvertedResidual
-from fbnet_mobile.blocks import Network, build
+from fbnet_mobile.arch import Architecture, Block
+from fbnet_mobile.blocks.conv import ConvBlock
+from fbnet_mobile.blocks.head import Head
+from fbnet_mobile.blocks.inverted_residual import InvertedResidual
+from fbnet_mobile.blocks.network import Network, build
 from fbnet_mobile.errors import UserError
 
 MEAN = (0.485, 0.456, 0.406)

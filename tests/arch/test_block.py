@@ -1,6 +1,9 @@
 import pytest
 
-from fbnet_mobile.arch import Block, ConvBlock, Head, InvertedResidual, round_channels
+from fbnet_mobile.arch import Block, round_channels
+from fbnet_mobile.blocks.conv import ConvBlock
+from fbnet_mobile.blocks.head import Head
+from fbnet_mobile.blocks.inverted_residual import InvertedResidual
 from fbnet_mobile.errors import UserError
 
 
@@ -43,5 +46,55 @@ def test_key_is_read_back_and_tells_blocks_apart() -> None:
     assert block.model_copy(update={"kernel_size": 5}).key != block.key
     with pytest.raises(UserError, match="not a block: 'inverted_residual in_channels=x'"):
         Block.parse_key("inverted_residual in_channels=x")
-    with pytest.raises(UserError, match=r"unknown block kind 'nonsense'; known kinds: .*conv, head, inverted_residual"):
+    with pytest.raises(UserError, match=r"unknown block kind 'nonsense'; choose one of conv, head, inverted"):
         Block.parse_key("nonsense")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "conv out_channels=8 in_channels=3 resolution=4 stride=1 kernel_size=3 activation=relu bias=False",  # order
+        "conv in_channels=03 out_channels=8 resolution=4 stride=1 kernel_size=3 activation=relu bias=False",
+        "conv in_channels=3 out_channels=8 resolution=4 stride=1 kernel_size=3 activation=relu bias=no",
+        "conv in_channels=3 out_channels=8 resolution=4",  # what is left out would be filled in
+        "head in_channels=8 out_channels=2 resolution=4 stride=1 conv_channels=8 activation=relu bias=False",  # None
+        "conv in_channels=3 out_channels=8 resolution=9999999 stride=1 kernel_size=3 activation=relu bias=False",
+        "conv in_channels=3 out_channels=8 resolution=4 stride=1 kernel_size=3 activation=gelu bias=False",
+        "conv",
+        "conv in_channels",
+        "",
+    ],
+)
+def test_a_key_that_no_block_writes_is_refused(key: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Block.parse_key(key)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kernel_size": True}, "kernel_size"),
+        ({"kernel_size": 3.0}, "kernel_size"),
+        ({"kernel_size": 4}, "4 is even; use an odd one"),
+        ({"kernel_size": 65}, "less than or equal to 63"),
+        ({"stride": 0}, "stride"),
+        ({"resolution": 8193}, "less than or equal to 8192"),
+        ({"out_channels": 10**6 + 1}, "less than or equal to 1000000"),
+        ({"in_channels": -1}, "in_channels"),
+        ({"bias": "no"}, "bias"),
+        ({"activation": "gelu"}, "unknown activation 'gelu'"),
+    ],
+)
+def test_a_field_out_of_bounds_or_of_another_type_is_refused(fields: dict[str, object], message: str) -> None:
+    good = {"in_channels": 3, "out_channels": 8, "resolution": 4}
+    assert ConvBlock.model_validate(good)
+    with pytest.raises(ValueError, match=message):
+        ConvBlock.model_validate({**good, **fields})
+
+
+def test_a_kind_has_one_class() -> None:
+    with pytest.raises(UserError, match="there is a block kind 'conv' already"):
+
+        class Other(Block):
+            kind = "conv"

@@ -5,8 +5,8 @@ import torch
 from search_quality import hand_scaled, mobilenetv3, widest
 from torch import nn
 
-from fbnet_mobile.arch import InvertedResidual
-from fbnet_mobile.blocks import build
+from fbnet_mobile.blocks.inverted_residual import InvertedResidual
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.space import load_space
 
 

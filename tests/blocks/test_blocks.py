@@ -1,15 +1,17 @@
 """What a block says of itself is what its module does."""
 
 import random
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from fbnet_mobile.arch import Activation, Block, ConvBlock, Head, InvertedResidual
-from fbnet_mobile.blocks import InvertedResidualModule, build, build_block
-from fbnet_mobile.space import SearchSpace
+from fbnet_mobile.arch import Block
+from fbnet_mobile.arch.fields import Activation
+from fbnet_mobile.blocks.conv import ConvBlock
+from fbnet_mobile.blocks.head import Head
+from fbnet_mobile.blocks.inverted_residual import InvertedResidual
+from fbnet_mobile.blocks.inverted_residual.module import InvertedResidualModule
 
 
 def draw(kind: str, rng: random.Random) -> Block:
@@ -57,7 +59,7 @@ def test_shapes_and_counts_of_random_blocks(kind: str) -> None:
     for _ in range(60):
         block = draw(kind, rng)
         assert Block.parse_key(block.key) == block
-        module = build_block(block).eval()
+        module = block.build().eval()
         macs = 0
 
         def count(part: nn.Module, _: object, out: torch.Tensor) -> None:
@@ -81,7 +83,7 @@ def test_channels_are_shuffled_before_the_depthwise_convolution_even_without_exp
         block = InvertedResidual(
             in_channels=6, out_channels=4, resolution=5, expanded_channels=expanded, groups=2, bias=True
         )
-        module = build_block(block).eval()
+        module = block.build().eval()
         assert isinstance(module, InvertedResidualModule)
         features = torch.randn(2, 6, 5, 5)
         with torch.no_grad():
@@ -103,56 +105,3 @@ def test_fields_of_published_networks_alone_change_no_other_key() -> None:
     assert said == plain
     with pytest.raises(ValueError, match="9 channels do not divide into 2 groups"):
         InvertedResidual(in_channels=8, out_channels=9, resolution=4, groups=2)
-
-
-def test_a_block_of_an_installed_package_needs_nothing_but_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "their_blocks.py").write_text(
-        """
-from torch import nn
-from fbnet_mobile.arch import Block, Convolution
-from fbnet_mobile.blocks import register_block
-
-class Fused(Block):
-    kind = "fused"
-    choices = ("expansion",)
-    expansion: int
-
-    def convolutions(self):
-        middle = self.in_channels * self.expansion
-        return (Convolution(self.in_channels, middle, 3, self.out_resolution),
-                Convolution(middle, self.out_channels, 1, self.out_resolution))
-
-def make_fused(block):
-    first, second = block.convolutions()
-    return nn.Sequential(
-        nn.Conv2d(first.in_channels, first.out_channels, 3, block.stride, 1, bias=False),
-        nn.BatchNorm2d(first.out_channels), nn.ReLU(),
-        nn.Conv2d(first.out_channels, second.out_channels, 1, bias=False), nn.BatchNorm2d(second.out_channels),
-    )
-
-register_block(Fused, make_fused)
-"""
-    )
-    info = tmp_path / "theirs-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[fbnet_mobile.blocks]\ntheirs = their_blocks\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    space = SearchSpace.from_yaml(
-        """
-name: theirs
-resolution: 16
-classes: 3
-stem: {out_channels: 8}
-stages:
-  - {block: fused, out_channels: [8, 16], depth: 2, skip: true, expansion: [1, 2]}
-head: {conv_channels: 16}
-"""
-    )
-    network = build(space.architecture(space.draw(random.Random(0)))).eval()
-    assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
-    for block in space.candidates():
-        assert Block.parse_key(block.key) == block
-        assert sum(parameter.numel() for parameter in build_block(block).parameters()) == block.params

@@ -7,7 +7,7 @@ import torch
 from calibrated import calibrated
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks import build
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.data.data import load_data
 from fbnet_mobile.engine.checkpoint import Checkpoint, save_checkpoint
 

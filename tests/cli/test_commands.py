@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks import build
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.engine.checkpoint import Checkpoint, save_checkpoint
 
 COMMANDS = ("profile", "search", "train", "export", "benchmark")

@@ -1,7 +1,10 @@
+import hashlib
+
 import pytest
 import torch
 
-from fbnet_mobile.data.augment import augment, normalise
+from fbnet_mobile.data.augment import AUGMENTATIONS, Augmentation, augment, normalise
+from fbnet_mobile.errors import UserError
 
 
 def pictures(resolution: int) -> torch.Tensor:
@@ -15,7 +18,7 @@ def pictures(resolution: int) -> torch.Tensor:
 def test_each_image_is_cropped_in_its_own_way_and_half_are_mirrored(resolution: int) -> None:
     images = pictures(resolution)
 
-    changed = augment(images, seed=0, epoch=1, step=2)
+    changed = augment(images, ("crop", "flip"), seed=0, epoch=1, step=2)
 
     assert changed.shape == images.shape
     assert changed.dtype == torch.uint8
@@ -24,12 +27,12 @@ def test_each_image_is_cropped_in_its_own_way_and_half_are_mirrored(resolution: 
     mirrored = changed[:, 0, middle, middle - 4] > changed[:, 0, middle, middle + 4]
     assert 20 < int(mirrored.sum()) < 44
     assert (changed[:, 1, middle - 4, middle] < changed[:, 1, middle + 4, middle]).all()
-    assert torch.equal(changed, augment(images, seed=0, epoch=1, step=2))
-    assert not torch.equal(changed, augment(images, seed=0, epoch=1, step=3))
+    assert torch.equal(changed, augment(images, ("crop", "flip"), seed=0, epoch=1, step=2))
+    assert not torch.equal(changed, augment(images, ("crop", "flip"), seed=0, epoch=1, step=3))
 
 
 def test_a_shift_moves_by_an_eighth_at_most() -> None:
-    changed = augment(pictures(16), seed=0, epoch=1, step=1, flip=False)
+    changed = augment(pictures(16), ("crop",), seed=0, epoch=1, step=1)
 
     outside = (changed[:, 2] == 0).float()
     columns, rows = outside.amin(1).sum(1), outside.amin(2).sum(1)
@@ -37,9 +40,49 @@ def test_a_shift_moves_by_an_eighth_at_most() -> None:
     assert rows.unique().tolist() == [0, 1, 2]
 
 
-def test_nothing_changes_without_crop_and_flip() -> None:
+def test_nothing_changes_without_augmentations() -> None:
     images = pictures(16)
-    assert torch.equal(augment(images, seed=0, epoch=1, step=1, crop=False, flip=False), images)
+    assert torch.equal(augment(images, (), seed=0, epoch=1, step=1), images)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "names", "digest"),
+    [
+        (16, ("crop", "flip"), "79170abd544dc45a"),
+        (16, ("flip",), "0f50d70cd7322c15"),
+        (64, ("crop",), "124bf1919dab4fa7"),
+        (64, ("crop", "flip"), "27d8acb42de61a57"),
+    ],
+)
+def test_what_a_seed_draws_is_the_same_in_every_version(resolution: int, names: tuple[str, ...], digest: str) -> None:
+    changed = augment(pictures(resolution), names, seed=3, epoch=1, step=2)
+    assert hashlib.sha256(changed.contiguous().numpy().tobytes()).hexdigest()[:16] == digest
+
+
+def test_an_augmentation_of_ones_own_changes_nothing_in_what_the_others_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def watch(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        drawn.append(draws)
+        return images
+
+    monkeypatch.setattr(AUGMENTATIONS, "_entries", {**AUGMENTATIONS._entries, "watch": Augmentation(watch, draws=3)})
+    images = pictures(16)
+    seeds = {"seed": 0, "epoch": 1, "step": 2}
+
+    changed = augment(images, ("watch", "crop", "flip"), **seeds)
+    halves = [augment(images[rank::2], ("watch",), rank=rank, world_size=2, **seeds) for rank in (0, 1)]
+
+    assert torch.equal(changed, augment(images, ("crop", "flip"), **seeds))
+    assert drawn[0].shape == (64, 3)
+    assert len(drawn[0].unique()) > 180
+    assert torch.equal(torch.stack(drawn[1:3], 1).flatten(0, 1), drawn[0])
+    assert torch.equal(torch.stack(halves, 1).flatten(0, 1), images)
+
+
+def test_an_unknown_augmentation() -> None:
+    with pytest.raises(UserError, match="unknown augmentation 'Crop'; did you mean 'crop'"):
+        augment(pictures(16), ("Crop",), seed=0, epoch=1, step=1)
 
 
 def test_normalise() -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fbnet_mobile.data.data import Data, FileStore, MemoryStore, load_data, load_images, training_batches
+from fbnet_mobile.data.data import Data, load_data, load_images, training_batches
+from fbnet_mobile.data.store import FileStore, MemoryStore
 from fbnet_mobile.errors import UserError
 
 MakeFolder = Callable[..., Path]
@@ -70,7 +71,7 @@ def test_a_few_images_of_a_part_are_decoded_and_no_others(
         assert torch.equal(pixels, _pixels(split))
 
     opened, original = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda path: (opened.append(path), original(path))[1])
+    monkeypatch.setattr(Image, "open", lambda path, **options: (opened.append(path), original(path, **options))[1])
     _, labels, _ = load_images(str(folder), "train", 4, resolution=16)
     assert labels.tolist() == [0, 0, 1, 2]
     assert len(opened) == 4
@@ -136,7 +137,7 @@ def test_digits_are_not_mirrored() -> None:
     data = load_data("digits", resolution=16)
 
     assert (len(data.train), len(data.val), len(data.test)) == (1439, 179, 179)
-    assert not data.flip
+    assert data.augmentations == ("crop",)
     assert _pixels(data.test).shape == (179, 3, 16, 16)
 
 
@@ -154,13 +155,13 @@ def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("memory_limit", [0, 10**9], ids=["decoded when needed", "in memory"])
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".ppm", ".webp", ".gif", ".avif", ".jp2"])
 def test_a_damaged_image_is_named(make_folder: MakeFolder, memory_limit: int, suffix: str) -> None:
     folder = make_folder(PLAIN, size=(64, 64), suffix=suffix)
     path = folder / "green" / f"7{suffix}"
     path.write_bytes(path.read_bytes()[:-400])
 
-    with pytest.raises(UserError, match=rf"cannot decode .*green/7\{suffix}; replace or remove it"):
+    with pytest.raises(UserError, match=rf"cannot decode .*green/7\{suffix}: .*; replace or remove it"):
         load(folder, memory_limit=memory_limit, workers=0)
 
 
@@ -169,7 +170,9 @@ def test_an_image_that_vanishes_during_training_is_named_in_one_line(make_folder
     data = load(folder, memory_limit=0, workers=1)
     (folder / "blue" / "0.png").unlink()
 
-    with pytest.raises(UserError, match=r"^cannot decode .*blue/0.png; replace or remove it$"):
+    with pytest.raises(
+        UserError, match=r"^cannot decode .*blue/0.png: No such file or directory; replace or remove it$"
+    ):
         [list(part.batches(4)) for part in (data.train, data.val, data.test)]
 
 
@@ -181,7 +184,9 @@ def test_an_image_that_vanishes_during_training_is_named_in_one_line(make_folder
         ({"a": 5, "b": 0}, "b holds no images"),
         ({"a": 5, "b": 2}, "class b .* only 2 training images; give at least 3"),
         ({"train/a": 5, "train/b": 5, "test/c": 5}, "test has the class c, which .*train lacks"),
-        ({"train/a": 5, "train/b": 5, "valid/a": 5}, "valid/ beside train/"),
+        ({"train/a": 5, "train/b": 5, "extra/a": 5}, "extra/ beside train/"),
+        ({"Test/a": 5, "valid/b": 5}, "has Test/ but no train/"),
+        ({"Train/a": 5, "training/b": 5}, "has Train/ and training/ for the same images"),
     ],
 )
 def test_a_folder_that_is_of_no_use(make_folder: MakeFolder, counts: dict[str, int], message: str) -> None:
@@ -213,7 +218,7 @@ def test_a_torchvision_data_set(tmp_path: Path) -> None:
     assert (len(data.train), len(data.val), len(data.test)) == (180, 20, 50)
     assert data.classes[:2] == ("T-shirt/top", "Trouser")
     assert torch.equal(_pixels(data.test)[:, 2, 7, 7], data.test.labels * 20)
-    assert data.flip
+    assert data.augmentations == ("crop", "flip")
 
 
 def test_a_download_that_fails_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +231,7 @@ def test_a_download_that_fails_ends_in_one_line(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_misspelt_data_set() -> None:
-    with pytest.raises(UserError, match=r"did you mean CIFAR10.* known are digits, CIFAR10, .*USPS$"):
+    with pytest.raises(UserError, match=r"did you mean 'CIFAR10'.* one of digits, .*USPS, or a folder of images$"):
         load_data("cifar-10", resolution=32)
 
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from fbnet_mobile.arch import InvertedResidual
-from fbnet_mobile.blocks import build_block
+from fbnet_mobile.blocks.inverted_residual import InvertedResidual
 from fbnet_mobile.devices import AdbDevice, DeviceSettings, SshDevice
 from fbnet_mobile.devices.remote import RemoteDevice
 from fbnet_mobile.formats.base import FORMATS, write
@@ -90,7 +89,7 @@ def test_an_arm_board_runs_and_measures_what_this_machine_does(
         in_channels=8, resolution=14, out_channels=12, expanded_channels=24, se_channels=8, activation="hswish"
     )
     model = tmp_path / f"block{FORMATS[get_runtime(runtime).format].suffix}"
-    write(trace(build_block(block).eval(), (1, 8, 14, 14)), model, get_runtime(runtime).format)
+    write(trace(block.build().eval(), (1, 8, 14, 14)), model, get_runtime(runtime).format)
     images = np.random.default_rng(0).standard_normal((1, 8, 14, 14)).astype(np.float32)
     np.save(tmp_path / "images.npy", images)
     (tmp_path / "infer.py").write_text(INFER)

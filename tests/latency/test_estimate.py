@@ -4,7 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fbnet_mobile.arch import Block, Head, InvertedResidual
+from fbnet_mobile.arch import Block
+from fbnet_mobile.blocks.head import Head
+from fbnet_mobile.blocks.inverted_residual import InvertedResidual
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.latency import estimate as module
 from fbnet_mobile.latency.estimate import estimate

@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks import build
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.cost.constraint import Constraint, count_constraint, latency_constraint
 from fbnet_mobile.data.augment import normalise
 from fbnet_mobile.data.data import Data, load_data

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fbnet_mobile.arch import Architecture, ConvBlock, InvertedResidual
-from fbnet_mobile.blocks import build
+from fbnet_mobile.arch import Architecture
+from fbnet_mobile.blocks.conv import ConvBlock
+from fbnet_mobile.blocks.inverted_residual import InvertedResidual
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.zoo import load_network
 from fbnet_mobile.zoo.mobile_cv import load_mobile_cv

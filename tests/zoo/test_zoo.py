@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks import build
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.zoo import (
     PUBLISHED_ACCURACY,

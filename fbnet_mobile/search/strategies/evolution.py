@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 from torch import Tensor
 
-from fbnet_mobile.blocks import calibrate_batch_norm
+from fbnet_mobile.blocks.network import calibrate_batch_norm
 from fbnet_mobile.cost.within import Assignment, Within
 from fbnet_mobile.data.augment import derive_seed, normalise
 from fbnet_mobile.engine.processes import in_first_process

@@ -1,0 +1,116 @@
+"""Types of the fields that blocks, architectures and spaces share, each with the bounds of what makes sense.
+
+The bounds are far above any network for a phone; they are there so that a slip of the keyboard is refused where it is
+read, and not as an hour of waiting or as memory that runs out.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, ConfigDict, Field
+
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+"""Of every model here: nothing unknown, nothing converted (``true`` is no number, ``"no"`` is not off)."""
+
+MAX_BLOCKS = 1000
+MAX_PARAMS = 10**9
+MAX_ACTIVATIONS = 2**32
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Channels or classes."""
+Resolution = Annotated[int, Field(ge=1, le=8192)]
+"""Height and width of a square map, pixels."""
+Stride = Annotated[int, Field(ge=1, le=64)]
+
+
+def _odd(size: int) -> int:
+    if size % 2 == 0:
+        raise ValueError(f"{size} is even; use an odd one")
+    return size
+
+
+KernelSize = Annotated[int, Field(ge=1, le=63), AfterValidator(_odd)]
+
+
+def _of_torch(name: str) -> "Callable[[], nn.Module]":
+    def make() -> "nn.Module":
+        import torch
+
+        module: nn.Module = getattr(torch.nn, name)()
+        return module
+
+    return make
+
+
+ACTIVATIONS: "Registry[Callable[[], nn.Module]]" = Registry("activation")
+"""What makes the module of each activation: elementwise and without parameters."""
+
+ACTIVATIONS.add("relu", _of_torch("ReLU"))
+ACTIVATIONS.add("hswish", _of_torch("Hardswish"))  # MobileNetV3, arXiv 1905.02244, section 5.2
+
+
+def _known(name: str) -> str:
+    try:
+        ACTIVATIONS.get(name)
+    except UserError as error:
+        raise ValueError(str(error)) from error  # so that the message gets the field's name
+    return name
+
+
+Activation = Annotated[str, AfterValidator(_known)]
+"""The name of one of ``ACTIVATIONS``."""
+
+
+def printable(text: str) -> str:
+    """The text of a name, if a line of a message can hold it.
+
+    Raises:
+        ValueError: it is empty, long, or has a character that cannot be printed.
+    """
+    if not 1 <= len(text) <= 100:
+        raise ValueError(f"{len(text)} characters; a name has 1 to 100")
+    if not text.isprintable():
+        raise ValueError("holds a character that cannot be printed, such as a control character")
+    return text
+
+
+def _printable_lines(text: str) -> str:
+    if not all(line.isprintable() for line in text.split("\n")):
+        raise ValueError("holds a character that cannot be printed, such as a control character")
+    return text
+
+
+Name = Annotated[str, AfterValidator(printable)]
+Description = Annotated[str, Field(max_length=10_000), AfterValidator(_printable_lines)]
+
+
+def named_fields(data: Mapping[Any, Any], what: str = "field") -> Mapping[str, Any]:
+    """The mapping, if its keys are text; in YAML they may be numbers, dates or nothing.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for key in data:
+        if not isinstance(key, str):
+            raise ValueError(f"the name of a {what} is text, not {str(key)[:40]!r}")
+    return data
+
+
+def require_sensible(params: int, peak_activations: int, where: str) -> None:
+    """Refuse a network with more parameters, or values alive at once, than any that is meant.
+
+    Raises:
+        ValueError: it has; ``where`` names it, or the part that is too large.
+    """
+    if params > MAX_PARAMS:
+        raise ValueError(f"{params:.1e} parameters {where}; at most {MAX_PARAMS:.0e} are allowed")
+    if peak_activations > MAX_ACTIVATIONS:
+        raise ValueError(
+            f"feature maps of {peak_activations:.1e} values {where}; at most {MAX_ACTIVATIONS:.0e} are allowed"
+        )

@@ -1,0 +1,64 @@
+"""The head as plain data."""
+
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from fbnet_mobile.arch.block import Block, Convolution
+from fbnet_mobile.arch.fields import Activation, Count
+from fbnet_mobile.blocks.fields import Flag
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fbnet_mobile.blocks.masks import SuperBlock
+    from fbnet_mobile.space import Position
+
+
+class Head(Block):
+    """1x1 convolution, global average pool, an optional hidden layer, classifier. ``out_channels`` are the classes."""
+
+    kind: ClassVar[str] = "head"
+    choices: ClassVar[tuple[str, ...]] = ("conv_channels", "hidden_channels")
+    width_choices: ClassVar[tuple[str, ...]] = choices
+    ends_network: ClassVar[bool] = True
+
+    conv_channels: Count
+    hidden_channels: Count | None = Field(None, description="width of a layer between pool and classifier")
+    activation: Activation = "hswish"
+    bias: Flag = Field(None, description="whether the 1x1 convolution and the hidden layer have a bias too")
+
+    @model_validator(mode="after")
+    def _whole_map(self) -> Self:
+        if self.stride != 1:
+            raise ValueError("a head pools the whole map; leave its stride at 1")
+        return self
+
+    @property
+    def out_resolution(self) -> int:
+        """1: the head ends in one vector of logits."""
+        return 1
+
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """The 1x1 convolution before the pool, the hidden layer, the classifier."""
+        bias = bool(self.bias)
+        found = [Convolution(self.in_channels, self.conv_channels, 1, self.resolution, bias=bias)]
+        width = self.conv_channels
+        if self.hidden_channels is not None:
+            found.append(Convolution(width, self.hidden_channels, 1, 1, bias=bias, batch_norm=False))
+            width = self.hidden_channels
+        found.append(Convolution(width, self.out_channels, 1, 1, bias=True, batch_norm=False))
+        return tuple(found)
+
+    def build(self) -> "nn.Module":
+        """See ``Block``."""
+        from fbnet_mobile.blocks.head.module import HeadModule
+
+        return HeadModule(self)
+
+    @classmethod
+    def masked(cls, position: "Position") -> "type[SuperBlock]":
+        """See ``Block``."""
+        from fbnet_mobile.blocks.head.masked import MaskedHead
+
+        return MaskedHead

@@ -1,0 +1,126 @@
+"""The inverted residual as plain data."""
+
+import itertools
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from fbnet_mobile.arch.block import Block, Convolution, round_channels
+from fbnet_mobile.arch.fields import STRICT, Activation, Count, KernelSize
+from fbnet_mobile.blocks.fields import Flag, Groups
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fbnet_mobile.blocks.masks import SuperBlock
+    from fbnet_mobile.space import Position
+
+
+class _Choices(BaseModel):
+    """What a space may say of an inverted residual."""
+
+    model_config = STRICT
+
+    expansion_ratio: Annotated[float, Field(gt=0, le=64, description="of the input's channels")]
+    kernel_size: KernelSize
+    squeeze_excite: bool
+    activation: Activation
+    groups: Groups = None
+
+
+class InvertedResidual(Block):
+    """1x1 expansion, depthwise convolution, optional squeeze-excite, 1x1 projection (MobileNetV2/V3, FBNetV2).
+
+    Without ``expanded_channels`` the depthwise convolution works on the input itself (expansion ratio 1). The input is
+    added to the output when the stride is 1 and both have the same channels. With ``groups`` the channels are shuffled
+    before the depthwise convolution, with or without an expansion, as in FBNet-A (arXiv 1812.03443).
+    """
+
+    kind: ClassVar[str] = "inverted_residual"
+    choices: ClassVar[tuple[str, ...]] = ("expansion_ratio", "kernel_size", "squeeze_excite", "activation")
+    optional_choices: ClassVar[tuple[str, ...]] = ("groups",)
+    width_choices: ClassVar[tuple[str, ...]] = ("expansion_ratio",)
+
+    expanded_channels: Count | None = None
+    kernel_size: KernelSize = 3
+    se_channels: Count | None = Field(None, description="width of squeeze-excite's bottleneck; none: no SE")
+    activation: Activation = "relu"
+    groups: Groups = Field(None, description="of the 1x1 convolutions; none: 1")
+    bias: Flag = Field(None, description="whether convolutions before a batch norm have a bias too")
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Self:
+        for width in (self.in_channels, self.depthwise_channels, self.out_channels):
+            if self.groups is not None and width % self.groups != 0:
+                raise ValueError(f"{width} channels do not divide into {self.groups} groups")
+        return self
+
+    @classmethod
+    def from_choices(cls, in_channels: int, out_channels: int, resolution: int, stride: int, **choices: Any) -> Self:
+        """The block for an ``expansion_ratio`` of the input's channels and ``squeeze_excite`` on or off.
+
+        The expanded width and squeeze-excite's quarter of it are rounded as in the published networks.
+        """
+        chosen = _Choices(**choices)
+        ratio = chosen.expansion_ratio
+        expanded = None if ratio == 1 else round_channels(ratio * in_channels)
+        se_channels = round_channels(int(0.25 * (expanded or in_channels))) if chosen.squeeze_excite else None
+        return cls(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            resolution=resolution,
+            stride=stride,
+            expanded_channels=expanded,
+            kernel_size=chosen.kernel_size,
+            se_channels=se_channels,
+            activation=chosen.activation,
+            groups=chosen.groups,
+        )
+
+    @property
+    def depthwise_channels(self) -> int:
+        """Channels of the depthwise convolution."""
+        return self.expanded_channels or self.in_channels
+
+    @property
+    def residual(self) -> bool:
+        """Whether the input is added to the output."""
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+    @property
+    def peak_activations(self) -> int:
+        """As for any block; a residual's input stays alive until it is added, squeeze-excite works on single pixels."""
+        entering, leaving = self.resolution**2, self.out_resolution**2
+        maps = [self.in_channels * entering, self.depthwise_channels * leaving, self.out_channels * leaving]
+        if self.expanded_channels is not None:
+            maps.insert(1, self.expanded_channels * entering)
+        kept = maps[0] if self.residual else 0
+        pairs = list(itertools.pairwise(maps))
+        return max(sum(pairs[0]), *(first + second + kept for first, second in pairs[1:]))
+
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """Expansion, depthwise, squeeze-excite's two, projection."""
+        width, out = self.depthwise_channels, self.out_resolution
+        groups, bias = self.groups or 1, bool(self.bias)
+        found = []
+        if self.expanded_channels is not None:
+            found.append(Convolution(self.in_channels, width, 1, self.resolution, groups, bias))
+        found.append(Convolution(width, width, self.kernel_size, out, width, bias))
+        if self.se_channels is not None:
+            found.append(Convolution(width, self.se_channels, 1, 1, bias=True, batch_norm=False))
+            found.append(Convolution(self.se_channels, width, 1, 1, bias=True, batch_norm=False))
+        found.append(Convolution(width, self.out_channels, 1, out, groups, bias))
+        return tuple(found)
+
+    def build(self) -> "nn.Module":
+        """See ``Block``."""
+        from fbnet_mobile.blocks.inverted_residual.module import InvertedResidualModule
+
+        return InvertedResidualModule(self)
+
+    @classmethod
+    def masked(cls, position: "Position") -> "type[SuperBlock] | None":
+        """None with groups: channels that are masked would be shuffled among those that are not."""
+        from fbnet_mobile.blocks.inverted_residual.masked import MaskedInvertedResidual
+
+        return None if "groups" in position.own else MaskedInvertedResidual
