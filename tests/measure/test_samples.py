@@ -77,6 +77,7 @@ def test_a_line_cut_short_is_cut_off_and_its_neighbours_kept(tmp_path: Path) -> 
     assert [found.model for found in read(path).samples] == ["a"]
     assert path.read_bytes().startswith(whole)
     assert path.read_bytes().count(b"\n") == whole.count(b"\n") + 1, "nothing but the new session's line"
+    assert read(path).passed_over == 0
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CASES.glob("journal-*.jsonl")))
