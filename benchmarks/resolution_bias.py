@@ -1,20 +1,19 @@
-"""Does the supernet see small input resolutions as they will be trained?
+"""Is the choice of the input resolution biased by how the supernet makes images small?
 
     python benchmarks/resolution_bias.py --data path/to/cifar10 -o runs/resolution_bias
 
-In the supernet every input resolution is made from the images of the largest one. Taking every other pixel (FBNetV2's
-subsampling, arXiv 2004.05565, section 3.2) keeps frequencies that a smaller image cannot show, as noise; the images
-that a found network is trained on were averaged when they were made small. Two questions, on a space with three
-resolutions:
+In the supernet every input resolution takes pixels of the images of the largest one (FBNetV2's subsampling, arXiv
+2004.05565, section 3.2). The images that a found network is trained on were averaged when they were made small. Two
+questions, on a space with three resolutions:
 
     alone      one network trained at each resolution, on images made small in each way, and on images as load_data
                makes them for that resolution: what a resolution is worth
-    supernet   the supernet trained with equal probabilities, made small in each way: what the search believes a
+    supernet   the supernet trained with equal probabilities, images made small in each way: what the search believes a
                resolution is worth, as the mean over random networks, at that resolution, of the supernet's weights
 
-A resolution's worth is its validation accuracy and cross-entropy less those of the largest. Where the supernet's worth
-under nearest neighbour is further below its worth under averaging than chance (the seeds) explains, the choice was
-biased. Prints a table and writes results.json.
+A resolution's worth is its validation accuracy and cross-entropy less those of the largest. Small resolutions are
+disadvantaged if taking pixels makes them worth less than averaging does, by more than the seeds differ. Prints a table
+and writes results.json.
 """
 
 import argparse
@@ -155,7 +154,13 @@ def supernet(space: SearchSpace, data: Data, shrink: Shrink, epochs: int, seed: 
     torch.manual_seed(derive_seed(seed))
     network, choices = Supernet(space), Choices(space)
     generator = torch.Generator().manual_seed(derive_seed(seed, 1))
-    with mock.patch.object(supernet_module, "_shrink", shrink):
+    subsample = supernet_module._subsample
+
+    def images_by(features: Tensor, size: int) -> Tensor:
+        """As ``shrink`` says for images, which alone have three channels; features stay as they are."""
+        return shrink(features, size) if features.shape[1] == 3 else subsample(features, size)
+
+    with mock.patch.object(supernet_module, "_subsample", images_by):
 
         def predict(images: Tensor) -> Tensor:
             weights = choices.sample(1.0, generator)

@@ -62,8 +62,8 @@ class Checkpoint:
         return restore(architecture, self.state_dict, where)
 
 
-_Share = Annotated[float, Field(ge=0, le=1)]
-_Deviation = Annotated[float, Field(gt=0, le=1)]
+_Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+_Deviation = Annotated[FiniteFloat, Field(gt=0, le=1)]
 _Names = Annotated[tuple[Annotated[str, Field(max_length=1000)], ...], Len(1, 1_000_000)]
 
 

@@ -100,6 +100,31 @@ class Task(ABC, Generic[Row]):
         """Take up what ``state_dict`` gave."""
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take up an optimiser's state, which torch itself does not check.
+
+    Raises:
+        ValueError: it is that of another optimiser, or of other parameters; other errors if it is none.
+    """
+
+    def fixed() -> list[dict[str, Any]]:
+        return [
+            {name: group[name] for name in group if name not in ("params", "lr")} for group in optimizer.param_groups
+        ]
+
+    before = fixed()
+    optimizer.load_state_dict(state)
+    shapes_fit = all(
+        value is None
+        or isinstance(value, float | int)
+        or (isinstance(value, Tensor) and value.shape in ((), parameter.shape))
+        for parameter, values in optimizer.state.items()
+        for value in values.values()
+    )
+    if fixed() != before or not shapes_fit:
+        raise ValueError("the state of another optimiser")
+
+
 def run_epochs(task: Task[Row], folder: RunFolder[Row], *, show_progress: bool = True) -> None:
     """Make all epochs that the folder does not have yet; each is kept when it is done.
 

@@ -19,7 +19,7 @@ from fbnet_mobile.blocks.network import Network
 from fbnet_mobile.cost.constraint import Constraint
 from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.data.data import Data, Split, training_batches
-from fbnet_mobile.engine.loop import Means, Task, run_epochs, seeded
+from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs, seeded
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import STATE, RunFolder, data_settings, read_state
 from fbnet_mobile.errors import JobError, UserError
@@ -254,7 +254,7 @@ class _Search(Task[SearchEpoch]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See ``Task``."""
         self.supernet.load_state_dict(state["supernet"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.strategy.load_state_dict(state["strategy"])
 
     def derive(self) -> SearchResult:

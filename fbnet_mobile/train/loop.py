@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from fbnet_mobile.data.augment import AUGMENTATIONS
 from fbnet_mobile.data.data import Data, training_batches
 from fbnet_mobile.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fbnet_mobile.engine.loop import Means, Task, run_epochs
+from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs
 from fbnet_mobile.engine.losses import LOSSES, Teacher
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import RunFolder, data_settings
@@ -237,7 +237,7 @@ class _Training(Task[EpochResult]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See ``Task``."""
         self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         if self.average:
             self.average.load_state_dict(state["average"])
 

@@ -51,6 +51,7 @@ class TrainRecipe:
     augmentations: tuple[str, ...] | None = option(
         None,
         group=_IMAGES,
+        commas=True,
         shown="crop,flip; crop for digits and signs",
         help="Random changes of the images, in this order: crop, flip, or a plugin's.",
     )

@@ -53,7 +53,7 @@ def test_limit_leaves_the_held_out_images_alone(make_folder: MakeFolder) -> None
     folder = make_folder(PLAIN)
     whole, part = load(folder), load(folder, limit=24)
 
-    assert len(part.train) == 24
+    assert torch.bincount(part.train.labels).tolist() == [8, 12, 4]
     assert torch.equal(_pixels(part.val), _pixels(whole.val))
 
 
@@ -93,6 +93,22 @@ def test_what_is_seen_does_not_depend_on_the_number_of_processes(make_folder: Ma
             assert torch.equal(images[rank::2], halves[rank][step][0])
             assert torch.equal(labels[rank::2], halves[rank][step][1])
     assert not torch.equal(whole[0][0], epoch(2)[0][0])
+
+
+@pytest.mark.parametrize("memory_limit", [0, 10**9], ids=["decoded when needed", "in memory"])
+def test_each_epoch_has_its_own_order_of_all_images(make_folder: MakeFolder, memory_limit: int) -> None:
+    train = load(make_folder(PLAIN), memory_limit=memory_limit, workers=0).train
+
+    def order(seed: int, epoch: int) -> list[bytes]:
+        batches = train.shuffled(16, seed=seed, epoch=epoch, crop=False)
+        return [image.contiguous().numpy().tobytes() for images, _ in batches for image in images]
+
+    first = order(0, 1)
+    assert len(set(first)) == 48
+    assert first == order(0, 1)
+    for seed, epoch in ((0, 2), (1, 1)):
+        assert first != order(seed, epoch)
+        assert sorted(first) == sorted(order(seed, epoch))
 
 
 def test_both_stores_hold_the_same_pixels(make_folder: MakeFolder) -> None:
@@ -156,7 +172,10 @@ def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("memory_limit", [0, 10**9], ids=["decoded when needed", "in memory"])
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".ppm", ".webp", ".gif", ".avif", ".jp2"])
-def test_a_damaged_image_is_named(make_folder: MakeFolder, memory_limit: int, suffix: str) -> None:
+def test_a_damaged_image_is_named_before_training(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, memory_limit: int, suffix: str
+) -> None:
+    monkeypatch.setattr("fbnet_mobile.data.data._STATISTICS_IMAGES", 3)  # which of a large folder are not all either
     folder = make_folder(PLAIN, size=(64, 64), suffix=suffix)
     path = folder / "green" / f"7{suffix}"
     path.write_bytes(path.read_bytes()[:-400])

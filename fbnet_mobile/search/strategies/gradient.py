@@ -1,5 +1,6 @@
 """DMaskingNAS: a distribution over networks, learned by gradients through a Gumbel-softmax."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fbnet_mobile.cost.expectation import expected_cost
+from fbnet_mobile.engine.loop import load_optimizer
 from fbnet_mobile.engine.processes import mean
 from fbnet_mobile.search.choices import Choices, Weights, straight_through
 from fbnet_mobile.search.derive import most_probable
@@ -127,8 +129,10 @@ class Gradient(Strategy):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See ``state_dict``."""
         self.choices.load_state_dict(state["choices"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.multipliers = [float(value) for value in state["multipliers"]]
+        if len(self.multipliers) != len(self.expected) or not all(map(math.isfinite, self.multipliers)):
+            raise ValueError("multipliers of other constraints")
 
     def derive(self) -> Derived:
         """The most probable network within the constraints."""
