@@ -207,7 +207,6 @@ def _latency(
     table: "LatencyTable | None",
 ) -> FileLatency:
     """Measure the file where it will run, and put that beside the prediction."""
-    from fbnet_mobile.engine.progress import progress_steps
     from fbnet_mobile.formats.runtimes import runtime_for_format
     from fbnet_mobile.measure.benchmark import benchmark
     from fbnet_mobile.measure.jobs import runtime_version
