@@ -38,7 +38,7 @@ from results_file import write_results
 from fbnet_mobile.arch import Block
 from fbnet_mobile.cli.common import format_latency, parse_seconds
 from fbnet_mobile.devices import HostDevice
-from fbnet_mobile.formats.runtimes import get_runtime
+from fbnet_mobile.formats.base import format_of_runtime
 from fbnet_mobile.latency.calibration import prediction_error
 from fbnet_mobile.latency.table import BLOCK, MEASURED, NETWORK, LatencyTable, Measurement
 from fbnet_mobile.measure.artifacts import build
@@ -149,7 +149,7 @@ def seconds_of_networks(options: argparse.Namespace, trial: int = 40) -> float:
     once = MeasuringPlan(min_rounds=1, max_rounds=1)
     with tempfile.TemporaryDirectory() as folder:
         begun = time.monotonic()
-        files = build(wanted, Path(folder) / "models", get_runtime(options.runtime).format, options.precision)
+        files = build(wanted, Path(folder) / "models", format_of_runtime(options.runtime).name, options.precision)
         built_s = time.monotonic() - begun
         measure(
             HostDevice(), options.runtime, options.threads, files, "min", once, Path(folder) / "journal",
@@ -228,7 +228,7 @@ def compared(table: LatencyTable, among: dict[RowKey, Measurement], options: arg
         later = {key: blocks for key, (_, blocks) in networks.items() if key not in among}
         print(f"building and measuring {len(later)} networks", flush=True)
         wanted = {**later, **references, **outside}
-        files = build(wanted, Path(folder) / "models", get_runtime(options.runtime).format, options.precision)
+        files = build(wanted, Path(folder) / "models", format_of_runtime(options.runtime).name, options.precision)
         found = measure(
             HostDevice(), options.runtime, options.threads, files, table.conditions.statistic, plan,
             Path(folder) / "journal", repeats=dict.fromkeys(later, NETWORK_REPEATS),

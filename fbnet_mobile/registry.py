@@ -82,6 +82,10 @@ class Registry(Generic[Entry]):
         load_plugins()
         return tuple(self._entries)
 
+    def values(self) -> tuple[Entry, ...]:
+        """Every entry, in the order of :meth:`names`."""
+        return tuple(self._entries[name] for name in self.names())
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 

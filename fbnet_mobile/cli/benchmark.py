@@ -58,7 +58,7 @@ def command(
     """
     from fbnet_mobile.devices import get_device
     from fbnet_mobile.errors import UserError
-    from fbnet_mobile.formats.runtimes import runtime_for_path
+    from fbnet_mobile.formats.base import format_of
 
     if list_models:
         _print_zoo()
@@ -72,7 +72,7 @@ def command(
         table = LatencyTable.load(latency_table)
     for model in models:
         if model.suffix != CHECKPOINT:
-            runtime_for_path(model)
+            format_of(model)
         if not model.exists():
             raise UserError(f"there is no model at {model}; write one with fbnet-export")
     target = get_device(device)
@@ -132,17 +132,16 @@ def _print_zoo() -> None:
 
 
 def _describe(model: Path, threads: int) -> dict[str, Any]:
-    from fbnet_mobile.formats.base import read_metadata
+    from fbnet_mobile.formats.base import format_of, read_metadata
     from fbnet_mobile.formats.metadata import ModelMetadata
-    from fbnet_mobile.formats.runtimes import runtime_for_path
 
     precision: str | None = "fp32"
     if model.suffix == CHECKPOINT:
         runtime, version = "torch", importlib.metadata.version("torch")
     else:
-        runner = runtime_for_path(model)
-        runtime, version = runner.name, runner.version()
-        metadata = ModelMetadata.from_strings(read_metadata(model))
+        runner = format_of(model)
+        runtime, version = runner.runtime, runner.version()
+        metadata = ModelMetadata.from_strings(read_metadata(model), str(model))
         precision = metadata.precision if metadata is not None else None
     files = [item for item in (model, *model.rglob("*")) if item.is_file()]
     return {
@@ -189,7 +188,7 @@ def _predict(result: dict[str, Any], table: Any) -> None:
     asked = (conditions.runtime, conditions.threads, conditions.precision)
     if (result["runtime"], result["threads"], result["precision"]) != asked:
         return
-    metadata = ModelMetadata.from_strings(read_metadata(Path(result["model"])))
+    metadata = ModelMetadata.from_strings(read_metadata(Path(result["model"])), result["model"])
     if metadata is not None and metadata.architecture:
         result["predicted_us"] = table.total(Architecture.from_yaml(metadata.architecture, result["model"]))
 
@@ -202,9 +201,8 @@ def _accuracy(
     from fbnet_mobile.data.data import load_data
     from fbnet_mobile.engine.checkpoint import load_checkpoint
     from fbnet_mobile.errors import UserError
-    from fbnet_mobile.formats.base import read_metadata
+    from fbnet_mobile.formats.base import format_of, read_metadata
     from fbnet_mobile.formats.metadata import ModelMetadata
-    from fbnet_mobile.formats.runtimes import runtime_for_path
     from fbnet_mobile.train.loop import evaluate
 
     loaded: dict[int, Any] = {}
@@ -217,10 +215,10 @@ def _accuracy(
             predict, resolution = restore(network, checkpoint.state_dict, str(path)), network.resolution
             metadata = ModelMetadata(checkpoint.architecture, checkpoint.classes, checkpoint.mean, checkpoint.std)
         else:
-            found = ModelMetadata.from_strings(read_metadata(path))
+            found = ModelMetadata.from_strings(read_metadata(path), str(path))
             if found is None:
                 raise UserError(f"{path} does not say how its input is normalised; export it with fbnet-export")
-            predict, metadata = runtime_for_path(path).load(path, threads), found
+            predict, metadata = format_of(path).load(path, threads), found
             resolution = predict.input_shape[-1]
         if resolution not in loaded:
             loaded[resolution] = load_data(source, root=root, resolution=resolution, seed=split_seed)

@@ -110,8 +110,7 @@ def command(
     or on random inputs without. With --device it is then measured where it will run.
     """
     from fbnet_mobile.errors import UserError
-    from fbnet_mobile.formats.base import check_options, check_suffix, format_of
-    from fbnet_mobile.formats.precision import calibrates, check_precision
+    from fbnet_mobile.formats.base import check_suffix, format_of
 
     if architecture is None and model is None and checkpoint is None:
         raise UserError("no network; give --checkpoint, --architecture or --model")
@@ -119,10 +118,9 @@ def command(
         raise UserError("--architecture exports an untrained network; leave out --checkpoint and --model")
     chosen = check_suffix(output, file_format) if file_format else format_of(output)
     calibration_data = calibration_data or data
-    check_precision(chosen.name, precision, bool(calibration_data))
     asked = {"opset": opset} if opset is not None else {}
     format_options = {**asked, "dynamic_batch": True} if dynamic_batch else asked
-    check_options(chosen, format_options)
+    chosen.check(precision, bool(calibration_data), format_options)
     if input_type not in ("float32", "uint8"):
         raise UserError(f"unknown input '{input_type}'; choose float32 or uint8")
     if device is None and latency_table is not None:
@@ -156,7 +154,7 @@ def command(
         )
         inputs, same_classes = _as_taken(pixels, metadata), classes == metadata.classes
         labels = found.numpy() if same_classes else None
-    if calibration_data is not None and calibrates(chosen.name, precision):
+    if calibration_data is not None and chosen.calibrates(precision):
         pixels, _, _ = load_images(
             calibration_data,
             "train",
@@ -187,7 +185,12 @@ def command(
         f"{report.largest_difference:.2g} ({report.relative_difference:.2g} of the largest logit)"
     )
     if data is not None or precision != "fp32":
-        line = f"{precision}: PyTorch's answer on {report.agreement:.1%} of them"
+        answers = (
+            "no answers of one logit"
+            if report.agreement is None
+            else f"PyTorch's answer on {report.agreement:.1%} of them"
+        )
+        line = f"{precision}: {answers}"
         if report.accuracy is not None and report.pytorch_accuracy is not None:
             points = 100 * (report.accuracy - report.pytorch_accuracy)
             line += f"; accuracy {report.accuracy:.2%}, PyTorch's {report.pytorch_accuracy:.2%} ({points:+.2f} points)"
@@ -251,10 +254,10 @@ def _device(name: str, file_format: str, threads: int | None, benchmark_binary: 
     """The device, which can run files of the format."""
     from fbnet_mobile.devices import get_device
     from fbnet_mobile.errors import UserError
-    from fbnet_mobile.formats.runtimes import runtime_for_format
+    from fbnet_mobile.formats.base import get_format
 
     device = get_device(name)
-    if runtime_for_format(file_format).name not in device.runtimes:
+    if get_format(file_format).runtime not in device.runtimes:
         raise UserError(f"files of the format {file_format} cannot be measured on {name}; leave out --device")
     device.use(threads=threads, benchmark_binary=benchmark_binary)
     return device
@@ -280,7 +283,7 @@ def _predict(
     table: "LatencyTable", network: "Architecture | None", device: "Device", file_format: str, precision: str
 ) -> float | None:
     """What the table predicts for the network, in microseconds; None, and why, if it is of other conditions."""
-    from fbnet_mobile.formats.runtimes import runtime_for_format
+    from fbnet_mobile.formats.base import get_format
 
     if network is None:
         print("no prediction: the network is not made of a search space's blocks")
@@ -288,7 +291,7 @@ def _predict(
     conditions = table.conditions
     for what, here, there in (
         ("device", device.name, conditions.device),
-        ("runtime", runtime_for_format(file_format).name, conditions.runtime),
+        ("runtime", get_format(file_format).runtime, conditions.runtime),
         ("number of threads", _threads(device), conditions.threads),
         ("precision", precision, conditions.precision),
     ):
@@ -304,10 +307,10 @@ def _threads(device: "Device") -> int:
 
 def _measure(path: Path, device: "Device", file_format: str, statistic: str, predicted_us: float | None) -> None:
     """Measure the file where it will run, and print that beside the prediction."""
-    from fbnet_mobile.formats.runtimes import runtime_for_format
+    from fbnet_mobile.formats.base import get_format
     from fbnet_mobile.measure.benchmark import benchmark
 
-    runtime, threads = runtime_for_format(file_format).name, _threads(device)
+    runtime, threads = get_format(file_format).runtime, _threads(device)
     with device, progress_steps() as progress:
         (row,) = benchmark(
             [path],

@@ -87,12 +87,8 @@ def command(
         raise UserError(f"unknown statistic {statistic!r}; choose one of {', '.join(STATISTICS)}")
     budget_s = parse_seconds(budget)
 
-    from fbnet_mobile.formats.precision import PRECISIONS
-
-    if precision not in PRECISIONS:
-        raise UserError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
-
     from fbnet_mobile.devices import get_device
+    from fbnet_mobile.formats.base import format_of_runtime
     from fbnet_mobile.measure.jobs import MeasuringPlan
     from fbnet_mobile.space import load_space
 
@@ -104,6 +100,7 @@ def command(
     runtime = runtime or target.settings.runtime or target.runtimes[0]
     if runtime not in target.runtimes:
         raise UserError(f"unknown runtime {runtime!r}; choose one of {', '.join(target.runtimes)}")
+    format_of_runtime(runtime).calibrates(precision)  # refuses a precision that it has not
 
     from fbnet_mobile.measure.profile import profile
 

@@ -8,6 +8,7 @@ from typing import Self
 
 from fbnet_mobile.devices.settings import DeviceSettings, device_entries
 from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.formats.base import FORMATS
 
 UNKNOWN = "unknown"
 """What a fact says when the system does not."""
@@ -68,14 +69,16 @@ class Device(ABC):
     ``DeviceLostError`` if it may come back, after which :meth:`reconnect` is to be called before anything else.
     """
 
-    runtimes: tuple[str, ...] = ("litert", "onnxruntime")
-    """What can be timed on it, if it is installed there; the first is the default."""
-
     settings: DeviceSettings = DeviceSettings()
     """What the user's devices.yaml says of it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """What can be timed on it, if it is installed there; the first is the default."""
+        return tuple(entry.runtime for entry in FORMATS.values() if entry.anywhere)
 
     @abstractmethod
     def facts(self) -> DeviceFacts:

@@ -19,19 +19,13 @@ from typing import Any
 
 from fbnet_mobile.devices import Device, DeviceFullError, DeviceLostError, ProgramError
 from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.formats.base import format_of_runtime
 
 Sample = dict[str, Any]
 """What the runner says of one model in one round (see ``runtimes/runner.py``); with ``error`` if the model failed.
 
 ``hot_c`` is the temperature of a device that was still above its limit when the batch began.
 """
-
-INSTALL = {
-    "litert": "python3 -m pip install ai-edge-litert",
-    "onnxruntime": "python3 -m pip install onnxruntime",
-    "coreml": "python3 -m pip install coremltools",
-}
-"""What installs each runtime that the runner can time."""
 
 _STATISTICS = ("runs", "load_us", "min_us", "p10_us", "median_us", "p90_us", "mean_us")
 _LOSSES = 3
@@ -163,6 +157,7 @@ def _runner_lines(
 ) -> Iterator[str]:
     """Put the runner, its job file and the models on the device and run the job."""
     settings = device.settings
+    loader = format_of_runtime(runtime).loader
     job = {
         "runtime": runtime,
         "threads": threads,
@@ -176,6 +171,7 @@ def _runner_lines(
         "attached": getattr(device, "attached", ""),
         "signing": settings.signing.model_dump() if settings.signing else {},
         "models": device.push(models),
+        "loader": device.push([loader])[0] if loader is not None else "",
     }
     runner = resources.files("fbnet_mobile.measure") / "runner.py"
     with resources.as_file(runner) as script, tempfile.TemporaryDirectory() as folder:
@@ -279,7 +275,7 @@ def _garbled(device: Device) -> Sample:
 
 def _missing(device: Device, runtime: str, error: ProgramError) -> JobError:
     if "ModuleNotFoundError" in str(error) or "ImportError" in str(error):
-        return JobError(f"{error}; install {runtime} there: {INSTALL[runtime]}")
+        return JobError(f"{error}; install {runtime} there: {format_of_runtime(runtime).install}")
     return JobError(f"{error}; see fbnet-profile --check-device {shlex.quote(device.name)}")
 
 

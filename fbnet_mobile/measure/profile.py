@@ -14,7 +14,7 @@ from fbnet_mobile.arch import Block
 from fbnet_mobile.devices import Device
 from fbnet_mobile.devices.base import UNKNOWN
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.formats.runtimes import get_runtime
+from fbnet_mobile.formats.base import format_of_runtime
 from fbnet_mobile.latency.estimate import demand, estimate
 from fbnet_mobile.latency.table import (
     BLOCK,
@@ -174,7 +174,7 @@ class _Job:
             done += count
             self.progress("building model files", done, total)
 
-        format = get_runtime(self.conditions.runtime).format  # noqa: A001
+        format = format_of_runtime(self.conditions.runtime).name  # noqa: A001
         self.files |= build(absent, self.work / "models", format, self.conditions.precision, on_files)
 
     def measure(self, keys: Sequence[RowKey], plan: MeasuringPlan) -> Measured:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.formats.runtimes import runtime_for_path
+from fbnet_mobile.formats.base import format_of
 from fbnet_mobile.formats.verify import export
 
 from .networks import EveryOperation, calibrated, mobile_network
@@ -46,7 +46,7 @@ def test_a_dynamic_batch_takes_any_number_of_images_at_a_time(opset: int, tmp_pa
     path, options = tmp_path / "m.onnx", {"opset": opset, "dynamic_batch": True}
     for network, shape in networks:
         export(network, path, format="onnx", input_shape=shape, options=options, tolerance=1e-4)
-        session = runtime_for_path(path).load(path)
+        session = format_of(path).load(path)
         assert session.input_shape == (0, *shape[1:])
         images = np.random.default_rng(1).standard_normal((5, *shape[1:]), np.float32)
         with torch.no_grad():

@@ -64,15 +64,6 @@ def write(
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Return the model's ``metadata_props``."""
-    try:
-        model = onnx.load_model(path, load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError, which is no more precise
-        raise UserError(f"{path} is no ONNX file; export it again") from error
-    return {entry.key: entry.value for entry in model.metadata_props}
-
-
 class _Builder:
     """The operations and constants made so far; a node's tensor has the node's name, the last is "output"."""
 
