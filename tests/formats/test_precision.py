@@ -212,9 +212,7 @@ def test_a_file_whose_answers_differ_is_not_kept(tmp_path: Path) -> None:
 
 def test_wrong_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, shape = nn.Conv2d(3, 4, 1), (1, 3, 2, 2)
-    with pytest.raises(
-        UserError, match=r"unknown precision 'int4'; .* choose one of fp32, fp16, int8"
-    ):
+    with pytest.raises(UserError, match=r"unknown precision 'int4'; .* choose one of fp32, fp16, int8"):
         export(layer, tmp_path / "m.onnx", format="onnx", input_shape=shape, precision="int4")
     with pytest.raises(UserError, match=r"needs images to calibrate .* give --calibration-data or --data"):
         export(layer, tmp_path / "m.onnx", format="onnx", input_shape=shape, precision="int8")

@@ -115,8 +115,8 @@ def test_a_network_without_finite_results_is_not_exported(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="cannot export '2': its bias holds numbers that are not finite"):
         export(network, tmp_path / "m.onnx", format="onnx", input_shape=(1, 3, 2, 2))
     network[2].bias.data[0] = 1
+    inputs = np.full((1, 3, 2, 2), np.inf, np.float32)
     with pytest.raises(JobError, match="gives numbers that are not finite"):
-        inputs = np.full((1, 3, 2, 2), np.inf, np.float32)
         export(network, tmp_path / "m.onnx", format="onnx", input_shape=(1, 3, 2, 2), inputs=inputs)
     assert not list(tmp_path.iterdir())
 
