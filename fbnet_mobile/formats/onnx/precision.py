@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.formats.onnx.run import load, version
 from fbnet_mobile.formats.packages import needs, quiet
 
 if TYPE_CHECKING:
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 _RANGE = (-4.0, 4.0)
 """Of every activation of a block to be measured: nearly all of what a normalised feature map holds."""
+
+
+_OPSET = 21
+"""Whose quantised operations ONNX Runtime has had since 1.18."""
 
 
 def fp16(source: Path, images: Images, target: Path) -> None:
@@ -69,6 +75,19 @@ def int8(source: Path, images: Images, target: Path) -> None:
     quantised = onnx.load(target)
     onnx.helper.set_model_props(quantised, entries)
     target.write_bytes(quantised.SerializeToString(deterministic=True))
+    (opset,) = (entry.version for entry in quantised.opset_import if entry.domain == "")
+    sizes = [node.name for node in quantised.graph.node if any(entry.name == "axes" for entry in node.attribute)]
+    if opset > _OPSET or sizes:
+        try:
+            load(target)
+        except UserError as error:
+            # Its optimiser loses the sizes of a quantised resize of which only some axes are stated.
+            what, otherwise = (
+                (f"in opset {opset}", f"an older one, such as {_OPSET}")
+                if opset > _OPSET
+                else (f"the resize {sizes[0]} with a dynamic batch", "a batch of one, or resize by whole factors")
+            )
+            raise UserError(f"ONNX Runtime {version()} cannot run int8 {what}; ask for {otherwise}") from error
 
 
 class _Reader:
