@@ -221,9 +221,7 @@ class Format:
                 raise UserError(f"{self.name} has no {option.replace('_', ' ')}; {where}")
 
     def replaces(self, path: Path) -> bool:
-        """Whether what exists at ``path`` may be replaced by a file of the format: another one, or an empty file."""
-        if path.is_file() and path.stat().st_size == 0:
-            return True
+        """Whether what exists at ``path`` may be replaced by a file of the format: another one, no device or pipe."""
         return (path.is_file() or path.is_dir()) and self.recognises(path)
 
 

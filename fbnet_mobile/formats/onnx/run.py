@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import Session, existing, unreadable
-from fbnet_mobile.formats.packages import needs
+from fbnet_mobile.formats.packages import needs, quiet
 
 Array = NDArray[np.float32]
 
@@ -29,7 +29,8 @@ def load(path: Path, threads: int = 1) -> Session:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        with quiet():
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exception classes derive from Exception alone, and differ by release
         raise unreadable(path, "ONNX Runtime", error) from error
     return OnnxSession(path, session)
