@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,8 @@ class Normalisation(NamedTuple):
     mean: Sequence[float]
     std: Sequence[float]
 
-    def normalise(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return what a network takes, float32, of (N, channels, height, width) pixels."""
+    def normalise(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Return what a network takes, float32, of (N, channels, height, width) pixels from 0 to 255."""
         mean, std = (255 * np.asarray(numbers, np.float32).reshape(-1, 1, 1) for numbers in self)
         result: NDArray[np.float32] = (images.astype(np.float32) - mean) / std
         return result

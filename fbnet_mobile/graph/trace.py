@@ -323,8 +323,8 @@ def _extent(tensor: torch.Tensor) -> tuple[int, int]:
     """The bytes of its storage between which a tensor lies, the last excluded."""
     if not tensor.numel():
         return 0, 0
-    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-    first = tensor.storage_offset()
+    last = sum(int((size - 1) * step) for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    first = int(tensor.storage_offset())
     return first * tensor.element_size(), (first + last + 1) * tensor.element_size()
 
 
