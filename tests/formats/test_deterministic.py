@@ -46,6 +46,6 @@ def test_another_process_gives_the_same_bytes_and_prints_nothing(
         text=True,
         check=True,
         cwd=Path(__file__).parent,
-        env={**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"},
     )
     assert shown.stdout.strip() == str(here)

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,18 +34,23 @@ def test_a_missing_package_is_named_with_its_installation(monkeypatch: pytest.Mo
         get_format("onnx").write(Graph((1, 1, 1, 1), (), "input"), Path("m.onnx"), {})
 
 
+def output_of(code: str) -> tuple[str, str]:
+    """What a Python program prints that uses this tree."""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    return result.stdout, result.stderr
+
+
 def test_importing_is_cheap_and_silent() -> None:
     code = (
         "import sys, fbnet_mobile.formats.base\n"
         "heavy = {'numpy', 'torch', 'coremltools', 'onnx', 'ai_edge_litert', 'litert_converter'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (result.stdout, result.stderr) == ("", "")
+    assert output_of(code) == ("", "")
 
 
 def test_the_emitters_libraries_are_kept_silent() -> None:
     parts = [f"fbnet_mobile.formats.{name}.{part}" for name in FORMATS for part in ("write", "precision")]
     code = "\n".join(f"import {part}" for part in parts)
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (result.stdout, result.stderr) == ("", "")
+    assert output_of(code) == ("", "")
