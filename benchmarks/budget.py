@@ -23,8 +23,7 @@ from fbnet_mobile.cost.bounds import cost_range
 from fbnet_mobile.cost.constraint import latency_constraint
 from fbnet_mobile.cost.quantity import QUANTITIES
 from fbnet_mobile.devices import get_device
-from fbnet_mobile.formats.base import get_format, write
-from fbnet_mobile.formats.runtimes import get_runtime
+from fbnet_mobile.formats.base import format_of_runtime, write
 from fbnet_mobile.graph.trace import trace
 from fbnet_mobile.latency.table import LatencyTable
 from fbnet_mobile.measure.benchmark import benchmark
@@ -53,13 +52,13 @@ def main() -> None:
         ",".join(f"{target:g}us" for target in targets), "-o", options.output / "search", *more,
     )  # fmt: skip
 
-    runtime = get_runtime(conditions.runtime)
+    runtime = format_of_runtime(conditions.runtime)
     networks, paths = [], []
     for target in targets:
         folder = options.output / "search" / (f"{target:g}us" if len(targets) > 1 else "")
         networks.append(Architecture.load(folder / "architecture.yaml"))
-        paths.append(folder / f"network{get_format(runtime.format).suffix}")
-        write(trace(build(networks[-1]).eval(), networks[-1].input_shape), paths[-1], runtime.format)
+        paths.append(folder / f"network{runtime.suffix}")
+        write(trace(build(networks[-1]).eval(), networks[-1].input_shape), paths[-1], runtime.name)
     measured = benchmark(
         paths,
         get_device(conditions.device),

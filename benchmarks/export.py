@@ -34,9 +34,8 @@ from torch import nn
 
 from fbnet_mobile.blocks.network import build
 from fbnet_mobile.devices import HostDevice
-from fbnet_mobile.formats.base import write
+from fbnet_mobile.formats.base import format_of, write
 from fbnet_mobile.formats.packages import quiet
-from fbnet_mobile.formats.runtimes import runtime_for_path
 from fbnet_mobile.formats.verify import export
 from fbnet_mobile.graph.trace import trace
 from fbnet_mobile.measure.plan import MeasuringPlan
@@ -172,7 +171,7 @@ def compare(module: nn.Module, format_: str, folder: Path, options: argparse.Nam
             "seconds": statistics.median(seconds[side]),
             # torch.onnx puts the weights into a file beside the graph's.
             "size_bytes": sum(file.stat().st_size for file in folder.glob(f"{side}/{paths[side].name}*")),
-            "difference": float(np.abs(runtime_for_path(paths[side]).load(paths[side])(images) - expected).max())
+            "difference": float(np.abs(format_of(paths[side]).load(paths[side])(images) - expected).max())
             / float(np.abs(expected).max()),
             "min_us": row.min_us,
             "median_us": row.median_us,

@@ -38,7 +38,7 @@ from results_file import write_results
 from fbnet_mobile.api.profile import parse_seconds
 from fbnet_mobile.arch import Block
 from fbnet_mobile.devices import HostDevice
-from fbnet_mobile.formats.runtimes import get_runtime
+from fbnet_mobile.formats.base import format_of_runtime
 from fbnet_mobile.latency.calibration import prediction_error
 from fbnet_mobile.latency.table import BLOCK, MEASURED, NETWORK, LatencyTable, Measurement, RowKey
 from fbnet_mobile.measure.artifacts import artifacts
@@ -160,7 +160,7 @@ def seconds_of_networks(options: argparse.Namespace, trial: int = 40) -> float:
 
 def built_models(wanted: Mapping[RowKey, Sequence[Block]], folder: Path, options: argparse.Namespace) -> list[Model]:
     """The model files of rows, to be measured as often as a profile would; each has the name of its row."""
-    format_ = get_runtime(options.runtime).format
+    format_ = format_of_runtime(options.runtime).name
     rows = {(kind, tuple(blocks)): f"{kind} {keys}" for (kind, keys), blocks in wanted.items()}
     files = build(artifacts(rows, format_, options.precision), folder)
     return [

@@ -50,8 +50,7 @@ from fbnet_mobile.blocks.network import build
 from fbnet_mobile.cost.quantity import QUANTITIES
 from fbnet_mobile.data.data import Data, load_data
 from fbnet_mobile.devices import get_device
-from fbnet_mobile.formats.base import get_format, write
-from fbnet_mobile.formats.runtimes import get_runtime
+from fbnet_mobile.formats.base import format_of_runtime, write
 from fbnet_mobile.graph.trace import trace
 from fbnet_mobile.latency.table import LatencyTable
 from fbnet_mobile.measure.benchmark import benchmark
@@ -247,14 +246,14 @@ class Benchmark:
     def measure(self, makes: list[Callable[[], nn.Module]]) -> list[float]:
         """Latency in us of each network as an exported file, measured in rounds over all of them."""
         conditions = self.table.conditions
-        runtime = get_runtime(conditions.runtime)
+        runtime = format_of_runtime(conditions.runtime)
         folder = self.out / "models"
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
         for number, make in enumerate(makes):
-            paths.append(folder / f"{number}{get_format(runtime.format).suffix}")
+            paths.append(folder / f"{number}{runtime.suffix}")
             module = make().eval()
-            write(trace(module, (1, 3, self.resolution, self.resolution)), paths[-1], runtime.format)
+            write(trace(module, (1, 3, self.resolution, self.resolution)), paths[-1], runtime.name)
         plan = MeasuringPlan(min_rounds=6, max_rounds=self.options.rounds, warmup_ms=5, min_ms=20)
         result = benchmark(
             paths,

@@ -54,11 +54,11 @@ def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
     if not recipe.models:
         raise UserError("no model files; name some, or see the published networks with --list-models")
 
-    from fbnet_mobile.formats.runtimes import runtime_for_path
+    from fbnet_mobile.formats.base import format_of
 
     for model in recipe.models:
         if model.suffix != CHECKPOINT:
-            runtime_for_path(model)
+            format_of(model)
         if not model.exists():
             raise UserError(f"there is no model at {model}; write one with fbnet-export")
     if recipe.output is not None:
@@ -134,17 +134,16 @@ def published() -> PublishedNetworks:
 
 
 def _described(model: Path, threads: int, statistic: str) -> ModelResult:
-    from fbnet_mobile.formats.base import read_metadata
+    from fbnet_mobile.formats.base import format_of, read_metadata
     from fbnet_mobile.formats.metadata import ModelMetadata
-    from fbnet_mobile.formats.runtimes import runtime_for_path
 
     precision: str | None = "fp32"
     if model.suffix == CHECKPOINT:
         runtime, version = "torch", importlib.metadata.version("torch")
     else:
-        runner = runtime_for_path(model)
-        runtime, version = runner.name, runner.version()
-        metadata = ModelMetadata.from_strings(read_metadata(model))
+        runner = format_of(model)
+        runtime, version = runner.runtime, runner.version()
+        metadata = ModelMetadata.from_strings(read_metadata(model), str(model))
         precision = metadata.precision if metadata is not None else None
     files = [item for item in (model, *model.rglob("*")) if item.is_file()]
     size = sum(item.stat().st_size for item in files)
@@ -182,7 +181,7 @@ def _predicted(model: ModelResult, table: "LatencyTable", device: str, cpu: str)
 
     if model.latency is None:
         return model
-    metadata = ModelMetadata.from_strings(read_metadata(model.model))
+    metadata = ModelMetadata.from_strings(read_metadata(model.model), str(model.model))
     network = None
     if metadata is not None and metadata.architecture:
         network = Architecture.from_yaml(metadata.architecture, str(model.model))
@@ -205,9 +204,8 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
     from fbnet_mobile.blocks.network import restore
     from fbnet_mobile.data.data import load_data
     from fbnet_mobile.engine.checkpoint import load_checkpoint
-    from fbnet_mobile.formats.base import read_metadata
+    from fbnet_mobile.formats.base import format_of, read_metadata
     from fbnet_mobile.formats.metadata import ModelMetadata
-    from fbnet_mobile.formats.runtimes import runtime_for_path
     from fbnet_mobile.train.evaluate import evaluate
 
     source = images.data
@@ -223,10 +221,10 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
             predictor, resolution = restore(network, checkpoint.state_dict, str(path)), network.resolution
             metadata = ModelMetadata(checkpoint.architecture, checkpoint.classes, checkpoint.mean, checkpoint.std)
         else:
-            found = ModelMetadata.from_strings(read_metadata(path))
+            found = ModelMetadata.from_strings(read_metadata(path), str(path))
             if found is None:
                 raise UserError(f"{path} does not say how its input is normalised; export it with fbnet-export")
-            predictor, metadata = runtime_for_path(path).load(path, model.threads), found
+            predictor, metadata = format_of(path).load(path, model.threads), found
             resolution = predictor.input_shape[-1]
         if resolution not in loaded:
             loaded[resolution] = load_data(

@@ -48,12 +48,10 @@ def profile(options: ProfileOptions) -> ProfileResult:
     check_arguments(kept)
 
     from fbnet_mobile.devices import get_device
-    from fbnet_mobile.formats.precision import PRECISIONS
+    from fbnet_mobile.formats.base import format_of_runtime
     from fbnet_mobile.latency.table import LatencyTable
     from fbnet_mobile.space import load_space
 
-    if recipe.precision not in PRECISIONS:
-        raise UserError(unknown("precision", recipe.precision, PRECISIONS))
     if recipe.output.exists():
         LatencyTable.load(recipe.output)  # refuses another file before anything is done
     space = load_space(recipe.space)
@@ -64,6 +62,7 @@ def profile(options: ProfileOptions) -> ProfileResult:
     runtime = recipe.runtime or device.settings.runtime or device.runtimes[0]
     if runtime not in device.runtimes:
         raise UserError(unknown("runtime", runtime, device.runtimes))
+    format_of_runtime(runtime).calibrates(recipe.precision)  # refuses a precision that it has not
 
     from fbnet_mobile.measure.plan import MeasuringPlan
     from fbnet_mobile.measure.profile import profile as measure

@@ -16,7 +16,6 @@ from fbnet_mobile.devices.base import UNKNOWN
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.latency.calibration import Calibration, Network, PredictionError, calibrate, left_out_error
-from fbnet_mobile.registry import unknown
 from fbnet_mobile.space import SearchSpace
 
 SCHEMA_VERSION = 2
@@ -440,10 +439,12 @@ def _printable(text: str) -> str:
 
 
 def _known_runtime(name: str) -> str:
-    from fbnet_mobile.formats.runtimes import RUNTIMES
+    from fbnet_mobile.formats.base import format_of_runtime
 
-    if name not in RUNTIMES:
-        raise ValueError(unknown("runtime", name, list(RUNTIMES)))
+    try:
+        format_of_runtime(name)
+    except UserError as error:
+        raise ValueError(str(error)) from error
     return name
 
 

@@ -20,16 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fbnet_mobile.devices import Device, DeviceFullError, DeviceLostError, ProgramError
 from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.formats.base import format_of_runtime
 from fbnet_mobile.measure import benchmark_model
 from fbnet_mobile.measure.plan import MeasuringPlan
 from fbnet_mobile.measure.samples import Sample
-
-INSTALL = {
-    "litert": "python3 -m pip install ai-edge-litert",
-    "onnxruntime": "python3 -m pip install onnxruntime",
-    "coreml": "python3 -m pip install coremltools",
-}
-"""What installs each runtime that the runner can time."""
 
 _LOSSES = 3
 """After how many losses of the device at one and the same model that model is to blame."""
@@ -170,6 +164,7 @@ def _runner_lines(
 ) -> Generator[str, None, None]:
     """Put the runner, its job file and the models on the device and run the job."""
     settings = device.settings
+    loader = format_of_runtime(runtime).loader
     job = {
         "runtime": runtime,
         "threads": threads,
@@ -183,6 +178,7 @@ def _runner_lines(
         "attached": getattr(device, "attached", ""),
         "signing": settings.signing.model_dump() if settings.signing else {},
         "models": device.push(models),
+        "loader": device.push([loader])[0] if loader is not None else "",
     }
     runner = resources.files("fbnet_mobile.measure") / "runner.py"
     with resources.as_file(runner) as script, tempfile.TemporaryDirectory() as folder:
@@ -283,7 +279,7 @@ def _garbled(device: Device) -> Failure:
 
 def _missing(device: Device, runtime: str, error: ProgramError) -> JobError:
     if "ModuleNotFoundError" in str(error) or "ImportError" in str(error):
-        return JobError(f"{error}; install {runtime} there: {INSTALL[runtime]}")
+        return JobError(f"{error}; install {runtime} there: {format_of_runtime(runtime).install}")
     return JobError(f"{error}; see fbnet-profile --check-device {shlex.quote(device.name)}")
 
 

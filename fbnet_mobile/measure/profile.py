@@ -17,7 +17,7 @@ from fbnet_mobile.devices import Device
 from fbnet_mobile.devices.base import UNKNOWN
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.files import locked
-from fbnet_mobile.formats.runtimes import get_runtime
+from fbnet_mobile.formats.base import format_of_runtime
 from fbnet_mobile.latency.estimate import demand, estimate
 from fbnet_mobile.latency.table import (
     BLOCK,
@@ -215,7 +215,7 @@ class _Job:
         )
         self.folder = work / "models"
         reference, self.reference_us = _reference(space, existing)
-        format = get_runtime(conditions.runtime).format  # noqa: A001
+        format = format_of_runtime(conditions.runtime).name  # noqa: A001
         self.reference, *self.wanted = artifacts([(BLOCK, (reference,)), *wanted], format, conditions.precision)
         self.rows = {artifact.name: artifact.row for artifact in self.wanted}
         self.files: dict[Artifact, Path] = {}

@@ -9,7 +9,7 @@ from torch import nn
 from fbnet_mobile.devices import DeviceLostError, HostDevice
 from fbnet_mobile.devices.base import DeviceState
 from fbnet_mobile.errors import JobError
-from fbnet_mobile.formats.base import FORMATS, write
+from fbnet_mobile.formats.base import get_format, write
 from fbnet_mobile.graph.trace import trace
 from fbnet_mobile.latency.table import NETWORK
 from fbnet_mobile.measure.plan import MeasuringPlan
@@ -23,7 +23,7 @@ PLAN = MeasuringPlan(min_rounds=3, max_rounds=3, warmup_ms=0, min_ms=0.1)
 def models(folder: Path, file_format: str = "tflite") -> list[Model]:
     found = []
     for channels in (1, 2, 3):
-        path = folder / f"{channels}{FORMATS[file_format].suffix}"
+        path = folder / f"{channels}{get_format(file_format).suffix}"
         write(trace(nn.Conv2d(channels, 4, 3), (1, channels, 8, 8)), path, file_format)
         found.append(Model(f"conv{channels}", path))
     return found
