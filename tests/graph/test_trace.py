@@ -24,9 +24,9 @@ class Lambda(nn.Module):
 
 
 def test_batch_norm_is_folded_by_hand_computed_numbers() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2, eps=0.0)).eval()
+    network = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2, eps=1.0)).eval()
     network[0].weight.data = torch.tensor([3.0, 5.0]).view(2, 1, 1, 1)
-    network[1].running_mean, network[1].running_var = torch.tensor([1.0, 2.0]), torch.tensor([4.0, 25.0])
+    network[1].running_mean, network[1].running_var = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 24.0])
     network[1].weight.data, network[1].bias.data = torch.tensor([2.0, 10.0]), torch.tensor([0.5, -1.0])
 
     (node,) = trace(network, (1, 1, 4, 4)).nodes
