@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fbnet_mobile.blocks import build
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.data.data import load_data
 from fbnet_mobile.engine.checkpoint import Checkpoint, save_checkpoint
 from fbnet_mobile.latency.table import LatencyTable
