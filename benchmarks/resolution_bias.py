@@ -19,7 +19,7 @@ and writes results.json.
 import argparse
 import random
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -35,7 +35,7 @@ from fbnet_mobile.engine.allocator import tune_allocator
 from fbnet_mobile.search import supernet as supernet_module
 from fbnet_mobile.search.choices import Choices
 from fbnet_mobile.search.supernet import Supernet
-from fbnet_mobile.space import RESOLUTION, SearchSpace
+from fbnet_mobile.space import RESOLUTION, Option, SearchSpace
 
 SPACE = """
 name: three-resolutions
@@ -177,12 +177,12 @@ def supernet(space: SearchSpace, data: Data, shrink: Shrink, epochs: int, seed: 
 
 
 def over(
-    network: nn.Module, choices: Choices, drawn: list[Mapping[str, object]], size: int, data: Data
+    network: nn.Module, choices: Choices, drawn: Sequence[Mapping[str, Option]], size: int, data: Data
 ) -> tuple[float, float]:
     """Mean accuracy and cross-entropy of networks at one resolution."""
     both = []
     for assignment in drawn:
-        weights = choices.one_hot({**assignment, RESOLUTION: size})  # type: ignore[dict-item]
+        weights = choices.one_hot({**assignment, RESOLUTION: size})
         both.append(scores(lambda images, weights=weights: network(images, weights), data))  # type: ignore[misc]
     accuracies, losses = zip(*both, strict=True)
     return statistics.mean(accuracies), statistics.mean(losses)
@@ -200,7 +200,7 @@ def fit(network: nn.Module, predict: Callable[[Tensor], Tensor], data: Data, epo
         batches = training_batches(data.train, data, BATCH, seed=seed, epoch=epoch, device=torch.device("cpu"))
         for images, labels in batches:
             optimizer.zero_grad()
-            F.cross_entropy(predict(images), labels).backward()
+            F.cross_entropy(predict(images), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
 
@@ -210,7 +210,7 @@ def scores(predict: Callable[[Tensor], Tensor], data: Data) -> tuple[float, floa
     hits, loss, count = 0.0, 0.0, 0
     shuffled = torch.randperm(len(data.val), generator=torch.Generator().manual_seed(0))[:2000]
     with torch.no_grad():
-        for part in shuffled.split(250):
+        for part in torch.split(shuffled, 250):
             pixels = next(iter(data.val.store.fetch([data.val.index[part]], None)))
             logits, labels = predict(normalise(pixels, data.mean, data.std)), data.val.labels[part]
             hits += float((logits.argmax(1) == labels).sum())

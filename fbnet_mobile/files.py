@@ -102,7 +102,7 @@ def refuse_foreign(path: Path, replaces: Callable[[Path], bool] = is_regular) ->
         raise UserError(f"cannot write {shown(name)}: control characters in a name; choose another output path")
     with writing(path):
         if os.path.lexists(path) and not replaces(path):
-            what = "a folder" if path.is_dir() else "no file"
+            what = "a folder" if path.is_dir() else "a file" if path.is_file() else "no regular file, but something,"
             raise UserError(
                 f"cannot write {shown(path)}: {what} stands there that is no earlier result; "
                 "choose another output path, or remove it"

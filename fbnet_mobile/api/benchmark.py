@@ -153,12 +153,12 @@ def _described(model: Path, threads: int, statistic: str) -> ModelResult:
 
 def _measured(models: Sequence[ModelResult], device: "Device") -> list[ModelResult]:
     """The models with the latency of those that the device runs."""
-    from fbnet_mobile.engine.progress import progress_steps
     from fbnet_mobile.measure.benchmark import benchmark as measure
     from fbnet_mobile.measure.jobs import runtime_version
+    from fbnet_mobile.report.progress import steps
 
     found = {model.model: model for model in models}
-    with progress_steps() as progress:
+    with steps() as progress:
         for runtime in device.runtimes:
             own = [model for model in models if model.runtime == runtime]
             if not own:

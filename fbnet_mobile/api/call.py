@@ -160,7 +160,7 @@ def command_line(command: str, options: Any, **changed: Any) -> str:
         if value is None or (not item.required and value == _default(item)):
             continue
         name = option_names(item)[0]
-        several = value if isinstance(value, list) else [value]
+        several = value if isinstance(value, list) and not item.option.commas else [value]
         if item.option.argument:
             arguments += several
         elif item.kind is bool:
@@ -168,7 +168,7 @@ def command_line(command: str, options: Any, **changed: Any) -> str:
             words.append(yes if value else no)
         else:
             for each in several:
-                words += [name, str(each)]
+                words += [name, ",".join(each) if isinstance(each, list) else str(each)]
     return shlex.join([*words, *arguments])
 
 

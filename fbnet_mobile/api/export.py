@@ -207,14 +207,14 @@ def _latency(
     table: "LatencyTable | None",
 ) -> FileLatency:
     """Measure the file where it will run, and put that beside the prediction."""
-    from fbnet_mobile.engine.progress import progress_steps
     from fbnet_mobile.formats.runtimes import runtime_for_format
     from fbnet_mobile.measure.benchmark import benchmark
     from fbnet_mobile.measure.jobs import runtime_version
+    from fbnet_mobile.report.progress import steps
 
     runtime, threads = runtime_for_format(file_format).name, device.settings.threads or 1
     statistic = table.conditions.statistic if table is not None else "min"
-    with device, progress_steps() as progress:
+    with device, steps() as progress:
         version, cpu = runtime_version(device, runtime), device.facts().cpu
         predicted_us, why_not = (
             (None, "")

@@ -15,7 +15,7 @@ from fbnet_mobile.api.call import (
     takes,
     write_arguments,
 )
-from fbnet_mobile.errors import UserError, continues
+from fbnet_mobile.errors import UserError
 from fbnet_mobile.measure.recipe import DeviceOptions, ProfileRecipe
 from fbnet_mobile.registry import unknown
 from fbnet_mobile.report.records import BlockChange, ProfileResult, TableComparison
@@ -65,16 +65,16 @@ def profile(options: ProfileOptions) -> ProfileResult:
     if runtime not in device.runtimes:
         raise UserError(unknown("runtime", runtime, device.runtimes))
 
-    from fbnet_mobile.engine.progress import progress_steps
     from fbnet_mobile.measure.jobs import MeasuringPlan
     from fbnet_mobile.measure.profile import profile as measure
+    from fbnet_mobile.report.progress import steps
 
     candidates, positions = len(space.candidates()), sum(1 for _ in space.all_blocks())
     say(
         f"space {space.name}: {space.size():.2g} networks, {candidates} different candidate blocks "
         f"({positions - candidates} duplicates)"
     )
-    with continues("the same command continues where it was"), device, progress_steps() as progress:
+    with device, steps() as progress:
         measure(
             space,
             recipe.space,

@@ -27,6 +27,7 @@ PROGRAM = Program(
     options=api.BenchmarkOptions,
     work=api.benchmark,
     lines=benchmark_lines,
+    continues=False,
     instead=Instead,
     look=lambda asked: _look(asked),
 )

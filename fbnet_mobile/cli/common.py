@@ -13,7 +13,7 @@ import click
 
 from fbnet_mobile.api.call import described, option_names
 from fbnet_mobile.engine.recipe import RecipeField, build, option, recipe_fields, shorten
-from fbnet_mobile.errors import FbnetError, JobError, UserError, advice, is_out_of_memory
+from fbnet_mobile.errors import FbnetError, JobError, UserError, is_out_of_memory
 from fbnet_mobile.registry import nearest
 
 Lines = Callable[[Any], Iterable[str]]
@@ -53,6 +53,7 @@ class Program:
         options: the recipe that its options are made from.
         work: called with the options that were given, by name; returns a record.
         lines: the record for people.
+        continues: whether the same command takes up what an interrupted one left.
         instead: a recipe of options that ask for something else than the work, if there are any.
         look: does what they ask for, and gives its record with its lines; None if they ask for nothing.
     """
@@ -63,6 +64,7 @@ class Program:
     options: type
     work: Callable[..., Any]
     lines: Lines
+    continues: bool
     instead: type | None = None
     look: Look = lambda _: None
 
@@ -86,9 +88,8 @@ def run(program: Program) -> NoReturn:
         _fail(f"{error.format_message().rstrip('.')}; see --help", 2)
     except FbnetError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt as error:
-        print(f"interrupted{advice(error)}", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt:
+        _interrupted("; the same command continues where it was" if program.continues else "; nothing was written")
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -99,6 +100,11 @@ def run(program: Program) -> NoReturn:
         if not is_out_of_memory(error):
             raise
         _fail(f"too little memory: {_memory_detail(error)}; take fewer images at a time, or smaller ones", 1)
+
+
+def _interrupted(then: str = "") -> NoReturn:
+    print(f"interrupted{then}", file=sys.stderr)
+    sys.exit(130)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -174,7 +180,7 @@ def _parameter(item: RecipeField) -> click.Parameter:
         argument.help = about
         return argument
     several: dict[str, Any] = {}
-    if item.count is not None:
+    if item.count is not None and not item.option.commas:
         several = {"nargs": item.count} if item.count else {"multiple": True}
     if item.kind is bool:
         several["is_flag"] = True
@@ -196,7 +202,10 @@ def _called(program: Program, known: Mapping[str, RecipeField], given: dict[str,
     with _stdout_for_the_result(common.json):
         done = None
         if program.instead is not None:
-            done = program.look(build(program.instead, _part(program.instead, given)))
+            try:
+                done = program.look(build(program.instead, _part(program.instead, given)))
+            except KeyboardInterrupt:
+                _interrupted()
         if done is None:
             own = _part(program.options, given)
             if common.config is not None:

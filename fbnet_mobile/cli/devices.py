@@ -9,7 +9,7 @@ from fbnet_mobile.report.records import DeviceCheck, DeviceFound, DeviceList, Fi
 
 
 def list_devices() -> DeviceList:
-    """This machine, the devices that adb sees and those of devices.yaml, each with what it is and offers."""
+    """What each transport sees, this machine first, and those of devices.yaml, each with what it is and offers."""
     from fbnet_mobile.devices.settings import devices_path
 
     found = DeviceList(tuple(_found(name) for name in _names()), devices_path())
@@ -21,11 +21,13 @@ def _found(name: str) -> DeviceFound:
     from fbnet_mobile.devices import get_device
     from fbnet_mobile.errors import FbnetError
 
+    facts = state = None
     try:
         with get_device(name) as device:
-            return DeviceFound(name, device.facts(), device.state(), dict(_offered(device)), "")
+            facts, state = device.facts(), device.state()
+            return DeviceFound(name, facts, state, dict(_offered(device)), "")
     except FbnetError as error:
-        return DeviceFound(name, None, None, {}, str(error))
+        return DeviceFound(name, facts, state, {}, str(error))
 
 
 def check_device(name: str) -> DeviceCheck:
@@ -47,15 +49,11 @@ def check_device(name: str) -> DeviceCheck:
     with get_device(name) as device:
         facts = device.facts()
         say(f"reachable: {facts.cpu}, {facts.cores} cores, {facts.operating_system}")
-        for tool in ("sha256sum", "tar", "find", "xargs", "taskset", "timeout"):
-            if name == "host":
-                break
+        for tool in _needed_by(device):
             try:
                 list(device.run(["sh", "-c", f"command -v {tool}"]))
             except ProgramError:
-                needed = tool in {"sha256sum", "find", "xargs"} or tool in _needed_by(device)
-                if needed:
-                    say(tool, "install it there (Debian: apt install coreutils findutils tar util-linux)")
+                say(tool, "install it there (Debian: apt install coreutils findutils tar util-linux)")
         working = dict(_offered(device))
         if device.settings.benchmark_binary is not None:
             say(f"benchmark_model: {runtime_version(device, 'litert')}")
@@ -89,40 +87,37 @@ def _notes(device: Any) -> Iterator[str]:
         yield f"{state.temperature_c:.0f} C: it may slow down; cool_below_c in devices.yaml waits"
 
 
-def _needed_by(device: Any) -> set[str]:
-    needed = {"tar"} if device.settings.transport.startswith("ssh") or device.name.startswith("ssh") else set()
-    if device.settings.affinity != "all":
-        needed.add("taskset")
+def _needed_by(device: Any) -> list[str]:
+    """Programs that a device must have besides a shell's own."""
+    needed = list(device.tools)
+    if device.tools and device.settings.affinity != "all":
+        needed.append("taskset")
     if device.settings.benchmark_binary is not None:
-        needed.add("timeout")
+        needed.append("timeout")
     return needed
 
 
 def _names() -> Iterator[str]:
-    from fbnet_mobile.devices.adb import attached_devices
-    from fbnet_mobile.devices.settings import device_entries
-    from fbnet_mobile.errors import JobError
+    from fbnet_mobile.devices import TRANSPORTS
+    from fbnet_mobile.devices.base import named_devices
 
-    yield "host"
-    if sys.platform == "darwin":
-        yield "coreml"
-    entries = device_entries()
-    try:
-        attached = list(attached_devices())
-    except JobError:  # no adb, which only matters to those who have a phone
-        attached = []
-    known = {entry.transport for entry in entries.values()}
-    yield from (f"adb:{serial}" for serial in attached if f"adb:{serial}" not in known)
+    entries = named_devices()
+    known = {entry.transport for entry in entries.values()} - {"host"}
+    seen = [name for transport in TRANSPORTS for name in TRANSPORTS.get(transport).present() if name not in known]
+    yield from sorted(seen, key=lambda name: name != "host")
     yield from entries
 
 
 def _offered(device: Any) -> Iterator[tuple[str, str]]:
     """The runtimes that work on a device, with their versions."""
+    from fbnet_mobile.devices import DeviceBusyError
     from fbnet_mobile.errors import JobError
     from fbnet_mobile.measure.jobs import runtime_version
 
     for runtime in device.runtimes:
         try:
             yield runtime, runtime_version(device, runtime)
+        except DeviceBusyError:  # which says nothing of what there is
+            raise
         except JobError:
             continue

@@ -13,6 +13,7 @@ PROGRAM = Program(
     options=api.ExportOptions,
     work=api.export,
     lines=export_lines,
+    continues=False,
 )
 
 

@@ -38,6 +38,7 @@ PROGRAM = Program(
     options=api.ProfileOptions,
     work=api.profile,
     lines=profile_lines,
+    continues=True,
     instead=Instead,
     look=lambda asked: _look(asked),
 )

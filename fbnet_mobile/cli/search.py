@@ -13,6 +13,7 @@ PROGRAM = Program(
     options=api.SearchOptions,
     work=api.search,
     lines=search_lines,
+    continues=True,
 )
 
 

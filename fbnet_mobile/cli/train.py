@@ -13,6 +13,7 @@ PROGRAM = Program(
     options=api.TrainOptions,
     work=api.train,
     lines=train_lines,
+    continues=True,
 )
 
 

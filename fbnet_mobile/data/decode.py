@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fbnet_mobile.data.sources.base import Images
 from fbnet_mobile.errors import UserError
@@ -82,7 +82,7 @@ def _undecodable(images: Images, number: int, error: Exception) -> UserError:
             "make it smaller or remove it"
         )
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         reason = "it is no image of a format that is read"
     elif not isinstance(error, OSError | SyntaxError | ValueError | EOFError):
         reason = f"damaged ({type(error).__name__}: {reason})"

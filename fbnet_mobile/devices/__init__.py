@@ -2,24 +2,28 @@
 
 from fbnet_mobile.devices.adb import AdbDevice
 from fbnet_mobile.devices.base import (
+    TRANSPORTS,
     Device,
+    DeviceBusyError,
     DeviceFacts,
     DeviceFullError,
     DeviceLostError,
     DeviceState,
     ProgramError,
     get_device,
-    register_device,
 )
 from fbnet_mobile.devices.coreml import CoreMLDevice
 from fbnet_mobile.devices.host import HostDevice
+from fbnet_mobile.devices.remote import RemoteDevice
 from fbnet_mobile.devices.settings import DeviceSettings
 from fbnet_mobile.devices.ssh import SshDevice
 
 __all__ = [
+    "TRANSPORTS",
     "AdbDevice",
     "CoreMLDevice",
     "Device",
+    "DeviceBusyError",
     "DeviceFacts",
     "DeviceFullError",
     "DeviceLostError",
@@ -27,7 +31,7 @@ __all__ = [
     "DeviceState",
     "HostDevice",
     "ProgramError",
+    "RemoteDevice",
     "SshDevice",
     "get_device",
-    "register_device",
 ]

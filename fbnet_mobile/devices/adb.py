@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from fbnet_mobile.devices.base import DeviceFullError, DeviceLostError, register_device
-from fbnet_mobile.devices.remote import RemoteDevice
+from fbnet_mobile.devices.base import TRANSPORTS, DeviceFullError, DeviceLostError
+from fbnet_mobile.devices.remote import RemoteDevice, is_full
 from fbnet_mobile.errors import JobError, UserError
 
 _TRANSFER_LIMIT_S = 600
@@ -23,18 +23,14 @@ class AdbDevice(RemoteDevice):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._serial = name.partition(":")[2]
-        if (":" in name and not self._serial) or not re.fullmatch(r"adb(:[\w.][\w.:\[\]-]*)?", name, re.ASCII):
+        # A serial may hold anything that can be printed, and is never seen by a shell; adb would take -x for an option.
+        if not re.fullmatch(r"adb(:[^-].*)?", name) or not name.isprintable() or len(name) > 300:
             raise UserError(f"{name!r} is no device; write adb, or adb:SERIAL with a serial that `adb devices` shows")
 
     def _connect(self) -> None:
         attached = attached_devices()
         if not self._serial:
-            if len(attached) > 1:
-                names = ", ".join(f"adb:{serial}" for serial in attached)
-                raise UserError(f"{len(attached)} Android devices are attached; choose one of {names}")
-            if not attached:
-                raise JobError("adb sees no device; attach one, allow USB debugging on it, and see `adb devices`")
-            self._serial = next(iter(attached))
+            self._serial = _only(attached)
         if self._serial not in attached and ":" in self._serial:
             _adb("connect", self._serial)
             attached = attached_devices()
@@ -43,6 +39,14 @@ class AdbDevice(RemoteDevice):
             raise JobError(f"{self.name} does not trust this computer; accept the question on its screen")
         if state != "device":
             raise JobError(f"{self.name} is {state or 'not attached'}; {self.unreachable_hint}")
+
+    @classmethod
+    def present(cls) -> list[str]:
+        """What adb sees; nothing if there is no adb, which matters only to those who have a phone."""
+        try:
+            return [f"adb:{serial}" for serial in attached_devices()]
+        except JobError:
+            return []
 
     def _reset(self) -> None:
         if ":" in self._serial:  # over TCP: adb keeps a dead connection as `offline` until told to give it up
@@ -61,7 +65,7 @@ class AdbDevice(RemoteDevice):
                     shutil.copyfile(path, copy)
             done = _adb("-s", self._serial, "push", f"{staging}/.", f"{folder}/", limit_s=_TRANSFER_LIMIT_S)
         said = (done.stdout + done.stderr).strip().splitlines()
-        if any("no space left" in line.lower() for line in said):
+        if is_full(said):
             raise DeviceFullError(f"{self.name} is full; make room in {folder}")
         if done.returncode != 0:
             raise self._lost(said)
@@ -75,8 +79,19 @@ class AdbDevice(RemoteDevice):
 
 def attached_devices() -> dict[str, str]:
     """Serial and state (``device``, ``offline``, ``unauthorized``) of what adb sees."""
-    lines = _adb("devices").stdout.splitlines()
-    return dict(line.split("\t", 1) for line in lines if "\t" in line)
+    rows = [line.rpartition("\t") for line in _adb("devices").stdout.splitlines()]
+    return {serial: state.strip() for serial, tab, state in rows if tab}
+
+
+def _only(attached: Mapping[str, str]) -> str:
+    """The serial of the one device that can be used, or of the only one at all."""
+    usable = [serial for serial, state in attached.items() if state == "device"] or list(attached)
+    if len(usable) > 1:
+        names = ", ".join(f"adb:{serial}" for serial in usable)
+        raise UserError(f"{len(usable)} Android devices are attached; choose one of {names}")
+    if not usable:
+        raise JobError("adb sees no device; attach one, allow USB debugging on it, and see `adb devices`")
+    return usable[0]
 
 
 def _adb(*arguments: str, limit_s: float = 30) -> "subprocess.CompletedProcess[str]":
@@ -100,4 +115,4 @@ def _adb(*arguments: str, limit_s: float = 30) -> "subprocess.CompletedProcess[s
         ) from None
 
 
-register_device("adb", AdbDevice)
+TRANSPORTS.add("adb", AdbDevice)

@@ -1,13 +1,14 @@
-"""The contract of a device, and the registry of kinds of devices."""
+"""The contract of a device, and the registry of transports: the ways in which devices are reached."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
-from fbnet_mobile.devices.settings import DeviceSettings, device_entries
+from fbnet_mobile.devices.settings import DeviceSettings, device_entries, devices_path
 from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.registry import Registry, unknown
 
 UNKNOWN = "unknown"
 """What a fact says when the system does not."""
@@ -15,7 +16,15 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """What a device says of itself; ``"unknown"`` where it does not."""
+    """What a device says of itself; ``"unknown"`` and 0 where it does not.
+
+    Attributes:
+        cpu: the board or phone, and its chip.
+        cores: how many.
+        memory_mb: in MiB.
+        operating_system: name, release and architecture.
+        governor: that chooses the first core's frequency.
+    """
 
     cpu: str
     cores: int
@@ -34,7 +43,7 @@ class DeviceState:
         frequency_mhz: of the slowest core now.
         temperature_c: of the hottest sensor.
         steal_s: seconds since the start in which a virtual machine's processors were given to others.
-        affinity: numbers of the cores that programs may run on, as "0-3,6".
+        affinity: numbers of the cores on which models run, as "0-3,6".
     """
 
     load_1m: float | None
@@ -49,16 +58,25 @@ class DeviceLostError(JobError):
     """The connection broke or the device stopped answering; it may come back."""
 
 
+class DeviceBusyError(JobError):
+    """Another job uses the device; the message says whose."""
+
+
 class DeviceFullError(JobError):
     """There is no space left on the device."""
 
 
 class ProgramError(JobError):
-    """A program ran on the device and failed; ``code`` is its exit code, as a shell gives it (128 + signal)."""
+    """A program ran on the device and failed.
 
-    def __init__(self, message: str, code: int) -> None:
+    Attributes:
+        code: its exit code, as a shell gives it (128 + signal).
+        said: the last line of its messages.
+    """
+
+    def __init__(self, message: str, code: int, said: str = "") -> None:
         super().__init__(message)
-        self.code = code
+        self.code, self.said = code, said
 
 
 class Device(ABC):
@@ -66,10 +84,15 @@ class Device(ABC):
 
     All methods raise ``JobError`` when the device cannot be reached or an operation on it fails;
     ``DeviceLostError`` if it may come back, after which :meth:`reconnect` is to be called before anything else.
+    The first :meth:`push` or :meth:`run` takes the device for this job, until :meth:`close`; they raise
+    ``DeviceBusyError`` if another one has it. :meth:`facts` and :meth:`state` do not disturb that one.
     """
 
     runtimes: tuple[str, ...] = ("litert", "onnxruntime")
     """What can be timed on it, if it is installed there; the first is the default."""
+
+    tools: ClassVar[tuple[str, ...]] = ()
+    """Programs that must be there besides a shell's own."""
 
     settings: DeviceSettings = DeviceSettings()
     """What the user's devices.yaml says of it."""
@@ -77,13 +100,22 @@ class Device(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
+    @classmethod
+    def present(cls) -> list[str]:
+        """Names of this transport's devices that can be seen from here; none where that cannot be known."""
+        return []
+
     @abstractmethod
     def facts(self) -> DeviceFacts:
         """The device's processor, memory and system."""
 
     @abstractmethod
     def state(self) -> DeviceState:
-        """What the device is doing now besides, which is recorded around each round of measuring."""
+        """What the device is doing now besides, which is recorded around each round of measuring.
+
+        Raises:
+            DeviceLostError: it cannot be asked; nothing else, and what it does not say is unknown.
+        """
 
     @property
     @abstractmethod
@@ -123,12 +155,8 @@ class Device(ABC):
         self.close()
 
 
-_KINDS: dict[str, Callable[[str], Device]] = {}
-
-
-def register_device(kind: str, make: Callable[[str], Device]) -> None:
-    """Make ``kind`` or ``kind:ADDRESS`` a device name; ``make`` gets the whole name."""
-    _KINDS[kind] = make
+TRANSPORTS: Registry[type[Device]] = Registry("device transport")
+"""Classes by what their devices' names begin with; each gets the whole name."""
 
 
 def get_device(name: str) -> Device:
@@ -137,14 +165,32 @@ def get_device(name: str) -> Device:
     Raises:
         UserError: there is no such device; the message lists the known ones.
     """
-    if name.split(":", 1)[0] in _KINDS:
-        return _KINDS[name.split(":", 1)[0]](name)
+    entries = named_devices()
+    if name in entries:
+        settings = entries[name]
+        try:
+            device = _transport(settings.transport)(settings.transport)
+        except UserError as error:
+            raise UserError(f"device {name!r}: {error}") from error
+        device.name, device.settings = name, settings
+        return device
+    if name.partition(":")[0] not in TRANSPORTS:
+        raise UserError(unknown("device", name, sorted({*TRANSPORTS, *entries})))
+    return _transport(name)(name)
+
+
+def named_devices() -> dict[str, DeviceSettings]:
+    """The user's devices by name.
+
+    Raises:
+        UserError: devices.yaml is wrong, or gives a device the name of a transport, which would be ambiguous.
+    """
     entries = device_entries()
-    if name not in entries:
-        raise UserError(f"unknown device {name!r}; known devices: {', '.join(sorted({*_KINDS, *entries}))}")
-    transport = entries[name].transport
-    if transport.split(":", 1)[0] not in _KINDS:
-        raise UserError(f"device {name!r}: unknown transport {transport!r}; choose one of {', '.join(sorted(_KINDS))}")
-    device = _KINDS[transport.split(":", 1)[0]](transport)
-    device.name, device.settings = name, entries[name]
-    return device
+    for name in entries:
+        if name.partition(":")[0] in TRANSPORTS:
+            raise UserError(f"{devices_path()}: {name}: that is the name of a transport; give the device another name")
+    return entries
+
+
+def _transport(name: str) -> type[Device]:
+    return TRANSPORTS.get(name.partition(":")[0])

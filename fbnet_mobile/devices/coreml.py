@@ -2,7 +2,7 @@
 
 import sys
 
-from fbnet_mobile.devices.base import register_device
+from fbnet_mobile.devices.base import TRANSPORTS
 from fbnet_mobile.devices.host import HostDevice
 from fbnet_mobile.errors import UserError
 
@@ -25,5 +25,10 @@ class CoreMLDevice(HostDevice):
         self.name = name
         self.attached = name.partition(":")[2]
 
+    @classmethod
+    def present(cls) -> list[str]:
+        """This machine, if it is a Mac."""
+        return ["coreml"] if sys.platform == "darwin" else []
 
-register_device("coreml", CoreMLDevice)
+
+TRANSPORTS.add("coreml", CoreMLDevice)

@@ -1,52 +1,68 @@
 """What devices behind a command have in common: ssh and adb differ in how a script and files get there."""
 
+import contextlib
 import hashlib
-import os
 import re
-import select
+import secrets
 import shlex
 import subprocess
-import tempfile
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from fbnet_mobile.devices.base import (
     Device,
+    DeviceBusyError,
     DeviceFacts,
     DeviceFullError,
     DeviceLostError,
     DeviceState,
     ProgramError,
 )
-from fbnet_mobile.devices.settings import cores_of
+from fbnet_mobile.devices.lock import FOLDER, HELD, Holder, busy, lock_script
+from fbnet_mobile.devices.output import OUTPUT_BYTES, EndlessError, LastWords, SilentError, read_lines
+from fbnet_mobile.devices.settings import ranges
 from fbnet_mobile.devices.system import FACTS, STATE, fast_cores, fields, first, parse_facts, parse_state
 from fbnet_mobile.errors import JobError
 
-# Written by the remote shell behind a program's output: adb ends with 0 when the daemon dies, ssh with 255 both for a
-# lost connection and for a program that ended so. Only this line says that a program ended, and how.
-_END = "__FBNET_ENDED="
+# Written by the remote shell around a program's output. What comes before is a greeting of the login shell. adb ends
+# with 0 when the daemon dies, ssh with 255 both for a lost connection and for a program that ended so: only the second
+# line says that a program ended, and how.
+_BEGIN, _END = "__FBNET_BEGUN", "__FBNET_ENDED="
 
 
 @dataclass(frozen=True)
-class _Place:
-    """What is found out once per connection: the folder for our files, Python if any, the fastest cores."""
+class _Found:
+    """What is found out once per connection: Python if any, the fastest cores."""
 
-    folder: str
     python: str | None
     fast_cores: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Hold:
+    """The device being ours: the folder for our files, and the shell there that holds the lock."""
+
+    folder: str
+    shell: "subprocess.Popen[bytes]"
+    lines: Iterator[str]
 
 
 class RemoteDevice(Device):
     """A device reached by commands of this machine.
 
-    Files are put into one folder that is ours alone, under the name of their content, so that what is there already is
-    not sent again and no file's own name ever reaches a shell. :meth:`close` removes that folder.
+    A transport says how a script runs there (``_command``), how files are sent (``_send``) and fetched (``_fetch``).
+    Files are put into one folder that is this job's alone, under the name of their content, so that what is there
+    already is not sent again and no file's own name ever reaches a shell. :meth:`close` removes that folder; one that
+    a killed job left behind is taken over by the next.
     """
 
     default_folder: str
     """Shell text for the folder in which ours is made."""
+
+    tools: ClassVar[tuple[str, ...]] = ("sha256sum", "find", "xargs")
 
     grace_s = 30.0
     """How much longer than one model may take the device may say nothing."""
@@ -56,8 +72,11 @@ class RemoteDevice(Device):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self._place: _Place | None = None
+        self._place: _Found | None = None
+        self._hold: _Hold | None = None
+        self._ours = False  # whether it is to be held, also after a connection that was lost
         self._present: set[str] = set()
+        self._session = secrets.token_hex(6)
 
     @abstractmethod
     def _command(self, script: str) -> list[str]:
@@ -87,17 +106,21 @@ class RemoteDevice(Device):
         return parse_facts(self._shell(FACTS))
 
     def state(self) -> DeviceState:
-        """Read by its shell from the system; all unknown if the device is lost, which the next job deals with."""
+        """Read by its shell from the system."""
         try:
-            self._found()
-            return parse_state(self._shell(STATE))
+            cores = self._cores()
+            state = parse_state(self._shell(STATE))
         except DeviceLostError:
-            return parse_state([])
+            raise
+        except JobError as error:
+            raise DeviceLostError(str(error)) from error
+        return replace(state, affinity=ranges(cores)) if cores else state
 
     @property
     def python(self) -> str:
         """The one of devices.yaml, or python3 on the device's path."""
-        python = self.settings.python or self._found().python
+        own = self.settings.python
+        python = own if own and not own.startswith("~") else self._found().python
         if python is None:
             raise JobError(
                 f"{self.name} has no python3; install it there, or say where it is in devices.yaml (python:); "
@@ -109,7 +132,7 @@ class RemoteDevice(Device):
         """Send what is not there yet in one go; checked by SHA-256 after the transfer."""
         names = [_content_name(path) for path in paths]
         files = dict(zip(names, paths, strict=True))
-        folder = self._found().folder
+        folder = self._held().folder
         if missing := {name: path for name, path in files.items() if name not in self._present}:
             self._send(missing, folder)
             self._present = self._listed(folder)
@@ -124,56 +147,110 @@ class RemoteDevice(Device):
 
     def run(self, argv: Sequence[str]) -> Iterator[str]:
         """On the cores that the settings choose; killed if it says nothing for longer than a model may take."""
-        place, affinity = self._found(), self.settings.affinity
-        cores = place.fast_cores if affinity == "fast" else cores_of(affinity) if affinity != "all" else ()
+        self._held()
+        cores = self._cores()
         mask = ["taskset", f"{sum(1 << core for core in cores):x}"] if cores else []
         silence_s = self.settings.model_limit_s + self.grace_s
         yield from self._lines(shlex.join([*mask, *argv]), Path(argv[0]).name, silence_s)
 
     def reconnect(self) -> None:
-        """From nothing: what is on the device is looked at again."""
+        """From nothing: what is on the device is looked at again, which stays ours."""
+        self._let_go()
         self._reset()
-        self._place, self._present = None, set()
+        self._place = None
         self._found()
+        if self._ours:
+            self._held()
 
     def clean(self) -> None:
         """Empty our folder; not an error if the device is gone."""
-        if self._place is not None:
+        if self._hold is not None:
             self._present = set()
+            folder = shlex.quote(self._hold.folder)
             try:
-                self._shell(f"rm -rf {shlex.quote(self._place.folder)}; mkdir {shlex.quote(self._place.folder)}")
+                self._shell(f"rm -rf {folder}; mkdir {folder}")
             except JobError:
-                self._place = None
+                self._let_go()
 
     def close(self) -> None:
-        """Remove what was put there and end the connection."""
-        if self._place is not None:
+        """Remove what was put there, let others use the device, and end the connection; never an error."""
+        if self._hold is not None:
+            assert self._hold.shell.stdin is not None
             try:
-                if self.settings.fixed_performance:
-                    self._shell("cmd power set-fixed-performance-mode-enabled false")
-                self._shell(f"rm -rf {shlex.quote(self._place.folder)}")
-            except JobError:
+                self._hold.shell.stdin.write(b"close\n")
+                self._hold.shell.stdin.close()
+                for _ in self._hold.lines:
+                    pass
+            except (JobError, OSError):
                 pass
-            self._place = None
+            self._let_go()
+        self._place, self._ours = None, False
         self._end()
 
-    def _found(self) -> _Place:
+    def _cores(self) -> tuple[int, ...]:
+        return self.settings.cores(self._found().fast_cores)
+
+    def _found(self) -> _Found:
+        """What the device is; connects if that is not done yet."""
         if self._place is None:
             self._connect()
-            base = shlex.quote(self.settings.folder) if self.settings.folder else self.default_folder
-            script = (
-                f'folder={base}/fbnet-mobile; mkdir -p "$folder" && cd "$folder" && echo "folder $(pwd)" || exit 1\n'
-            )
-            script += 'echo "python $(command -v python3 || command -v python)"\n'
-            if self.settings.fixed_performance:
-                script += "cmd power set-fixed-performance-mode-enabled true >&2 || exit 1\n"
-            found = fields(self._shell(script + FACTS))
-            folder = first(found, "folder")
-            if folder is None:
-                raise JobError(f"{self.name} has no shell that we know; it answered {' '.join(found)[:80]!r}")
-            self._place = _Place(folder, first(found, "python"), fast_cores(found.get("core", [])))
-            self._present = self._listed(folder)
+            own = self.settings.python
+            python = _path(own) if own else '"$(command -v python3 || command -v python)"'
+            found = fields(self._shell(f'echo "python "{python}\n{FACTS}'))
+            self._place = _Found(first(found, "python"), fast_cores(found.get("core", [])))
         return self._place
+
+    def _held(self) -> _Hold:
+        """The device being ours, from the first call on.
+
+        Raises:
+            DeviceBusyError: another job uses it.
+        """
+        self._found()
+        if self._hold is None:
+            self._hold = self._take() or self._take()
+            if self._hold is None:
+                raise DeviceBusyError(f"{self.name} is being taken by another job; try again")
+            self._ours = True
+            self._present = self._listed(self._hold.folder)
+        return self._hold
+
+    def _take(self, dead: str = "") -> _Hold | None:
+        """Take the lock; None if it changed hands meanwhile."""
+        base = _path(self.settings.folder) if self.settings.folder else self.default_folder
+        fixed = "cmd power set-fixed-performance-mode-enabled {}" if self.settings.fixed_performance else ":"
+        script = lock_script(base, self._session, dead, f"{fixed.format('true')} >&2", f"{fixed.format('false')} >&2")
+        shell = self._start(script, subprocess.PIPE)
+        lines = self._read(shell, "the lock", 60)
+        held = ""
+        try:
+            for line in lines:
+                if line.startswith(FOLDER):
+                    return _Hold(line.removeprefix(FOLDER), shell, lines)
+                if line.startswith(HELD):
+                    held = line.removeprefix(HELD)
+        except ProgramError as error:
+            raise JobError(
+                f"cannot make a folder on {self.name}: {error.said}; choose another place (folder:) in devices.yaml"
+            ) from error
+        name, _, rest = held.partition(" ")
+        place, _, record = rest.partition(" {")
+        holder = Holder.parse("{" + record)
+        if not held or dead:
+            return None
+        if holder is not None and holder.is_dead():
+            return self._take(dead=name)
+        raise busy(self.name, holder, place)
+
+    def _let_go(self) -> None:
+        """Forget the lock; the shell that holds it ends when it notices."""
+        if self._hold is not None:
+            self._hold.shell.kill()
+            self._hold.shell.wait()
+            if self._hold.shell.stdin is not None:
+                with contextlib.suppress(OSError):
+                    self._hold.shell.stdin.close()
+        self._hold, self._present = None, set()
 
     def _listed(self, folder: str) -> set[str]:
         """Names of the files that are there whole, as their content says."""
@@ -193,63 +270,73 @@ class RemoteDevice(Device):
             raise JobError(str(error)) from error
 
     def _lines(self, script: str, program: str, silence_s: float) -> Iterator[str]:
-        """Lines of a script's output up to the end marker.
+        """Lines of a script's output; raises as :meth:`_read` does."""
+        return self._read(self._start(script), program, silence_s)
+
+    def _start(self, script: str, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
+        # Its own group of commands in ( ): an `exit` ends only that, and the last line still comes.
+        whole = f"echo; echo {_BEGIN}\n(\n{script}\n)\ncode=$?; echo; echo {_END}$code"
+        return subprocess.Popen(self._command(whole), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def _read(self, process: "subprocess.Popen[bytes]", program: str, silence_s: float) -> Iterator[str]:
+        """Lines of the output of a script that was started, up to the line that says that it ended.
 
         Raises:
-            ProgramError: it ended with another code than 0.
+            ProgramError: it ended with another code than 0, or does not stop printing.
             DeviceLostError: the connection broke before it ended, or nothing came for ``silence_s``.
         """
-        code = None
-        # Its own group of commands in ( ): an `exit` ends only that, and the marker still comes.
-        whole = f"(\n{script}\n)\ncode=$?; echo; echo {_END}$code"
-        with tempfile.TemporaryFile() as messages:
-            process = subprocess.Popen(
-                self._command(whole), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages
-            )
-            try:
-                blank = False  # an empty line is held back: the one before the marker is ours
-                for line in _split_lines(process, silence_s, self.name):
-                    if line.startswith(_END) and line[len(_END) :].isdigit():
-                        code = int(line[len(_END) :])
-                        break
+        code, greeting, begun = None, "", False
+        messages = LastWords(process)
+        try:
+            blank = False  # an empty line is held back: the one before the last line is ours
+            for line in read_lines(process, silence_s):
+                if not begun:
+                    begun = line == _BEGIN
+                    greeting = greeting or line
+                elif line.startswith(_END) and line[len(_END) :].isdecimal():
+                    code = int(line[len(_END) :][:5])
+                    break
+                else:
                     if blank:
                         yield ""
                     blank = not line
                     if line:
                         yield line
-            finally:
-                if code is None:
-                    process.kill()
-                process.wait()
-                assert process.stdout is not None
-                process.stdout.close()
-            messages.seek(0)
-            said = messages.read().decode(errors="replace").strip().splitlines()
+        except SilentError:
+            raise DeviceLostError(f"{self.name} said nothing for {silence_s:.0f} s") from None
+        except EndlessError:
+            raise ProgramError(f"{program} on {self.name} printed more than {OUTPUT_BYTES >> 20} MB", 1) from None
+        finally:
+            if code is None:
+                process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+        said = messages.lines()
         if code is None:
+            if greeting and not begun and process.returncode != 255:
+                raise JobError(f"{self.name} has no shell that we know; it answered {greeting[:80]!r}")
             raise self._lost(said)
         if code != 0:
+            if is_full(said):
+                raise DeviceFullError(f"{self.name} is full: {said[-1]}; make room there")
             last = said[-1] if said else "it said nothing"
-            if any("no space left" in line.lower() for line in said):
-                raise DeviceFullError(f"{self.name} is full: {last}; make room there")
-            raise ProgramError(f"{program} on {self.name} ended with code {code}: {last}", code)
+            raise ProgramError(f"{program} on {self.name} ended with code {code}: {last}", code, last)
 
     def _lost(self, said: Sequence[str]) -> DeviceLostError:
         last = said[-1].strip() if said else "the connection broke"
         return DeviceLostError(f"cannot reach {self.name}: {last}; {self.unreachable_hint}")
 
 
-def _split_lines(process: "subprocess.Popen[bytes]", silence_s: float, name: str) -> Iterator[str]:
-    assert process.stdout is not None
-    rest = b""
-    while True:
-        if not select.select([process.stdout], [], [], silence_s)[0]:
-            raise DeviceLostError(f"{name} said nothing for {silence_s:.0f} s")
-        data = os.read(process.stdout.fileno(), 1 << 16)
-        if not data:
-            return
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            yield line.decode(errors="replace").rstrip("\r")
+def is_full(messages: Sequence[str]) -> bool:
+    """Whether a program's messages say that a disk is full."""
+    signs = ("no space left", "quota exceeded", "wrote only")
+    return any(sign in message.lower() for message in messages for sign in signs)
+
+
+def _path(text: str) -> str:
+    """Shell text for a path on the device, whose home a leading ``~`` is."""
+    return '"$HOME"' + shlex.quote(text[1:]) if text.startswith("~") else shlex.quote(text)
 
 
 _DIGITS = 24

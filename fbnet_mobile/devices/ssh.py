@@ -1,5 +1,6 @@
 """Boards reached by OpenSSH, with the user's own configuration, keys, agent and jump hosts."""
 
+import contextlib
 import re
 import shlex
 import shutil
@@ -10,14 +11,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from fbnet_mobile.devices.base import DeviceFullError, register_device
-from fbnet_mobile.devices.remote import RemoteDevice
+from fbnet_mobile.devices.base import TRANSPORTS, DeviceFullError
+from fbnet_mobile.devices.output import LINE_BYTES, LastWords
+from fbnet_mobile.devices.remote import RemoteDevice, is_full
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.files import write_whole
+
+_MARK = "__FBNET_FILE"
 
 
 class SshDevice(RemoteDevice):
     """``ssh:[user@]board[:port]``; ``board`` may be a Host of ~/.ssh/config."""
+
+    tools = (*RemoteDevice.tools, "tar")
 
     default_folder = '"${XDG_CACHE_HOME:-$HOME/.cache}"'
 
@@ -65,10 +71,8 @@ class SshDevice(RemoteDevice):
             )
             assert process.stdin is not None
             try:
-                _write_tar(process.stdin, files)
-                process.stdin.close()
-            except BrokenPipeError:
-                pass
+                with contextlib.suppress(BrokenPipeError), process.stdin:
+                    _write_tar(process.stdin, files)
             except BaseException:
                 process.kill()
                 raise
@@ -77,29 +81,42 @@ class SshDevice(RemoteDevice):
             lines = said.read().decode(errors="replace").strip().splitlines()
         if code == 255:
             raise self._lost(lines)
-        if any("no space left" in line.lower() or "wrote only" in line.lower() for line in lines):
+        if is_full(lines):
             raise DeviceFullError(f"{self.name} is full: {lines[0]}; make room in {folder}")
         if code != 0:
             raise JobError(f"cannot put files on {self.name}: {lines[0] if lines else f'tar ended with code {code}'}")
 
     def _fetch(self, remote: str, local: Path) -> None:
-        # By cat, as a small board may have neither scp nor an sftp server.
+        # By cat, as a small board may have neither scp nor an sftp server; behind whatever the login shell says first.
         with write_whole(local) as partial, partial.open("wb") as file:
-            command = self._command(f"exec cat {shlex.quote(remote)}")
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.PIPE, check=False)
-            if done.returncode != 0:
-                said = done.stderr.decode(errors="replace").strip()
-                raise JobError(f"cannot copy {remote} from {self.name}: {said or 'the connection broke'}")
+            process = subprocess.Popen(
+                self._command(f"echo; echo {_MARK}; exec cat {shlex.quote(remote)}"),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            messages = LastWords(process)
+            assert process.stdout is not None
+            with process.stdout:
+                while (line := process.stdout.readline(LINE_BYTES)) and line.strip() != _MARK.encode():
+                    pass
+                shutil.copyfileobj(process.stdout, file)
+            if process.wait() != 0:
+                said = messages.lines()
+                raise JobError(f"cannot copy {remote} from {self.name}: {said[-1] if said else 'the connection broke'}")
 
     def _end(self) -> None:
         if self._control is not None:
-            subprocess.run(
-                ["ssh", "-o", f"ControlPath={self._control}/s", "-O", "exit", "--", self._address],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
-                timeout=10,
-            )
+            # One that does not answer ends by itself, when nobody has used it for ControlPersist.
+            with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+                subprocess.run(
+                    ["ssh", "-o", f"ControlPath={self._control}/s", "-O", "exit", "--", self._address],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    check=False,
+                    timeout=10,
+                )
             shutil.rmtree(self._control, ignore_errors=True)
             self._control = None
 
@@ -113,4 +130,4 @@ def _write_tar(stream: IO[bytes], files: Mapping[str, Path]) -> None:
                 archive.addfile(member, content)
 
 
-register_device("ssh", SshDevice)
+TRANSPORTS.add("ssh", SshDevice)

@@ -1,5 +1,6 @@
 """What a Linux or Android system says of itself, read by a shell script that any of them understands."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -21,6 +22,7 @@ for cpu in /sys/devices/system/cpu/cpu[0-9]*; do
   echo "core ${cpu##*cpu} $(cat "$cpu/cpufreq/cpuinfo_max_freq" 2>/dev/null)"
 done
 echo "governor $(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/dev/null)"
+:
 """
 STATE = r"""
 echo "load $(cat /proc/loadavg)"
@@ -39,12 +41,17 @@ if command -v dumpsys >/dev/null; then
   dumpsys thermalservice 2>/dev/null | grep -E 'HAL:|Temperature[{]' | while read -r line; do echo "thermal $line"; done
   echo "battery $(dumpsys battery 2>/dev/null | grep temperature)"
 fi
+:
 """
+_LENGTH = 400
+"""How much of a line is read."""
+_DEGREES = (1, 150)
+_MILLIDEGREES = (1_000, 150_000)
 _CPU_ZONE = re.compile(r"cpu|soc|x86_pkg|tsens", re.IGNORECASE)
 
 
 def parse_facts(lines: Sequence[str]) -> DeviceFacts:
-    """From the output of ``FACTS``."""
+    """From the output of ``FACTS``; what cannot be is unknown."""
     found = fields(lines)
     cpuinfo = dict(_colon(line) for line in found.get("cpuinfo", []))
     board = cpuinfo.get("Model") or first(found, "board")
@@ -54,19 +61,20 @@ def parse_facts(lines: Sequence[str]) -> DeviceFacts:
     return DeviceFacts(
         cpu=", ".join(part for part in (board, chip) if part) or UNKNOWN,
         cores=len(found.get("core", [])),
-        memory_mb=int(first(found, "memory") or 0) // 1024,
-        operating_system=", ".join(found.get("release", []) + found.get("system", [])),
+        memory_mb=int(_number(first(found, "memory"), 0, 1e12) or 0) // 1024,
+        operating_system=", ".join(found.get("release", [])[:1] + found.get("system", [])[:1]) or UNKNOWN,
         governor=first(found, "governor") or UNKNOWN,
     )
 
 
 def fields(lines: Sequence[str]) -> dict[str, list[str]]:
-    """Values by the word that each line begins with; without those that are empty."""
+    """Values by the word that each line begins with; without those that are empty, and of each what can be printed."""
     found: dict[str, list[str]] = {}
     for line in lines:
         name, _, value = line.partition(" ")
-        if value.strip():
-            found.setdefault(name, []).append(value.strip())
+        value = "".join(letter for letter in value.replace("\t", " ")[:_LENGTH] if letter.isprintable()).strip()
+        if value:
+            found.setdefault(name, []).append(value)
     return found
 
 
@@ -75,47 +83,75 @@ def first(found: Mapping[str, Sequence[str]], name: str) -> str | None:
     return found[name][0] if found.get(name) else None
 
 
+def fast_cores(lines: Sequence[str]) -> tuple[int, ...]:
+    """Of cores with their highest clocks those of the highest clock; all if the system does not say."""
+    clocks = {}
+    for line in lines:
+        core, _, khz = line.partition(" ")
+        if (number := _number(core, 0, 1023)) is not None:
+            clocks[int(number)] = _number(khz, 0, 1e8) or 0.0
+    return fastest(clocks)
+
+
+def fastest(clocks: Mapping[int, float]) -> tuple[int, ...]:
+    """The cores of the highest clock."""
+    return tuple(sorted(core for core, clock in clocks.items() if clock == max(clocks.values())))
+
+
+def shell_sleep(seconds: float) -> str:
+    """Shell text that waits so long; whole seconds where the device's ``sleep`` takes no fractions."""
+    if seconds == 0:
+        return ":"
+    return f"{{ sleep {seconds:g} 2>/dev/null || sleep {math.ceil(seconds)}; }}"
+
+
+def parse_state(lines: Sequence[str]) -> DeviceState:
+    """From the output of ``STATE``; what cannot be is unknown."""
+    found = fields(lines)
+    clocks = [khz / 1000 for text in found.get("khz", []) if (khz := _number(text, 1, 1e8)) is not None]
+    ticks = _number(_word(first(found, "cpu"), 7), 0, 1e15)
+    cores = first(found, "affinity") or UNKNOWN
+    return DeviceState(
+        load_1m=_number(_word(first(found, "load"), 0), 0, 1e6),
+        governor="+".join(sorted(set(found.get("governor", [])))) or UNKNOWN,
+        frequency_mhz=min(clocks, default=None),
+        temperature_c=_temperature_c(found),
+        steal_s=None if ticks is None else ticks / 100,
+        affinity=cores if re.fullmatch(r"[\d,-]+", cores, re.ASCII) else UNKNOWN,
+    )
+
+
 def _colon(line: str) -> tuple[str, str]:
     name, _, value = line.partition(":")
     return name.strip(), value.strip()
 
 
-def fast_cores(lines: Sequence[str]) -> tuple[int, ...]:
-    """The cores of the highest clock; all if the system does not say."""
-    clocks = {int(core): int(khz or 0) for core, _, khz in (line.partition(" ") for line in lines)}
-    return tuple(sorted(core for core, khz in clocks.items() if khz == max(clocks.values())))
+def _word(text: str | None, number: int) -> str | None:
+    words = (text or "").split()
+    return words[number] if number < len(words) else None
 
 
-def parse_state(lines: Sequence[str]) -> DeviceState:
-    """From the output of ``STATE``."""
-    found = fields(lines)
-    clocks = [int(khz) / 1000 for khz in found.get("khz", []) if khz.isdigit()]
-    ticks = (first(found, "cpu") or "").split()
-    load = (first(found, "load") or "").split()
-    return DeviceState(
-        load_1m=float(load[0]) if load else None,
-        governor="+".join(sorted(set(found.get("governor", [])))) or UNKNOWN,
-        frequency_mhz=min(clocks, default=None),
-        temperature_c=_temperature_c(found),
-        steal_s=int(ticks[7]) / 100 if len(ticks) > 7 else None,
-        affinity=first(found, "affinity") or UNKNOWN,
-    )
+def _number(text: str | None, least: float, most: float) -> float | None:
+    """The number that a text is; None if it is none, or cannot be of what it is said to be."""
+    if text is None or not re.fullmatch(r"-?\d{1,20}(\.\d{1,20})?", text, re.ASCII):
+        return None
+    return float(text) if least <= float(text) <= most else None
 
 
 def _temperature_c(found: Mapping[str, Sequence[str]]) -> float | None:
     """The hottest of the processor's sensors; else the hottest of all; else, on a phone, the battery's."""
-    sensors = []
+    sensors: list[tuple[bool, float | None]] = []
     for zone in found.get("zone", []):
         kind, _, value = zone.rpartition(" ")
-        if re.fullmatch(r"-?\d+", value):
-            sensors.append((bool(_CPU_ZONE.search(kind)), int(value) / 1000))
+        sensors.append((bool(_CPU_ZONE.search(kind)), _number(value, *_MILLIDEGREES)))
+    sensors = [(of_cpu, None if value is None else value / 1000) for of_cpu, value in sensors]
     for line in found.get("thermal", []):
         if line.startswith("Current temperatures"):  # before them: those that were cached, which may be old
             sensors = []
-        if match := re.search(r"mValue=(-?[\d.]+), mType=(\d+)", line):
-            sensors.append((match[2] == "0", float(match[1])))
-    plausible = [(of_cpu, degrees) for of_cpu, degrees in sensors if 0 < degrees < 150]
+        if match := re.search(r"mValue=([^,]+), mType=(\d+)", line):
+            sensors.append((match[2] == "0", _number(match[1], *_DEGREES)))
+    plausible = [(of_cpu, degrees) for of_cpu, degrees in sensors if degrees is not None]
     best = [degrees for of_cpu, degrees in plausible if of_cpu] or [degrees for _, degrees in plausible]
-    if not best and (battery := re.search(r"temperature: (\d+)", first(found, "battery") or "")):
+    if not best and (battery := re.search(r"temperature: (\d{1,4})\b", first(found, "battery") or "", re.ASCII)):
         best = [int(battery[1]) / 10]
     return max(best, default=None)

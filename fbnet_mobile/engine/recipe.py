@@ -38,6 +38,7 @@ class Option:
         shown: what ``--help`` says of the default where its value would not say it, such as "all".
         metavar: what stands for the value in ``--help``.
         argument: whether it is written without a name, after the options.
+        commas: whether several values are written as one word with commas, not as the option again.
         each: for a field that is a mapping of texts: gives the options that it is made of, by key.
     """
 
@@ -52,6 +53,7 @@ class Option:
     shown: str = ""
     metavar: str = ""
     argument: bool = False
+    commas: bool = False
     each: Callable[[], Mapping[str, "Option"]] | None = None
 
 
@@ -168,6 +170,8 @@ def _coerced(item: RecipeField, value: Any) -> Any:
         return None
     if item.count is None:
         return _one(item, value)
+    if item.option.commas and isinstance(value, str):
+        value = value.split(",") if value else ()
     several = tuple(value) if isinstance(value, list | tuple) else (value,)
     if item.count and len(several) != item.count:
         raise UserError(f"{item.name} has {len(several)} values; give {item.count}")

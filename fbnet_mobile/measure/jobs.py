@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fbnet_mobile.devices import Device, DeviceFullError, DeviceLostError, ProgramError
+from fbnet_mobile.devices.system import shell_sleep
 from fbnet_mobile.errors import JobError, UserError
 
 Sample = dict[str, Any]
@@ -214,7 +215,7 @@ def _binary_samples(device: Device, threads: int, models: Sequence[Path], plan: 
         f"[ -x {shlex.quote(binary)} ] || chmod 700 {shlex.quote(binary)}",
         "measure() {",
         f'timeout {math.ceil(settings.model_limit_s)} {command} --graph="$1" 2>&1 </dev/null',
-        f'code=$?; echo; echo "__FBNET_MODEL=$code"; sleep {settings.pause_s}',
+        f'code=$?; echo; echo "__FBNET_MODEL=$code"; {shell_sleep(settings.pause_s)}',
         "}",
         *(f"measure {shlex.quote(model)}" for model in remote),
     ]

@@ -91,7 +91,8 @@ def device_lines(result: DeviceList) -> Iterator[str]:
         heat = "unknown" if state.temperature_c is None else f"{state.temperature_c:.0f} C"
         yield f"  {facts.cpu}, {facts.cores} cores, {facts.memory_mb} MB, {facts.operating_system}"
         yield f"  governor {facts.governor}, temperature {heat}, load {load}"
-        yield "  runtimes: " + (", ".join(f"{name} {version}" for name, version in device.runtimes.items()) or "none")
+        offered = ", ".join(f"{name} {version}" for name, version in device.runtimes.items()) or "none"
+        yield f"  not usable: {device.problem}" if device.problem else f"  runtimes: {offered}"
 
 
 def check_lines(result: DeviceCheck) -> Iterator[str]:

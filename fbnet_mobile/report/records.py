@@ -93,10 +93,10 @@ class DeviceFound:
 
     Attributes:
         name: for ``--device``.
-        facts: what it is; None if it cannot be used.
-        state: what it says of itself now.
+        facts: what it is; None if it cannot be reached.
+        state: what it says of itself now; None if it cannot be reached.
         runtimes: version of each that works there.
-        problem: why it cannot be used; empty if it can.
+        problem: why it cannot be used, or not while another job uses it; empty if it can.
     """
 
     name: str

@@ -104,7 +104,9 @@ def _solve(
     available = np.array([constraint.limit - constraint.fixed for constraint in sums])
     if (available <= 0).any():
         return None
-    along = max(1, int(_CELLS ** (1 / max(len(sums), 1))))
+    # Of one sum alone, the least is the best prefix there is.
+    cells_of_all = 1 if log_probabilities is None and len(sums) == 1 else _CELLS
+    along = max(1, int(cells_of_all ** (1 / max(len(sums), 1))))
     strides = along ** np.arange(len(sums))
     allowed = _allowed(space, constraints)
     bounds = [

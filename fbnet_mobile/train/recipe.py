@@ -51,8 +51,9 @@ class TrainRecipe:
     augmentations: tuple[str, ...] | None = option(
         None,
         group=_IMAGES,
+        commas=True,
         shown="crop,flip; crop for digits and signs",
-        help="Random changes of the images, in this order: crop, flip, or a plugin's.",
+        help="Random changes of the images, in this order, with commas between: crop, flip, or a plugin's.",
     )
 
     def __post_init__(self) -> None:

@@ -86,7 +86,7 @@ INT8 = ("--precision", "int8", "--calibration-data")
     [
         (("profile", "--space", "smal", "-o", "out"), "unknown space 'smal'; did you mean 'small'?"),
         (("profile", "--space", "typo.yaml", "-o", "out"), "typo.yaml: blocks: unknown field"),
-        (("profile", "--device", "toaster", "-o", "out"), "unknown device 'toaster'; known devices: adb, coreml"),
+        (("profile", "--device", "toaster", "-o", "out"), "unknown device 'toaster'; choose one of adb, coreml"),
         (("profile", "--runtime", "caffe", "-o", "out"), "unknown runtime 'caffe'; choose one of litert, onnxruntime"),
         (("profile", "--precision", "int4", "-o", "out"), "unknown precision 'int4'; did you mean 'int8'?"),
         (("profile", "--budget", "soon", "-o", "out"), "'soon' is not a length of time"),

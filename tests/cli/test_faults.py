@@ -30,8 +30,8 @@ def call(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> int:
         (("profile", "-o", "a.csv", "--classes", "1000000000"), "classes is 1000000000; give a whole number from 1"),
         (("profile", "-o", "a.csv", "--networks", "1000000000"), "networks is 1000000000; give a whole number from 0"),
         (("profile", "-o", ""), "output is empty; give a path"),
-        (("profile", "-o", f"{LONG}.csv"), "File name too long; choose another output path"),
-        (("profile", "-o", "/dev/null"), "cannot write /dev/null: it is no regular file; choose another output path"),
+        (("profile", "-o", f"{LONG}.csv"), "the name is too long; choose a shorter output path"),
+        (("profile", "-o", "/dev/null"), "cannot write /dev/null: no regular file"),
         (("profile", "-o", "net.yaml/a.csv"), "net.yaml is not a folder; choose another output path"),
         (("profile", "-o", "net.yaml", "--space", "net.yaml"), "cannot write net.yaml: it is one of the inputs"),
         (("profile", "-o", "a.csv", "--space", "a\nb"), "unknown space 'a\\nb'"),
@@ -41,19 +41,19 @@ def call(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> int:
         ((*TRAIN, "-o", "out", "--accelerator", "tpu"), "unknown accelerator 'tpu'"),
         ((*TRAIN, "-o", "out", "--precision", "8-bit"), "unknown precision '8-bit'"),
         ((*TRAIN, "-o", "out", "--devices", "0"), "'0' is not a number of devices; give one from 1 to 1024, or auto"),
-        ((*TRAIN, "-o", "net.yaml"), "cannot write net.yaml: it is a file, and a folder is to be written"),
-        ((*TRAIN, "-o", f"deep/{LONG}"), "File name too long"),
+        ((*TRAIN, "-o", "net.yaml"), "cannot write net.yaml: a file stands there that is no earlier result"),
+        ((*TRAIN, "-o", f"deep/{LONG}"), "the name is too long; choose a shorter output path"),
         ((*TRAIN, "-o", "out", "--epochs", "two"), "'two' is not a valid integer"),
         (("export", "--model", "a\nb", "-o", "m.onnx"), "unknown network 'a\\nb'"),
         (("export", "--model", "fbnetv2-f1", "-o", ""), "output is empty"),
         (("search", "--data", "digits", "--space", "small", "--max-macs", "nan", "-o", "out"), "'nan' is not a count"),
         (("benchmark", "m.tflite", "-o", "m.tflite"), "cannot write m.tflite: it is one of the inputs"),
         (("benchmark", "m.tflite", "-o", "link.json"), "cannot write link.json: it is one of the inputs"),
-        (("benchmark", "m.tflite", "-o", "best.pt"), "what is there is no earlier result of fbnet-benchmark"),
-        (("benchmark", "m.tflite", "-o", "other.json"), "what is there is no earlier result of fbnet-benchmark"),
-        (("benchmark", "m.tflite", "-o", "/dev/null"), "it is no regular file"),
-        (("benchmark", "m.tflite", "-o", "images"), "what is there is no earlier result of fbnet-benchmark"),
-        (("benchmark", "m.tflite", "-o", "kept.json"), "kept.args.yaml: another file is there; move it"),
+        (("benchmark", "m.tflite", "-o", "best.pt"), "best.pt: a file stands there that is no earlier"),
+        (("benchmark", "m.tflite", "-o", "other.json"), "other.json: a file stands there that is no earlier"),
+        (("benchmark", "m.tflite", "-o", "/dev/null"), "no regular file"),
+        (("benchmark", "m.tflite", "-o", "images"), "a folder stands there that is no earlier result"),
+        (("benchmark", "m.tflite", "-o", "kept.json"), "cannot write kept.args.yaml: a file stands there that is"),
     ],
 )  # fmt: skip
 def test_one_line_at_once_and_nothing_is_written(
@@ -91,10 +91,10 @@ def test_what_cannot_be_written_to_is_said_before_the_work(tmp_path: Path, monke
     from fbnet_mobile.errors import UserError
 
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
-    with pytest.raises(UserError, match="no permission to write in"):
+    with pytest.raises(UserError, match="permission denied; choose another output path, or allow"):
         check_output(tmp_path / "a.csv")
-    with pytest.raises(UserError, match="no permission to write in"):
-        check_output(tmp_path / "not" / "there" / "yet", folder=True)
+    with pytest.raises(UserError, match="permission denied; choose another output path, or allow"):
+        check_output(tmp_path / "not" / "there" / "yet")
 
 
 @pytest.mark.parametrize(
@@ -123,20 +123,21 @@ def test_too_little_memory_or_space_is_one_line(
 
 
 def test_an_interrupted_command_promises_only_what_is_so(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fbnet_mobile.zoo.load_architecture", interrupt)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fbnet_mobile.measure.profile.profile", interrupt)
     monkeypatch.setattr("fbnet_mobile.zoo.load_network", interrupt)
     for words, said in (
-        ((*TRAIN, "-o", "out"), "interrupted; the same command continues where it was\n"),
+        (("profile", "-o", "a.csv"), "interrupted; the same command continues where it was\n"),
         (("export", "--model", "fbnetv2-f1", "-o", "m.onnx"), "interrupted; nothing was written\n"),
         (("benchmark", "--list-models"), "interrupted\n"),
     ):
         assert call(words, monkeypatch) == 130
-        assert capfd.readouterr().err == said
+        assert capfd.readouterr().err.splitlines(keepends=True)[-1] == said
 
 
 def test_json_is_all_there_is_on_stdout_even_when_libraries_print(
@@ -170,7 +171,8 @@ def test_a_terminal_without_the_letters_of_a_path_still_shows_it(tmp_path: Path)
             env={**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": locale, "PYTHONIOENCODING": "ascii"},
         )
         assert done.returncode == 2
-        assert done.stderr.startswith(b"error: m\\udcffd")
+        assert done.stderr.startswith(b"error: ")
+        assert b"xff" in done.stderr
         assert done.stderr.count(b"\n") == 1
 
 
@@ -185,3 +187,20 @@ def test_a_terminal_without_the_letters_of_a_path_still_shows_it(tmp_path: Path)
 )
 def test_a_message_is_one_line_and_shows_names_that_can_be_read(text: str, shown: str) -> None:
     assert one_line(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"), [("2k", "no network of space small has macs of at most 2,000"), ("x", "'x' is not a count")]
+)
+def test_limits_are_checked_before_the_images_are_read(
+    limit: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def read(*_: object, **__: object) -> None:
+        pytest.fail("the images were read")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fbnet_mobile.data.data.load_data", read)
+    words = ("search", "--data", "digits", "--space", "small", "--max-macs", limit, "-o", "run")
+    assert call(words, monkeypatch) == 2
+    assert message in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()

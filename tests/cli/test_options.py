@@ -22,7 +22,7 @@ PROGRAMS = {
 GIVEN: dict[str, dict[str, Any]] = {
     "profile": {"output": "t.csv", "space": "fbnetv2-f", "rounds": 3, "budget": "3m", "threads": 2},
     "search": {"output": "run", "data": "digits", "target_latency": ["12ms", "9ms"], "max_macs": "60M", "alpha": 0.3},
-    "train": {"output": "run", "data": "digits", "architecture": "fbnetv2-f1", "flip": True, "crop": False},
+    "train": {"output": "run", "data": "digits", "architecture": "fbnetv2-f1", "augmentations": ["flip", "crop"]},
     "export": {"output": "m.tflite", "checkpoint": "best.pt", "tolerance": 0.5, "dynamic_batch": True},
     "benchmark": {"models": ["a.tflite", "b.onnx"], "device": "board", "output": "r.json"},
 }

@@ -269,6 +269,7 @@ def test_costs_worked_out_by_hand() -> None:
         (17_216, 0.98, 0.9, 16),
         (17_216, 0.98, 0.1, 16),  # the likely one leaves 42 % unused
         (17_216, 0.0, 0.1, 8),
+        (17_216, 0.0, 0.9, 16),
         (17_700, 0.98, 0.1, 8),  # none uses 98 %: the likely one
     ],
 )

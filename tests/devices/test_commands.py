@@ -11,6 +11,7 @@ import pytest
 
 from fbnet_mobile.latency.table import LatencyTable
 from tests.devices.lab import Sshd
+from tests.devices.test_lock import holding
 
 
 def command(name: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -62,6 +63,29 @@ def test_a_model_is_benchmarked_over_ssh(
     assert found["threads"] == 2
     assert found["latency"]["min_us"] > 0
     assert "latency on board (" in capsys.readouterr().out
+    assert not (sshd.home / "fbnet-mobile").exists()
+
+
+def test_a_device_in_use_is_refused_in_one_line_and_still_listed(
+    sshd: Sshd,
+    models: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = holding(tmp_path, "board")
+    try:
+        assert command("benchmark", str(models[0]), "--device", "board", monkeypatch=monkeypatch) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("error: board is in use by ")
+        assert f"pid {other.pid}) since " in said
+        assert said.count("\n") == 1
+        assert command("profile", "--list-devices", monkeypatch=monkeypatch) == 0
+        *described, last = capsys.readouterr().out.split("board\n", 1)[1].splitlines()
+        assert " cores, " in described[0]
+        assert last.startswith("  not usable: board is in use by ")
+    finally:
+        other.communicate("")
     assert not (sshd.home / "fbnet-mobile").exists()
 
 

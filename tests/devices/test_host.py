@@ -1,8 +1,10 @@
+import json
+import os
 import sys
 
 import pytest
 
-from fbnet_mobile.devices import HostDevice, base, get_device, register_device
+from fbnet_mobile.devices import TRANSPORTS, HostDevice, ProgramError, get_device
 from fbnet_mobile.errors import JobError, UserError
 
 
@@ -25,17 +27,46 @@ def test_host_describes_itself() -> None:
     assert facts.governor
 
 
-def test_a_kind_of_device_is_one_registration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_KINDS", dict(base._KINDS))
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not let one choose cores")
+def test_programs_run_on_the_cores_that_are_chosen() -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    say = [sys.executable, "-c", "import os; print(sorted(os.sched_getaffinity(0)))"]
+    with HostDevice() as host:
+        assert list(host.run(say)) == [str(allowed)]
+        host.use(affinity=str(allowed[-1]))
+        assert list(host.run(say)) == [str(allowed[-1:])]
+        assert host.state().affinity == str(allowed[-1])
+        assert sorted(os.sched_getaffinity(0)) == allowed
+        host.use(affinity="fast")
+        assert set(json.loads(next(host.run(say)))) <= set(allowed)
+        host.use(affinity="1023")
+        with pytest.raises(
+            JobError, match=r"^host has the cores .*, not 1023; mend affinity \(1023\) in devices.yaml$"
+        ):
+            list(host.run(say))
+
+
+def test_a_program_that_is_not_there_has_failed() -> None:
+    with (
+        HostDevice() as host,
+        pytest.raises(ProgramError, match=r"^cannot start /nowhere/python on host: No such file"),
+    ):
+        list(host.run(["/nowhere/python"]))
+
+
+def test_a_transport_is_one_registration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TRANSPORTS, "_entries", dict(TRANSPORTS._entries))
 
     class Board(HostDevice):
         def __init__(self, name: str) -> None:
             super().__init__()
             self.name = name
 
-    register_device("board", Board)
+    TRANSPORTS.add("board", Board)
     assert get_device("board:7").name == "board:7"
-    with pytest.raises(UserError, match="unknown device 'toaster'; known devices: adb, board, coreml, host, ssh"):
-        get_device("toaster")
+    with pytest.raises(UserError, match="there is a device transport 'ssh' already"):
+        TRANSPORTS.add("ssh", Board)
+    with pytest.raises(UserError, match=r"unknown device 'hots'; did you mean 'host'\? choose one of adb, board, "):
+        get_device("hots")
     with pytest.raises(UserError, match="this machine is called 'host'"):
         get_device("host:1")

@@ -102,10 +102,59 @@ def test_it_says_what_it_is(sshd: Sshd) -> None:
         assert state.affinity[0].isdigit()
 
 
+def test_a_greeting_of_the_login_shell_is_not_an_answer(sshd: Sshd, tmp_path: Path) -> None:
+    """bash reads ~/.bashrc when sshd runs it; other shells have such files too."""
+    greeting = sshd.home / ".bashrc"
+    greeting.write_text("echo; echo Welcome to this board; printf 'no end of line'\n")
+    (tmp_path / "model").write_text("a\nmodel")
+    try:
+        with get_device("board") as board:
+            assert list(board.run(["echo", "answer"])) == ["answer"]
+            assert next(iter(board.run([board.python, "--version"]))).startswith("Python 3")
+            (remote,) = board.push([tmp_path / "model"])
+            board.pull(remote, tmp_path / "back")
+            assert (tmp_path / "back").read_text() == "a\nmodel"
+            assert board.facts().cpu == HostDevice().facts().cpu
+    finally:
+        greeting.unlink()
+
+
+def test_its_state_is_told_or_it_is_lost(sshd: Sshd) -> None:
+    with get_device("board") as board:
+        assert board.state().load_1m is not None
+        sshd.stop()
+        try:
+            with pytest.raises(DeviceLostError, match="cannot reach board"):
+                board.state()
+            with pytest.raises(DeviceLostError):
+                get_device("board").state()
+        finally:
+            sshd.start()
+        board.reconnect()
+        assert board.state().load_1m is not None
+
+
+def test_closing_never_fails(sshd: Sshd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    board = get_device("board")
+    list(board.run(["true"]))
+    assert isinstance(board, SshDevice)
+    real = subprocess.run
+
+    def late(command: list[str], **options: object) -> object:
+        if "exit" in command:
+            raise subprocess.TimeoutExpired(command, 10)
+        return real(command, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(subprocess, "run", late)
+    board.close()
+    board.close()
+
+
 def test_the_runner_and_the_state_of_affinity(sshd: Sshd, models: list[Path]) -> None:
     with get_device("board") as board, HostDevice() as host:
         board.settings = board.settings.model_copy(update={"affinity": "0"})
         assert list(board.run(["sh", "-c", "grep Cpus_allowed_list /proc/self/status"])) == ["Cpus_allowed_list:\t0"]
+        assert board.state().affinity == "0"
         assert runtime_version(board, "litert") == runtime_version(host, "litert")
         samples = dict(run_models(board, "litert", 1, models, PLAN))
         assert list(samples) == [0, 1, 2]

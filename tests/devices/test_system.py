@@ -1,7 +1,11 @@
 """What systems say of themselves, in the form published for boards and phones that are not here."""
 
+import random
+import subprocess
+from pathlib import Path
+
 from fbnet_mobile.devices.base import UNKNOWN, DeviceState
-from fbnet_mobile.devices.system import fast_cores, parse_facts, parse_state
+from fbnet_mobile.devices.system import fast_cores, parse_facts, parse_state, shell_sleep
 
 RASPBERRY_PI_4 = """system Linux 6.6.31+rpt-rpi-v8 aarch64
 cpuinfo CPU part	: 0xd08
@@ -62,3 +66,46 @@ def test_the_state_of_a_phone_a_board_and_of_one_that_says_nothing() -> None:
     board = parse_state(["zone cpu-thermal 48312", "zone nvme 61000", "zone broken -274000"])
     assert board.temperature_c == 48.312
     assert parse_state([]) == DeviceState(None, UNKNOWN, None, None, None, UNKNOWN)
+
+
+def test_nonsense_is_unknown() -> None:
+    lines = """load 1e400 x
+khz 9999999999999999999999999999999999
+khz \u00b2
+khz -5
+zone cpu 1e309
+zone cpu 999999
+affinity 0;1
+cpu x x x x x x x x x
+thermal Temperature{mValue=1.2.3, mType=0}
+governor a\x1b[31mb
+battery temperature: x""".splitlines()
+    assert parse_state(lines) == DeviceState(None, "a[31mb", None, None, None, UNKNOWN)
+    facts = parse_facts(["memory 1e999", "memory 12", "system " + "s" * 5000, "core x", "cpuinfo"])
+    assert (facts.cpu, facts.memory_mb, len(facts.operating_system)) == (UNKNOWN, 0, 400)
+    assert fast_cores(["x 1", "0 \u00b2", "1 5", "99999999999 9"]) == (1,)
+
+
+def test_no_output_of_a_device_is_too_odd() -> None:
+    draw, odd = random.Random(0), ["", "\n", "9" * 400, "\x00", "\u0663", "-", ".", "e", " ", "{"]
+    text = "\n".join((RASPBERRY_PI_4, PIXEL_8, PIXEL_8_STATE))
+    for _ in range(2000):
+        letters = list(text)
+        for _ in range(draw.randint(1, 40)):
+            letters[draw.randrange(len(letters))] = draw.choice(odd)
+        lines = "".join(letters).split("\n")
+        state, facts = parse_state(lines), parse_facts(lines)
+        fast_cores([line.removeprefix("core ") for line in lines])
+        assert state.temperature_c is None or 0 <= state.temperature_c <= 1000
+        assert state.load_1m is None or 0 <= state.load_1m <= 1e6
+        assert 0 <= facts.memory_mb <= 1e9
+        assert facts.cpu.isprintable()
+        assert facts.operating_system.isprintable()
+
+
+def test_a_sleep_that_takes_no_fractions(tmp_path: Path) -> None:
+    (tmp_path / "sleep").write_text(f"#!/bin/sh\ncase $1 in *.*) exit 1;; esac\necho $1 >>{tmp_path}/slept\n")
+    (tmp_path / "sleep").chmod(0o755)
+    for seconds in (0, 0.3, 2, 1.5):
+        subprocess.run(["/bin/sh", "-c", shell_sleep(seconds)], env={"PATH": str(tmp_path)}, check=True)
+    assert (tmp_path / "slept").read_text().split() == ["1", "2", "2"]

@@ -40,5 +40,5 @@ def test_random_search_chooses_a_network(tmp_path: Path, command_with: Callable[
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["weight_loss"]) < float(rows[0]["weight_loss"])
     refused = search("search", *words, "--strategy", "randon", "--max-macs", "60k", "-o", "other", code=2).stderr
-    assert refused.startswith("error: unknown strategy 'randon'; did you mean 'random'? choose one of ")
-    assert refused.count("\n") == 1
+    assert "error: unknown strategy 'randon'; did you mean 'random'? choose one of " in refused
+    assert "Traceback" not in refused

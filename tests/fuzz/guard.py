@@ -67,8 +67,8 @@ def guarded(folder: Path) -> Iterator[None]:
         folder: where alone it may write; temporary files go there too.
 
     Raises:
-        MisbehavedError: it wrote elsewhere, started a program, unpickled, took over 20 s or 2 GB, or its error is not one
-            short line.
+        MisbehavedError: it wrote elsewhere, started a program, unpickled, took over 20 s or 2 GB, or its error is
+            not one short line.
         Exception: whatever it let escape, which a user would see as a traceback.
     """
     if not _WATCH.installed:

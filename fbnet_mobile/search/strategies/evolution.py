@@ -187,8 +187,8 @@ class Evolution(Strategy):
         images = normalise(images.to(self.context.fabric.device), data.mean, data.std)
         if images.shape[-1] == resolution:
             return images
-        # As images are made smaller that a network of this resolution is trained on.
-        return F.interpolate(images, size=(resolution, resolution), mode="bilinear", antialias=True)
+        # As the supernet makes them smaller, whose weights are measured.
+        return F.interpolate(images, size=(resolution, resolution))
 
     def _options(self, assignment: Assignment) -> tuple[int, ...]:
         return tuple(options.index(assignment[name]) for name, options in self.variables.items())
