@@ -23,8 +23,7 @@ from fbnet_mobile.cost.bounds import cost_range
 from fbnet_mobile.cost.constraint import latency_constraint
 from fbnet_mobile.cost.quantity import QUANTITIES
 from fbnet_mobile.devices import get_device
-from fbnet_mobile.formats.base import get_format, write
-from fbnet_mobile.formats.runtimes import get_runtime
+from fbnet_mobile.formats.base import format_of_runtime, write
 from fbnet_mobile.graph.trace import trace
 from fbnet_mobile.latency.table import LatencyTable
 from fbnet_mobile.measure.benchmark import benchmark
@@ -53,13 +52,13 @@ def main() -> None:
         ",".join(f"{target:g}us" for target in targets), "-o", options.output / "search", *more,
     )  # fmt: skip
 
-    runtime = get_runtime(conditions.runtime)
+    runtime = format_of_runtime(conditions.runtime)
     networks, paths = [], []
     for target in targets:
         folder = options.output / "search" / (f"{target:g}us" if len(targets) > 1 else "")
         networks.append(Architecture.load(folder / "architecture.yaml"))
-        paths.append(folder / f"network{get_format(runtime.format).suffix}")
-        write(trace(build(networks[-1]).eval(), networks[-1].input_shape), paths[-1], runtime.format)
+        paths.append(folder / f"network{runtime.suffix}")
+        write(trace(build(networks[-1]).eval(), networks[-1].input_shape), paths[-1], runtime.name)
     measured = benchmark(
         paths,
         get_device(conditions.device),
@@ -69,7 +68,7 @@ def main() -> None:
     )
     rows = []
     print(f"{'target':>10} {'predicted':>11} {'of target':>9} {'measured':>11} {'of target':>9}")
-    for target, network, row in zip(targets, networks, measured, strict=True):
+    for target, network, row in zip(targets, networks, measured.measurements, strict=True):
         rows.append({"target_us": target, "predicted_us": table.total(network), "measured_us": row.latency_us})
         predicted_us = rows[-1]["predicted_us"]
         print(

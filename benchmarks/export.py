@@ -34,13 +34,13 @@ from torch import nn
 
 from fbnet_mobile.blocks.network import build
 from fbnet_mobile.devices import HostDevice
-from fbnet_mobile.formats.base import write
+from fbnet_mobile.formats.base import format_of, write
 from fbnet_mobile.formats.packages import quiet
-from fbnet_mobile.formats.runtimes import runtime_for_path
 from fbnet_mobile.formats.verify import export
 from fbnet_mobile.graph.trace import trace
-from fbnet_mobile.measure.jobs import MeasuringPlan
-from fbnet_mobile.measure.rounds import measure
+from fbnet_mobile.measure.plan import MeasuringPlan
+from fbnet_mobile.measure.rounds import Model, measure, new_session
+from fbnet_mobile.measure.samples import Journal
 from fbnet_mobile.zoo import load_network
 
 NETWORKS = ("fbnetv2-f4", "fbnetv2-l1", "torchvision:mobilenet_v3_large", "torchvision:efficientnet_b0")
@@ -156,23 +156,22 @@ def compare(module: nn.Module, format_: str, folder: Path, options: argparse.Nam
     plan = MeasuringPlan(
         min_rounds=options.rounds, max_rounds=2 * options.rounds, repeatability=0.005, warmup_ms=20, min_ms=100
     )
-    models = {(side, ""): paths[side] for side in both}
-    journal = folder / "journal"
-    found = measure(HostDevice(), runtime, 1, models, "min", plan, journal)
-    journal.unlink()
-    rows = found.rows("min")
-    ours, peer = (found.samples[side, ""] for side in both)
+    device = HostDevice()
+    journal = Journal(None, new_session(device, runtime, 1, plan))
+    found = measure(device, runtime, 1, [Model(side, paths[side]) for side in both], "min", plan, journal)
+    rows, samples = found.rows(), found.samples()
+    ours, peer = (samples[side] for side in both)
     result: dict[str, Any] = {
         "checked_seconds": statistics.median(seconds["checked"]),
-        "latency_ratio": statistics.median(ours[r][0]["min_us"] / peer[r][0]["min_us"] for r in ours),
+        "latency_ratio": statistics.median(ours[r][0].min_us / peer[r][0].min_us for r in ours),
     }
     for side in both:
-        row = rows[side, ""]
+        row = rows[side]
         result[side] = {
             "seconds": statistics.median(seconds[side]),
             # torch.onnx puts the weights into a file beside the graph's.
             "size_bytes": sum(file.stat().st_size for file in folder.glob(f"{side}/{paths[side].name}*")),
-            "difference": float(np.abs(runtime_for_path(paths[side]).load(paths[side])(images) - expected).max())
+            "difference": float(np.abs(format_of(paths[side]).load(paths[side])(images) - expected).max())
             / float(np.abs(expected).max()),
             "min_us": row.min_us,
             "median_us": row.median_us,

@@ -25,7 +25,7 @@ from results_file import write_results
 
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks.network import build
-from fbnet_mobile.formats.base import FORMATS
+from fbnet_mobile.formats.base import FORMATS, get_format
 from fbnet_mobile.formats.verify import export
 from fbnet_mobile.space import load_space
 from fbnet_mobile.zoo import load_network, zoo_names
@@ -84,7 +84,7 @@ def compare(network: Architecture, formats: list[str], seed: int = 0) -> Iterato
         with tempfile.TemporaryDirectory() as folder:
             report = export(
                 module,
-                Path(folder) / f"network{FORMATS[name].suffix}",
+                Path(folder) / f"network{get_format(name).suffix}",
                 format=name,
                 input_shape=network.input_shape,
                 inputs=inputs,

@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,15 @@ from results_file import write_results
 from fbnet_mobile.api.profile import parse_seconds
 from fbnet_mobile.arch import Block
 from fbnet_mobile.devices import HostDevice
-from fbnet_mobile.formats.runtimes import get_runtime
+from fbnet_mobile.formats.base import format_of_runtime
 from fbnet_mobile.latency.calibration import prediction_error
-from fbnet_mobile.latency.table import BLOCK, MEASURED, NETWORK, LatencyTable, Measurement
-from fbnet_mobile.measure.artifacts import build
-from fbnet_mobile.measure.jobs import MeasuringPlan
+from fbnet_mobile.latency.table import BLOCK, MEASURED, NETWORK, LatencyTable, Measurement, RowKey
+from fbnet_mobile.measure.artifacts import artifacts
+from fbnet_mobile.measure.build import build
+from fbnet_mobile.measure.plan import MeasuringPlan
 from fbnet_mobile.measure.profile import NETWORK_REPEATS, NETWORKS, profile
-from fbnet_mobile.measure.rounds import RowKey, measure
+from fbnet_mobile.measure.rounds import Measured, Model, measure, new_session
+from fbnet_mobile.measure.samples import Journal
 from fbnet_mobile.report.console import latency
 from fbnet_mobile.space import load_space
 from fbnet_mobile.zoo import load_network
@@ -149,14 +151,29 @@ def seconds_of_networks(options: argparse.Namespace, trial: int = 40) -> float:
     once = MeasuringPlan(min_rounds=1, max_rounds=1)
     with tempfile.TemporaryDirectory() as folder:
         begun = time.monotonic()
-        files = build(wanted, Path(folder) / "models", get_runtime(options.runtime).format, options.precision)
+        models = built_models(wanted, Path(folder), options)
         built_s = time.monotonic() - begun
-        measure(
-            HostDevice(), options.runtime, options.threads, files, "min", once, Path(folder) / "journal",
-            repeats=dict.fromkeys(wanted, NETWORK_REPEATS),
-        )  # fmt: skip
+        measured(models, "min", once, options)
         round_s = time.monotonic() - begun - built_s
     return (built_s + MeasuringPlan().min_rounds * round_s) * float(options.networks) / trial
+
+
+def built_models(wanted: Mapping[RowKey, Sequence[Block]], folder: Path, options: argparse.Namespace) -> list[Model]:
+    """The model files of rows, to be measured as often as a profile would; each has the name of its row."""
+    format_ = format_of_runtime(options.runtime).name
+    rows = {(kind, tuple(blocks)): f"{kind} {keys}" for (kind, keys), blocks in wanted.items()}
+    files = build(artifacts(rows, format_, options.precision), folder)
+    return [
+        Model(rows[a.kind, a.blocks], path, a.kind, NETWORK_REPEATS if a.kind == NETWORK else 1)
+        for a, path in files.items()
+    ]
+
+
+def measured(models: list[Model], statistic: str, plan: MeasuringPlan, options: argparse.Namespace) -> Measured:
+    """Measure them here, in rounds."""
+    device = HostDevice()
+    journal = Journal(None, new_session(device, options.runtime, options.threads, plan))
+    return measure(device, options.runtime, options.threads, models, statistic, plan, journal)
 
 
 def set_apart(options: argparse.Namespace) -> dict[RowKey, Measurement]:
@@ -214,8 +231,8 @@ def compared(table: LatencyTable, among: dict[RowKey, Measurement], options: arg
     for name in PUBLISHED:
         published = load_network(name)
         networks[LatencyTable.row_key(NETWORK, published.blocks)] = name, published.blocks
-    measured = [key for key, row in table.blocks().items() if row.source == MEASURED]
-    references = {(BLOCK, key): (Block.parse_key(key),) for key in rng.sample(measured, min(REFERENCES, len(measured)))}
+    own = [key for key, row in table.blocks().items() if row.source == MEASURED]
+    references = {(BLOCK, key): (Block.parse_key(key),) for key in rng.sample(own, min(REFERENCES, len(own)))}
     # The published networks hold blocks that are not in the space.
     outside = {
         LatencyTable.row_key(BLOCK, [block]): (block,)
@@ -228,14 +245,11 @@ def compared(table: LatencyTable, among: dict[RowKey, Measurement], options: arg
         later = {key: blocks for key, (_, blocks) in networks.items() if key not in among}
         print(f"building and measuring {len(later)} networks", flush=True)
         wanted = {**later, **references, **outside}
-        files = build(wanted, Path(folder) / "models", get_runtime(options.runtime).format, options.precision)
-        found = measure(
-            HostDevice(), options.runtime, options.threads, files, table.conditions.statistic, plan,
-            Path(folder) / "journal", repeats=dict.fromkeys(later, NETWORK_REPEATS),
-        )  # fmt: skip
+        found = measured(built_models(wanted, Path(folder), options), table.conditions.statistic, plan, options)
     if found.failed:
         sys.exit(f"{len(found.failed)} models could not be run: {next(iter(found.failed.values()))}")
-    rows = among | found.rows(table.conditions.statistic)
+    names = {f"{kind} {keys}": (kind, keys) for kind, keys in wanted}
+    rows = among | {names[name]: row for name, row in found.rows().items()}
     table = LatencyTable(table.conditions, {**table.rows, **{key: rows[key] for key in outside}})
     results = []
     for key, (name, blocks) in networks.items():
@@ -322,7 +336,7 @@ def built(options: argparse.Namespace, blocks: int = 20) -> dict[str, float]:
     keys = [
         block.key for block in random.Random(options.seed).sample(load_space(options.space).candidates(), blocks + 1)
     ]
-    from fbnet_mobile.measure.artifacts import graph_of
+    from fbnet_mobile.measure.build import graph_of
     from fbnet_mobile.measure.quantise import write
 
     ours = []

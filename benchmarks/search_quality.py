@@ -50,12 +50,11 @@ from fbnet_mobile.blocks.network import build
 from fbnet_mobile.cost.quantity import QUANTITIES
 from fbnet_mobile.data.data import Data, load_data
 from fbnet_mobile.devices import get_device
-from fbnet_mobile.formats.base import get_format, write
-from fbnet_mobile.formats.runtimes import get_runtime
+from fbnet_mobile.formats.base import format_of_runtime, write
 from fbnet_mobile.graph.trace import trace
 from fbnet_mobile.latency.table import LatencyTable
 from fbnet_mobile.measure.benchmark import benchmark
-from fbnet_mobile.measure.jobs import MeasuringPlan
+from fbnet_mobile.measure.plan import MeasuringPlan
 from fbnet_mobile.space import SearchSpace, load_space
 from fbnet_mobile.train.loop import train
 from fbnet_mobile.train.recipe import TrainRecipe
@@ -247,16 +246,16 @@ class Benchmark:
     def measure(self, makes: list[Callable[[], nn.Module]]) -> list[float]:
         """Latency in us of each network as an exported file, measured in rounds over all of them."""
         conditions = self.table.conditions
-        runtime = get_runtime(conditions.runtime)
+        runtime = format_of_runtime(conditions.runtime)
         folder = self.out / "models"
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
         for number, make in enumerate(makes):
-            paths.append(folder / f"{number}{get_format(runtime.format).suffix}")
+            paths.append(folder / f"{number}{runtime.suffix}")
             module = make().eval()
-            write(trace(module, (1, 3, self.resolution, self.resolution)), paths[-1], runtime.format)
+            write(trace(module, (1, 3, self.resolution, self.resolution)), paths[-1], runtime.name)
         plan = MeasuringPlan(min_rounds=6, max_rounds=self.options.rounds, warmup_ms=5, min_ms=20)
-        rows = benchmark(
+        result = benchmark(
             paths,
             self.device,
             conditions.runtime,
@@ -264,7 +263,7 @@ class Benchmark:
             statistic=conditions.statistic,
             plan=plan,
         )
-        return [row.latency_us for row in rows]
+        return [row.latency_us for row in result.measurements]
 
     def report(self, rows: list[dict[str, Any]]) -> None:
         """Print a table for each target and write results.json."""

@@ -29,9 +29,7 @@ from torch import nn
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from fbnet_mobile.formats.base import FORMATS
-from fbnet_mobile.formats.precision import PRECISIONS
-from fbnet_mobile.formats.runtimes import runtime_for_path
+from fbnet_mobile.formats.base import FORMATS, format_of, get_format
 from fbnet_mobile.formats.verify import export
 
 SIZE = 224
@@ -44,7 +42,7 @@ def main() -> None:
     parser.add_argument("photographs", type=Path, help="folder of folders named by WordNet id")
     parser.add_argument("--calibration", type=int, default=10, help="photographs a class for int8 (default: 10)")
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=list(FORMATS))
-    parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
+    parser.add_argument("--precisions", nargs="+", default=get_format("tflite").precisions)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for results.json")
     options = parser.parse_args()
@@ -62,7 +60,7 @@ def main() -> None:
         for precision in options.precisions:
             used = ~seen if precision == "int8" else np.full(len(images), True)
             with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / f"network{FORMATS[format_].suffix}"
+                path = Path(folder) / f"network{get_format(format_).suffix}"
                 report = export(
                     module,
                     path,
@@ -72,7 +70,7 @@ def main() -> None:
                     precision=precision,
                     calibration=images[seen] if precision == "int8" else None,
                 )
-                answers = runtime_for_path(path).load(path, options.threads)(images[used])
+                answers = format_of(path).load(path, options.threads)(images[used])
             row = {
                 "format": format_,
                 "precision": precision,

@@ -110,6 +110,10 @@ class Registry(Generic[Entry]):
             importlib.import_module(self.ours)
         load_plugins()
 
+    def values(self) -> tuple[Entry, ...]:
+        """Every entry, in the order of :meth:`names`."""
+        return tuple(self._entries[name] for name in self.names())
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 

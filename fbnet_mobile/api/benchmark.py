@@ -54,11 +54,11 @@ def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
     if not recipe.models:
         raise UserError("no model files; name some, or see the published networks with --list-models")
 
-    from fbnet_mobile.formats.runtimes import runtime_for_path
+    from fbnet_mobile.formats.base import format_of
 
     for model in recipe.models:
         if model.suffix != CHECKPOINT:
-            runtime_for_path(model)
+            format_of(model)
         if not model.exists():
             raise UserError(f"there is no model at {model}; write one with fbnet-export")
     if recipe.output is not None:
@@ -134,17 +134,16 @@ def published() -> PublishedNetworks:
 
 
 def _described(model: Path, threads: int, statistic: str) -> ModelResult:
-    from fbnet_mobile.formats.base import read_metadata
+    from fbnet_mobile.formats.base import format_of, read_metadata
     from fbnet_mobile.formats.metadata import ModelMetadata
-    from fbnet_mobile.formats.runtimes import runtime_for_path
 
     precision: str | None = "fp32"
     if model.suffix == CHECKPOINT:
         runtime, version = "torch", importlib.metadata.version("torch")
     else:
-        runner = runtime_for_path(model)
-        runtime, version = runner.name, runner.version()
-        metadata = ModelMetadata.from_strings(read_metadata(model))
+        runner = format_of(model)
+        runtime, version = runner.runtime, runner.version()
+        metadata = ModelMetadata.from_strings(read_metadata(model), str(model))
         precision = metadata.precision if metadata is not None else None
     files = [item for item in (model, *model.rglob("*")) if item.is_file()]
     size = sum(item.stat().st_size for item in files)
@@ -154,7 +153,6 @@ def _described(model: Path, threads: int, statistic: str) -> ModelResult:
 def _measured(models: Sequence[ModelResult], device: "Device") -> list[ModelResult]:
     """The models with the latency of those that the device runs."""
     from fbnet_mobile.measure.benchmark import benchmark as measure
-    from fbnet_mobile.measure.jobs import runtime_version
     from fbnet_mobile.report.progress import steps
 
     found = {model.model: model for model in models}
@@ -163,8 +161,7 @@ def _measured(models: Sequence[ModelResult], device: "Device") -> list[ModelResu
             own = [model for model in models if model.runtime == runtime]
             if not own:
                 continue
-            version = runtime_version(device, runtime)
-            rows = measure(
+            timed = measure(
                 [model.model for model in own],
                 device,
                 runtime,
@@ -172,8 +169,8 @@ def _measured(models: Sequence[ModelResult], device: "Device") -> list[ModelResu
                 statistic=own[0].statistic,
                 progress=lambda done, total: progress("measuring", done, total),
             )
-            for model, row in zip(own, rows, strict=True):
-                found[model.model] = replace(model, runtime_version=version, latency=row)
+            for model, row in zip(own, timed.measurements, strict=True):
+                found[model.model] = replace(model, runtime_version=timed.runtime_version, latency=row)
     return [found[model.model] for model in models]
 
 
@@ -184,7 +181,7 @@ def _predicted(model: ModelResult, table: "LatencyTable", device: str, cpu: str)
 
     if model.latency is None:
         return model
-    metadata = ModelMetadata.from_strings(read_metadata(model.model))
+    metadata = ModelMetadata.from_strings(read_metadata(model.model), str(model.model))
     network = None
     if metadata is not None and metadata.architecture:
         network = Architecture.from_yaml(metadata.architecture, str(model.model))
@@ -207,9 +204,8 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
     from fbnet_mobile.blocks.network import restore
     from fbnet_mobile.data.data import load_data
     from fbnet_mobile.engine.checkpoint import load_checkpoint
-    from fbnet_mobile.formats.base import read_metadata
+    from fbnet_mobile.formats.base import format_of, read_metadata
     from fbnet_mobile.formats.metadata import ModelMetadata
-    from fbnet_mobile.formats.runtimes import runtime_for_path
     from fbnet_mobile.train.evaluate import evaluate
 
     source = images.data
@@ -225,10 +221,10 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
             predictor, resolution = restore(network, checkpoint.state_dict, str(path)), network.resolution
             metadata = ModelMetadata(checkpoint.architecture, checkpoint.classes, checkpoint.mean, checkpoint.std)
         else:
-            found = ModelMetadata.from_strings(read_metadata(path))
+            found = ModelMetadata.from_strings(read_metadata(path), str(path))
             if found is None:
                 raise UserError(f"{path} does not say how its input is normalised; export it with fbnet-export")
-            predictor, metadata = runtime_for_path(path).load(path, model.threads), found
+            predictor, metadata = format_of(path).load(path, model.threads), found
             resolution = predictor.input_shape[-1]
         if resolution not in loaded:
             loaded[resolution] = load_data(

@@ -49,8 +49,7 @@ def export(options: ExportOptions) -> ExportResult:
     or on random inputs without. With a device it is then measured where it will run. All options are kept beside the
     file, in NAME.args.yaml.
     """
-    from fbnet_mobile.formats.base import check_options, check_suffix, format_of
-    from fbnet_mobile.formats.precision import calibrates, check_precision
+    from fbnet_mobile.formats.base import check_suffix, format_of
 
     recipe, data = options.recipe, options.images.data
     if recipe.architecture is None and recipe.model is None and recipe.checkpoint is None:
@@ -59,10 +58,9 @@ def export(options: ExportOptions) -> ExportResult:
         raise UserError("--architecture exports an untrained network; leave out --checkpoint and --model")
     chosen = check_suffix(recipe.output, recipe.format) if recipe.format else format_of(recipe.output)
     calibration_data = recipe.calibration_data or data
-    check_precision(chosen.name, recipe.precision, bool(calibration_data))
     asked: dict[str, Any] = {"opset": recipe.opset} if recipe.opset is not None else {}
     format_options = {**asked, "dynamic_batch": True} if recipe.dynamic_batch else asked
-    check_options(chosen, format_options)
+    chosen.check(recipe.precision, bool(calibration_data), format_options)
     if recipe.device is None and recipe.latency_table is not None:
         raise UserError("--latency-table predicts what --device measures; add --device host, or leave it out")
     kept = arguments_path(recipe.output)
@@ -98,7 +96,7 @@ def export(options: ExportOptions) -> ExportResult:
         pixels, found, classes = load_images(data, "test", recipe.images, **source)
         inputs, same_classes = _as_taken(pixels, metadata), classes == metadata.classes
         labels = found.numpy() if same_classes else None
-    if calibration_data is not None and calibrates(chosen.name, recipe.precision):
+    if calibration_data is not None and chosen.calibrates(recipe.precision):
         pixels, _, _ = load_images(calibration_data, "train", CALIBRATION_IMAGES, **source)
         calibration = _as_taken(pixels, metadata)
     file = write(
@@ -173,10 +171,10 @@ def _calibrate(module: "nn.Module", input_shape: tuple[int, int, int, int]) -> N
 def _device(name: str, file_format: str, options: RuntimeOptions) -> "Device":
     """The device, which can run files of the format."""
     from fbnet_mobile.devices import get_device
-    from fbnet_mobile.formats.runtimes import runtime_for_format
+    from fbnet_mobile.formats.base import get_format
 
     device = get_device(name)
-    if runtime_for_format(file_format).name not in device.runtimes:
+    if get_format(file_format).runtime not in device.runtimes:
         raise UserError(f"files of the format {file_format} cannot be measured on {name}; leave out --device")
     device.use(threads=options.threads, benchmark_binary=options.benchmark_binary)
     return device
@@ -207,12 +205,12 @@ def _latency(
     table: "LatencyTable | None",
 ) -> FileLatency:
     """Measure the file where it will run, and put that beside the prediction."""
-    from fbnet_mobile.formats.runtimes import runtime_for_format
+    from fbnet_mobile.formats.base import get_format
     from fbnet_mobile.measure.benchmark import benchmark
     from fbnet_mobile.measure.jobs import runtime_version
     from fbnet_mobile.report.progress import steps
 
-    runtime, threads = runtime_for_format(file_format).name, device.settings.threads or 1
+    runtime, threads = get_format(file_format).runtime, device.settings.threads or 1
     statistic = table.conditions.statistic if table is not None else "min"
     with device, steps() as progress:
         version, cpu = runtime_version(device, runtime), device.facts().cpu
@@ -230,7 +228,7 @@ def _latency(
                 precision=precision,
             )
         )
-        (measured,) = benchmark(
+        timed = benchmark(
             [path],
             device,
             runtime,
@@ -238,4 +236,5 @@ def _latency(
             statistic=statistic,
             progress=lambda done, total: progress("measuring", done, total),
         )
+    (measured,) = timed.measurements
     return FileLatency(device.name, cpu, runtime, version, threads, statistic, measured, predicted_us, why_not)

@@ -32,17 +32,16 @@ def predict(
     """
     if network is None:
         return None, "the network is not made of a search space's blocks"
-    conditions = table.conditions
-    for what, here, there in (
-        ("device", device, conditions.device),
-        ("processor", cpu, conditions.cpu),
-        ("runtime", runtime, conditions.runtime),
-        ("runtime's version", runtime_version, conditions.runtime_version),
-        ("number of threads", threads, conditions.threads),
-        ("precision", precision or "not known", conditions.precision),
-    ):
-        if here != there:
-            return None, f"the {what} is {here}, that of the latency table {there}"
+    measured = {
+        "device": device,
+        "cpu": cpu,
+        "runtime": runtime,
+        "runtime_version": runtime_version,
+        "threads": threads,
+        "precision": precision,
+    }
+    if why := table.mismatch(measured):
+        return None, why
     missing = table.missing(network.blocks)
     if missing:
         return None, f"the latency table has no block '{missing[0].key}'"

@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from fbnet_mobile.api.call import (
     takes,
     write_arguments,
 )
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.measure.recipe import DeviceOptions, ProfileRecipe
 from fbnet_mobile.registry import unknown
 from fbnet_mobile.report.records import BlockChange, ProfileResult, TableComparison
@@ -48,12 +48,10 @@ def profile(options: ProfileOptions) -> ProfileResult:
     check_arguments(kept)
 
     from fbnet_mobile.devices import get_device
-    from fbnet_mobile.formats.precision import PRECISIONS
+    from fbnet_mobile.formats.base import format_of_runtime
     from fbnet_mobile.latency.table import LatencyTable
     from fbnet_mobile.space import load_space
 
-    if recipe.precision not in PRECISIONS:
-        raise UserError(unknown("precision", recipe.precision, PRECISIONS))
     if recipe.output.exists():
         LatencyTable.load(recipe.output)  # refuses another file before anything is done
     space = load_space(recipe.space)
@@ -64,8 +62,9 @@ def profile(options: ProfileOptions) -> ProfileResult:
     runtime = recipe.runtime or device.settings.runtime or device.runtimes[0]
     if runtime not in device.runtimes:
         raise UserError(unknown("runtime", runtime, device.runtimes))
+    format_of_runtime(runtime).calibrates(recipe.precision)  # refuses a precision that it has not
 
-    from fbnet_mobile.measure.jobs import MeasuringPlan
+    from fbnet_mobile.measure.plan import MeasuringPlan
     from fbnet_mobile.measure.profile import profile as measure
     from fbnet_mobile.report.progress import steps
 
@@ -75,7 +74,7 @@ def profile(options: ProfileOptions) -> ProfileResult:
         f"({positions - candidates} duplicates)"
     )
     with device, steps() as progress:
-        measure(
+        result = measure(
             space,
             recipe.space,
             device,
@@ -91,9 +90,14 @@ def profile(options: ProfileOptions) -> ProfileResult:
             progress=progress,
         )
     write_arguments(kept, "profile", options)
-    return described_table(
-        recipe.output, LatencyTable.load(recipe.output), command_line("profile", options, budget=None)
-    )
+    if result.failed:
+        first = result.failed[0]
+        raise JobError(
+            f"{recipe.output} is written but lacks {len(result.failed)} models that {runtime} on {device.name} could "
+            f"not run, first the {first.kind} '{first.blocks[:200]}': {first.reason}"
+        )
+    described = described_table(recipe.output, result.table, command_line("profile", options, budget=None))
+    return replace(described, warnings=result.warnings)
 
 
 def show(table: Path) -> ProfileResult:
@@ -160,7 +164,7 @@ def described_table(path: Path, table: "LatencyTable", complete_with: str) -> Pr
         coefficients=tuple(float(value) for value in calibration.coefficients),
         error=table.error(),
         network_difference=table.network_repeatability,
-        warnings=tuple(table.doubts()),
+        warnings=tuple(table.warnings()),
         complete_with=complete_with if estimated else "",
     )
 

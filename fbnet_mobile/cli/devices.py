@@ -39,7 +39,8 @@ def check_device(name: str) -> DeviceCheck:
     """
     from fbnet_mobile.devices import ProgramError, get_device
     from fbnet_mobile.errors import JobError
-    from fbnet_mobile.measure.jobs import INSTALL, runtime_version
+    from fbnet_mobile.formats.base import format_of_runtime
+    from fbnet_mobile.measure.jobs import runtime_version
 
     findings: list[Finding] = []
 
@@ -65,7 +66,7 @@ def check_device(name: str) -> DeviceCheck:
                     if runtime in working:
                         say(f"{runtime} {working[runtime]}")
                     else:
-                        install = INSTALL[runtime].removeprefix("python3")
+                        install = format_of_runtime(runtime).install.removeprefix("python3")
                         say(runtime, f"run there: {shlex.quote(python)}{install}")
             except JobError as error:
                 say("Python", str(error))

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 
 from fbnet_mobile.devices.settings import DeviceSettings, device_entries, devices_path
 from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.formats.base import FORMATS
 from fbnet_mobile.registry import Registry, unknown
 
 UNKNOWN = "unknown"
@@ -88,9 +89,6 @@ class Device(ABC):
     ``DeviceBusyError`` if another one has it. :meth:`facts` and :meth:`state` do not disturb that one.
     """
 
-    runtimes: tuple[str, ...] = ("litert", "onnxruntime")
-    """What can be timed on it, if it is installed there; the first is the default."""
-
     tools: ClassVar[tuple[str, ...]] = ()
     """Programs that must be there besides a shell's own."""
 
@@ -104,6 +102,11 @@ class Device(ABC):
     def present(cls) -> list[str]:
         """Names of this transport's devices that can be seen from here; none where that cannot be known."""
         return []
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """What can be timed on it, if it is installed there; the first is the default."""
+        return tuple(entry.runtime for entry in FORMATS.values() if entry.anywhere)
 
     @abstractmethod
     def facts(self) -> DeviceFacts:

@@ -1,5 +1,11 @@
-"""From a PyTorch network to a file a device runs, checked against PyTorch.
+"""From a network's graph to a file a device runs, checked against PyTorch.
 
-:mod:`trace` lowers a module to the small operation set of :mod:`graph`; :mod:`formats` finds the emitter of a
-file format; :mod:`verify` does it all and proves the result. Nothing heavy is imported here.
+Each folder holds a format; :mod:`base` what a format is, and the registry; :mod:`verify` exports and proves the result.
+Nothing heavy is imported here.
 """
+
+from fbnet_mobile.formats import coreml, onnx, tflite
+from fbnet_mobile.formats.base import FORMATS
+
+for _entry in (tflite.FORMAT, onnx.FORMAT, coreml.FORMAT):
+    FORMATS.add(_entry.name, _entry)

@@ -1,79 +1,237 @@
-"""The file formats: one emitter a format, found by name or by a path's suffix, imported when used."""
+"""What a file format is: one record, the registry of those there are, and the contract of what runs a file.
+
+A format's folder holds its writer, its runtime, its precisions and what it keeps of metadata; the folder's
+``FORMAT`` names them all. Nothing heavy is imported before one of them is called.
+"""
 
 from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Iterator, Mapping
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.formats.packages import needs
-from fbnet_mobile.formats.precision import check_precision, convert
+from fbnet_mobile.registry import Registry, unknown
 
-if TYPE_CHECKING:  # reading a file's metadata should not wait for numpy
+if TYPE_CHECKING:  # choosing a format should not wait for numpy
+    import numpy as np
     from numpy.typing import NDArray
 
     from fbnet_mobile.graph.operations import Graph
 
+    Images = NDArray[Any]
+    Array = NDArray[np.float32]
 
-class Emitter(Protocol):
-    """What the module of a format provides. Both functions work on one file or folder of that format."""
+FP32 = "fp32"
+"""The precision that a format's writer writes, and every other is converted from."""
 
-    def write(self, graph: Graph, path: Path, metadata: Mapping[str, str], **options: Any) -> None:
+
+class Session(ABC):
+    """A loaded model of one input and one output, whatever its own layout.
+
+    A call does all there is; whoever measures sets an input once and then calls :meth:`invoke` alone.
+    """
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the input, (batch, channels, height, width); a batch of 0 if any will do."""
+
+    takes_pixels: bool = False
+    """Whether the images are uint8, from 0 to 255, rather than float32 and normalised."""
+
+    @abstractmethod
+    def set_input(self, images: NDArray[Any]) -> None:
+        """Copy in images of :attr:`input_shape`; uint8 or float32, see :attr:`takes_pixels`."""
+
+    @abstractmethod
+    def invoke(self) -> None:
+        """Run the network on what was set."""
+
+    @abstractmethod
+    def output(self) -> Array:
+        """Return the last result: (batch, classes), or a feature map (batch, channels, height, width)."""
+
+    def __call__(self, images: NDArray[Any]) -> Array:
+        """Run any number of images, as many at a time as the file takes.
+
+        Args:
+            images: (N, channels, height, width); uint8 or float32, see :attr:`takes_pixels`.
+
+        Returns:
+            (N, classes), or (N, channels, height, width) for a network that ends in a feature map.
+
+        Raises:
+            UserError: the shape does not fit the model's, or it takes pixels and these are none.
+        """
+        batch, *rest = self.input_shape
+        if list(images.shape[1:]) != rest or len(images) == 0 or (batch and len(images) % batch):
+            wanted = ", ".join(str(size) for size in rest)
+            raise UserError(
+                f"the model takes images of shape ({batch or 'N'}, {wanted}), not {images.shape}; resize "
+                "them, or export the model for that size"
+            )
+        import numpy as np
+
+        if self.takes_pixels and images.dtype != np.uint8:
+            raise UserError(f"the model takes uint8 pixels, not {images.dtype}; give images that are not normalised")
+        images = np.ascontiguousarray(images, np.uint8 if self.takes_pixels else np.float32)
+        step = batch or len(images)
+        outputs = []
+        for start in range(0, len(images), step):
+            self.set_input(images[start : start + step])
+            self.invoke()
+            outputs.append(self.output())
+        return np.concatenate(outputs)
+
+
+class Writer(Protocol):
+    """Writes a float32 file, or folder, of a format."""
+
+    def __call__(self, graph: Graph, path: Path, metadata: Mapping[str, str], **options: Any) -> None:
         """Write ``graph`` to ``path``, which is not there yet; UserError for what the format has not.
 
-        ``options`` are some of :attr:`Format.options`.
+        Equal graphs, metadata and options (some of :attr:`Format.options`) give equal bytes.
         """
 
-    def read_metadata(self, path: Path) -> dict[str, str]:
-        """Return the strings stored by :meth:`write`; UserError if ``path`` is no file of the format."""
+
+class Loader(Protocol):
+    """Loads a file into what runs it on this machine."""
+
+    def __call__(self, path: Path, threads: int = 1) -> Session:
+        """Load a model to run on a number of CPU threads.
+
+        Raises:
+            UserError: there is no such file, it is damaged or of another format, or the library is missing.
+        """
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A function whose module is imported when it is called.
+
+    Attributes:
+        place: "module:function".
+        package: the package, beyond those always installed, that the module imports; "" for none.
+        install: what pip must install for it.
+    """
+
+    place: str
+    package: str = ""
+    install: str = ""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Import the function and call it; UserError with what to install if its package is missing."""
+        module, name = self.place.split(":")
+        with needs(self.package, self.install):
+            function = getattr(importlib.import_module(module), name)
+        return function(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How a format gets from its float32 file to another precision.
+
+    Attributes:
+        run: writes the file (third argument) from the float32 one (first) and images of shape (N, channels,
+            height, width), as the file takes them. Inputs and outputs stay what they are.
+        tolerance: the largest difference from PyTorch, relative to the largest logit, that an export accepts by
+            default; infinite where what it costs depends on the network, and shows in the answers.
+        calibrates: whether it looks at the images.
+        for_measuring: the same for blocks that are only to be timed, at a small part of the cost: from the content of
+            the float32 file and whether the block begins and ends a network; None if ``run`` serves.
+    """
+
+    run: Callable[[Path, Images, Path], None]
+    tolerance: float
+    calibrates: bool = False
+    for_measuring: Callable[[bytes, bool, bool], bytes] | None = None
 
 
 @dataclass(frozen=True)
 class Format:
-    """A file format.
+    """A file format, and all that the product knows of it.
 
     Attributes:
         name: as users write it.
         suffix: of its files, with the dot.
-        module: the emitter's.
-        package: the package, beyond those always installed, that the emitter imports; "" for none.
-        options: names of what may be asked for besides; the emitter's ``write`` describes them.
+        runtime: name of the library that runs them, as users write it and tables state it.
+        write: writes a float32 file.
+        load: loads a file on this machine.
+        version: the version of the runtime on this machine; UserError with the line that installs it if it is missing.
+        read_metadata: the strings that ``write`` stored in a file; UserError if it is none of the format.
+        recognises: whether what exists at a path is a file of the format, so may be replaced by another.
+        conversions: to other precisions than fp32, by name.
+        options: names of what may be asked of ``write`` besides.
+        install: the command that installs the runtime on a device.
+        anywhere: whether every device that has a Python may have the runtime; Core ML, for one, is only on a Mac.
+        loader: how a device loads a file to time it: a Python file, without imports of this project, with
+            ``version() -> str`` and ``load(path, threads)``, which returns the function to be timed. It is put on the
+            device beside the runner. None if the runner itself knows the runtime.
     """
 
     name: str
     suffix: str
-    module: str
-    package: str = ""
+    runtime: str
+    write: Writer
+    load: Loader
+    version: Callable[[], str]
+    read_metadata: Callable[[Path], dict[str, str]]
+    recognises: Callable[[Path], bool]
+    conversions: Mapping[str, Conversion] = field(default_factory=dict)
     options: frozenset[str] = frozenset()
+    install: str = ""
+    anywhere: bool = True
+    loader: Path | None = None
 
-    def emitter(self) -> Emitter:
-        """Import the emitter; UserError with the line that installs its package if that is missing."""
-        with needs(self.package, f"fbnet-mobile[{self.name}]"):
-            return cast(Emitter, importlib.import_module(self.module))
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What its files can be had in."""
+        return (FP32, *self.conversions)
+
+    def calibrates(self, precision: str) -> bool:
+        """Whether it needs images to get to ``precision``; UserError for one that it has not."""
+        if precision not in self.precisions:
+            raise UserError(unknown("precision", precision, self.precisions))
+        return precision != FP32 and self.conversions[precision].calibrates
+
+    def check(self, precision: str = FP32, calibrated: bool = True, options: Mapping[str, Any] | None = None) -> None:
+        """Check that it can be had in ``precision``, with images to calibrate on or without, and with ``options``.
+
+        Raises:
+            UserError: an unknown precision or option, or images are needed and there are none.
+        """
+        if self.calibrates(precision) and not calibrated:
+            raise UserError(
+                f"{precision} for {self.name} needs images to calibrate its activations on; give --calibration-data "
+                "or --data (from Python: calibration=...)"
+            )
+        for option in options or {}:
+            if option not in self.options:
+                having = [entry.name for entry in FORMATS.values() if option in entry.options]
+                where = f"only {', '.join(having)} has it" if having else "no format has it"
+                raise UserError(f"{self.name} has no {option.replace('_', ' ')}; {where}")
+
+    def replaces(self, path: Path) -> bool:
+        """Whether what exists at ``path`` may be replaced by a file of the format: another one, no device or pipe."""
+        return (path.is_file() or path.is_dir()) and self.recognises(path)
 
 
-FORMATS: dict[str, Format] = {
-    entry.name: entry
-    for entry in (
-        Format("tflite", ".tflite", "fbnet_mobile.formats.tflite.write"),
-        Format("onnx", ".onnx", "fbnet_mobile.formats.onnx.write", "onnx", frozenset({"opset", "dynamic_batch"})),
-        Format("coreml", ".mlpackage", "fbnet_mobile.formats.coreml.write", package="coremltools"),
-    )
-}
+FORMATS: Registry[Format] = Registry("format")
 """Every format by name."""
 
 
 def get_format(name: str) -> Format:
     """Return the format called ``name``; UserError listing the known ones."""
-    if name not in FORMATS:
-        raise UserError(f"unknown format '{name}'; choose one of {', '.join(FORMATS)}")
-    return FORMATS[name]
+    return FORMATS.get(name)
 
 
 def format_of(path: Path) -> Format:
@@ -85,6 +243,14 @@ def format_of(path: Path) -> Format:
     raise UserError(f"cannot tell the format of {path} by its suffix; it must be one of {choices}")
 
 
+def format_of_runtime(runtime: str) -> Format:
+    """Return the format that a runtime runs; UserError listing the known runtimes."""
+    by_runtime = {entry.runtime: entry for entry in FORMATS.values()}
+    if runtime not in by_runtime:
+        raise UserError(unknown("runtime", runtime, tuple(by_runtime)))
+    return by_runtime[runtime]
+
+
 def check_suffix(path: Path, format: str) -> Format:  # noqa: A002
     """Return the format called ``format``; UserError if ``path`` has not its suffix."""
     found = get_format(format)
@@ -93,45 +259,52 @@ def check_suffix(path: Path, format: str) -> Format:  # noqa: A002
     return found
 
 
-def check_options(format: Format, options: Mapping[str, Any]) -> None:  # noqa: A002
-    """UserError if one of ``options`` is not the format's."""
-    for option in options:
-        if option not in format.options:
-            having = [entry.name for entry in FORMATS.values() if option in entry.options]
-            where = f"only {', '.join(having)} has it" if having else "no format has it"
-            raise UserError(f"{format.name} has no {option.replace('_', ' ')}; {where}")
-
-
 def write(
     graph: Graph,
     path: Path,
     format: str,  # noqa: A002
     metadata: Mapping[str, str] | None = None,
-    precision: str = "fp32",
-    calibration: NDArray[Any] | None = None,
+    precision: str = FP32,
+    calibration: Images | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a graph to a file (a folder, for Core ML) of a format; whole, or not at all.
 
     Args:
         graph: what :func:`fbnet_mobile.graph.trace.trace` returned.
-        path: ends in the format's suffix; what stands there is replaced.
-        format: a key of :data:`FORMATS`.
+        path: ends in the format's suffix; an earlier file of the format there is replaced.
+        format: name of a registered one.
         metadata: strings kept in the file, for :func:`read_metadata`.
-        precision: "fp32", "fp16" or "int8"; see :mod:`fbnet_mobile.formats.precision`.
+        precision: one of :attr:`Format.precisions`.
         calibration: (N, channels, height, width) images for int8, as the graph takes them.
         options: of the format; see :attr:`Format.options`.
 
     Raises:
         UserError: an unknown format, precision or option, another suffix, a missing package, an operation that the
-            format has not, int8 without images, or a path that cannot be written to.
+            format has not, int8 without images, or a path that cannot be written to or holds something else.
         JobError: writing failed half-way, as on a full disk.
     """
     entry = check_suffix(path, format)
-    check_precision(format, precision, calibration is not None)
-    check_options(entry, options or {})
-    with write_whole(path) as partial:
+    entry.check(precision, calibration is not None, options)
+    with replacing(path, entry) as partial:
         write_new(graph, partial, entry, metadata or {}, precision, calibration, options or {})
+
+
+@contextmanager
+def replacing(path: Path, format: Format) -> Iterator[Path]:  # noqa: A002
+    """As :func:`fbnet_mobile.files.write_whole`, for a file of a format.
+
+    Raises:
+        UserError: ``path`` holds what is no file of the format, or cannot be written to.
+    """
+    if path.exists() and not format.replaces(path):
+        kind = "folder" if path.is_dir() else "file"
+        raise UserError(
+            f"cannot write {path}: the {kind} of that name is no {format.name} model, and is left as it is; choose "
+            "another output path, or remove it"
+        )
+    with write_whole(path) as partial:
+        yield partial
 
 
 def write_new(
@@ -139,20 +312,55 @@ def write_new(
     path: Path,
     format: Format,  # noqa: A002
     metadata: Mapping[str, str],
-    precision: str,
-    calibration: NDArray[Any] | None,
-    options: Mapping[str, Any],
+    precision: str = FP32,
+    calibration: Images | None = None,
+    options: Mapping[str, Any] | None = None,
+    check: Callable[[Path], None] = lambda _: None,
 ) -> None:
-    """Do what :func:`write` does, at a path where nothing is yet, and that may be left half written."""
-    emitter = format.emitter()
+    """Do what :func:`write` does, at a path where nothing is yet, and that may be left half written.
+
+    ``check`` is called with the float32 file before it is converted, and may raise.
+    """
     with writing(path):
-        if precision == "fp32":
-            emitter.write(graph, path, dict(metadata), **options)
+        if precision == FP32:
+            format.write(graph, path, dict(metadata), **(options or {}))
+            check(path)
             return
         with tempfile.TemporaryDirectory() as folder:
             full = Path(folder) / path.name
-            emitter.write(graph, full, dict(metadata), **options)
-            convert(full, path, format.name, precision, calibration)
+            format.write(graph, full, dict(metadata), **(options or {}))
+            check(full)
+            convert(full, path, format, precision, calibration)
+
+
+def convert(
+    source: Path,
+    target: Path,
+    format: Format,  # noqa: A002
+    precision: str,
+    calibration: Images | None = None,
+) -> None:
+    """Write ``target``, of the same format and metadata as the float32 file ``source``.
+
+    Args:
+        source: as the format writes it.
+        target: is not there yet.
+        format: of both.
+        precision: another than fp32.
+        calibration: (N, channels, height, width) images, as the file takes them: normalised, or uint8 pixels; a
+            few hundred serve. Only a conversion that calibrates looks at them.
+
+    Raises:
+        UserError: as :meth:`Format.check`, or a package is missing.
+    """
+    format.check(precision, calibration is not None)
+    import numpy as np
+
+    images: Images = np.zeros((0,), np.float32) if calibration is None else calibration
+    images = np.ascontiguousarray(images, np.uint8 if images.dtype == np.uint8 else np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries' remarks on their own debugging modes
+        format.conversions[precision].run(source, images, target)
 
 
 @contextmanager
@@ -170,7 +378,17 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         UserError: the suffix is unknown, or there is no such file, or it is damaged.
     """
-    emitter = format_of(path).emitter()
+    return format_of(path).read_metadata(existing(path))
+
+
+def existing(path: Path) -> Path:
+    """Return ``path``; UserError if nothing is there."""
     if not path.exists():
         raise UserError(f"there is no model at {path}; check the path")
-    return emitter.read_metadata(path)
+    return path
+
+
+def unreadable(path: Path, runtime: str, error: Exception) -> UserError:
+    """Return the error for a file that ``runtime`` cannot load."""
+    lines = str(error).strip().splitlines()
+    return UserError(f"{runtime} cannot load {path}: {lines[0] if lines else error!r}; export the model again")

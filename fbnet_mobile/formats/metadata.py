@@ -1,10 +1,29 @@
 """What a model file says of itself, so that whoever has the file alone can feed it and read its output."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, FiniteFloat, Json
 
 from fbnet_mobile import __version__
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.files import validated
+
+_CHANNELS, _CLASSES, _TEXT = 1024, 1_000_000, 10_000_000
+
+
+class _Strings(BaseModel):
+    """What the strings of a file may hold; a file comes from anywhere."""
+
+    architecture: Annotated[str, Field(max_length=_TEXT)]
+    classes: Json[Annotated[tuple[str, ...], Field(max_length=_CLASSES)]]
+    mean: Json[Annotated[tuple[FiniteFloat, ...], Field(max_length=_CHANNELS)]]
+    std: Json[Annotated[tuple[FiniteFloat, ...], Field(max_length=_CHANNELS)]]
+    input: Literal["float32", "uint8"] = "float32"
+    precision: Annotated[str, Field(max_length=20)] = "fp32"
 
 
 @dataclass(frozen=True)
@@ -17,7 +36,10 @@ class ModelMetadata:
         mean: of each channel, on the scale from 0 to 1: the input is (pixel / 255 - mean) / std.
         std: standard deviation of each channel, on the same scale.
         input: "float32", normalised; or "uint8": pixels from 0 to 255, which the file normalises itself.
-        precision: "fp32", "fp16" or "int8"; see :mod:`fbnet_mobile.formats.precision`.
+        precision: "fp32", "fp16" or "int8"; see :attr:`fbnet_mobile.formats.base.Format.precisions`.
+
+    Raises:
+        UserError: a mean or a standard deviation is not finite, or a standard deviation not above 0.
     """
 
     architecture: str
@@ -26,6 +48,9 @@ class ModelMetadata:
     std: tuple[float, ...]
     input: str = "float32"
     precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        check_normalisation(self.mean, self.std)
 
     def to_strings(self) -> dict[str, str]:
         """As a file keeps it."""
@@ -40,15 +65,29 @@ class ModelMetadata:
         }
 
     @classmethod
-    def from_strings(cls, strings: Mapping[str, str]) -> "ModelMetadata | None":
-        """Read back; None for a file that another tool made."""
+    def from_strings(cls, strings: Mapping[str, str], where: str = "the model's metadata") -> "ModelMetadata | None":
+        """Read back; None for a file that another tool made.
+
+        Raises:
+            UserError: a string does not hold what it should; the message begins with ``where``.
+        """
         if not {"architecture", "classes", "mean", "std"} <= set(strings):
             return None
-        return cls(
-            architecture=strings["architecture"],
-            classes=tuple(json.loads(strings["classes"])),
-            mean=tuple(json.loads(strings["mean"])),
-            std=tuple(json.loads(strings["std"])),
-            input=strings.get("input", "float32"),
-            precision=strings.get("precision", "fp32"),
+        known = {name: strings[name] for name in _Strings.model_fields if name in strings}
+        read = validated(_Strings, known, where)
+        try:
+            return cls(read.architecture, read.classes, read.mean, read.std, read.input, read.precision)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+
+
+def check_normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Check what pixels are normalised by.
+
+    Raises:
+        UserError: a number that is not finite, or a standard deviation not above 0.
+    """
+    if not all(map(math.isfinite, (*mean, *std))) or min(std, default=1) <= 0:
+        raise UserError(
+            f"cannot normalise pixels by mean {mean} and std {std}; each must be a finite number, and std above 0"
         )

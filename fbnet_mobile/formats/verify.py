@@ -1,9 +1,11 @@
 """Export with proof: a file is run in its own runtime, and compared with PyTorch, before it is kept."""
 
+import copy
+import json
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fbnet_mobile.data.augment import normalise
-from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.files import write_whole
-from fbnet_mobile.formats.base import check_options, check_suffix, write_new
-from fbnet_mobile.formats.precision import check_precision
-from fbnet_mobile.formats.runtimes import runtime_for_format
+from fbnet_mobile.errors import FbnetError, JobError, UserError
+from fbnet_mobile.formats.base import check_suffix, replacing, write_new
+from fbnet_mobile.formats.report import ExportReport
+from fbnet_mobile.graph.operations import Graph
 from fbnet_mobile.graph.pixels import Normalisation, take_pixels
 from fbnet_mobile.graph.trace import evaluation, trace
 
-TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "int8": math.inf}
-"""By precision, the largest relative difference that is accepted unless another is given. What int8 costs depends on
-the network; it shows in the answers, which are compared as well."""
+__all__ = ["ExportReport", "export"]
+
+TOLERANCE = 1e-3
+"""The largest difference of a float32 file from PyTorch, relative to the largest logit, that is accepted by default.
+What is converted to another precision must meet it before, so that what a conversion costs cannot hide a fault."""
+ONE_LOGIT_TOLERANCE = 0.1
+"""The same for a network of one logit in a precision that is otherwise judged by its answers, of which it has none."""
 
 _RANDOM_INPUTS = 4
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What was written and how far it is from PyTorch.
-
-    Attributes:
-        path: the file, or folder.
-        format: its format.
-        precision: of what it stores: "fp32", "fp16" or "int8".
-        inputs: number of inputs compared.
-        largest_difference: between any two logits.
-        relative_difference: the same, divided by the largest absolute logit of PyTorch's.
-        agreement: part of the answers (the class, or channel, of the largest logit) that is PyTorch's, from 0 to 1.
-        accuracy: part of the answers that are the inputs' labels, from 0 to 1; None without labels.
-        pytorch_accuracy: the same of PyTorch's answers.
-        size: of the file, or of the folder's files together, in bytes.
-        seconds: that the export and its check took.
-    """
-
-    path: Path
-    format: str
-    precision: str
-    inputs: int
-    largest_difference: float
-    relative_difference: float
-    agreement: float
-    accuracy: float | None
-    pytorch_accuracy: float | None
-    size: int
-    seconds: float
 
 
 def export(
@@ -80,35 +53,33 @@ def export(
     Args:
         module: takes one float tensor and returns one; exported as it behaves in evaluation.
         path: ends in the format's suffix.
-        format: "tflite", "onnx" or "coreml".
+        format: name of a registered one, such as "tflite".
         input_shape: (1, channels, height, width).
         metadata: strings kept in the file; see :func:`fbnet_mobile.formats.base.read_metadata`.
         inputs: (N, channels, height, width) real inputs to compare on, uint8 if ``pixels`` is given; seeded noise
             if not given.
         labels: (N,) class of each of the inputs, to count right answers by.
-        precision: "fp32", "fp16" or "int8"; see :mod:`fbnet_mobile.formats.precision`.
+        precision: one of :attr:`fbnet_mobile.formats.base.Format.precisions`.
         calibration: (N, channels, height, width) images that int8 takes its ranges from, normalised as the
             network's input or, if ``pixels`` is given, uint8: a few hundred of those it was trained on.
-        tolerance: the largest relative difference that is accepted; by default that of :data:`TOLERANCES`.
+        tolerance: the largest relative difference that is accepted; by default :data:`TOLERANCE` or that of the
+            conversion to ``precision``, and :data:`ONE_LOGIT_TOLERANCE` for one logit where that is infinite.
         min_agreement: the smallest part of equal answers that is accepted, from 0 to 1.
         pixels: let the file take uint8 images, from 0 to 255, and normalise them so itself.
         options: of the format; see :attr:`fbnet_mobile.formats.base.Format.options`.
 
     Raises:
-        UserError: a wrong format, precision, option or suffix, a missing package, an unsupported operation, inputs or
-            images of another shape, or int8 without images.
-        JobError: the file differs from PyTorch by more than is accepted, or gives no finite numbers; nothing
-            is left behind.
+        UserError: a wrong format, precision, option or suffix, a missing package, an unsupported operation, weights
+            that are not finite, inputs or images of another shape, another number of class names than of logits, int8
+            without images, or something at ``path`` that is no file of the format.
+        JobError: the file, or the float32 file it was made from, differs from PyTorch by more than is accepted, or
+            gives no finite numbers; nothing is left behind.
     """
     start = time.perf_counter()
     path = Path(path)
     entry = check_suffix(path, format)
-    check_precision(format, precision, calibration is not None)
-    check_options(entry, options or {})
-    if tolerance is None:
-        tolerance = TOLERANCES[precision]
-    runtime = runtime_for_format(format)
-    runtime.version()
+    entry.check(precision, calibration is not None, options)
+    entry.version()
     if inputs is None:
         shape, rng = (_RANDOM_INPUTS, *input_shape[1:]), np.random.default_rng(0)
         inputs = rng.integers(0, 256, shape, np.uint8) if pixels else rng.standard_normal(shape, np.float32)
@@ -117,27 +88,32 @@ def export(
             raise UserError(f"the inputs to {purpose} on have the shape {images.shape}, the model takes {input_shape}")
         if pixels and images.dtype != np.uint8:
             raise UserError(f"the inputs to {purpose} on are {images.dtype}, the file takes uint8 pixels; give those")
+    module = _in_float32(module)
     graph = trace(module, input_shape)
+    _check_weights(graph)
+    _check_classes(graph, metadata or {})
     if pixels:
         graph = take_pixels(graph, pixels)
-    expected = _outputs(module, normalise(torch.from_numpy(inputs), *pixels).numpy() if pixels else inputs)
-    with write_whole(path) as partial:
-        write_new(graph, partial, entry, metadata or {}, precision, calibration, options or {})
-        actual = runtime.load(partial)(inputs)
-        largest, relative = _difference(expected, actual)
-        if not math.isfinite(relative):
-            raise JobError(
-                f"the {format} file, or PyTorch, gives numbers that are not finite, or they give results of different "
-                f"shapes; nothing was written to {path}; check the weights"
-            )
-        if relative > tolerance:
-            raise JobError(
-                f"the {format} file's results differ from PyTorch's by {relative:.2g} of the largest, more "
-                f"than the tolerance {tolerance:.2g}; nothing was written to {path}"
-            )
-        answers, own = actual.argmax(1), expected.argmax(1)
-        agreement = float((answers == own).mean())
-        if agreement < min_agreement:
+    expected = _outputs(module, pixels.normalise(inputs) if pixels else inputs)
+    answers = expected.shape[1] > 1
+    conversion = entry.conversions.get(precision)
+    if tolerance is None:
+        tolerance = TOLERANCE if conversion is None else conversion.tolerance
+        if math.isinf(tolerance) and not answers:
+            tolerance = ONE_LOGIT_TOLERANCE
+
+    def check_unconverted(full: Path) -> None:
+        if conversion is not None:
+            few = slice(_RANDOM_INPUTS)
+            _compare(expected[few], entry.load(full)(inputs[few]), TOLERANCE, path, f"the {format} file in fp32")
+
+    with replacing(path, entry) as partial, _named(partial, path):
+        write_new(graph, partial, entry, metadata or {}, precision, calibration, options, check_unconverted)
+        actual = entry.load(partial)(inputs)
+        largest, relative = _compare(expected, actual, tolerance, path, f"the {format} file")
+        found, own = actual.argmax(1), expected.argmax(1)
+        agreement = float((found == own).mean()) if answers else None
+        if agreement is not None and agreement < min_agreement:
             raise JobError(
                 f"the {format} file gives PyTorch's answer on {agreement:.1%} of the inputs, less than the "
                 f"{min_agreement:.1%} asked for; nothing was written to {path}; calibrate on more images, or use fp16"
@@ -145,6 +121,7 @@ def export(
         files = [partial, *partial.rglob("*")] if partial.is_dir() else [partial]
         size = sum(file.stat().st_size for file in files if file.is_file())
     seconds = time.perf_counter() - start
+    counted = labels is not None and answers
     return ExportReport(
         path=path,
         format=format,
@@ -153,25 +130,82 @@ def export(
         largest_difference=largest,
         relative_difference=relative,
         agreement=agreement,
-        accuracy=None if labels is None else float((answers == labels).mean()),
-        pytorch_accuracy=None if labels is None else float((own == labels).mean()),
+        accuracy=float((found == labels).mean()) if counted else None,
+        pytorch_accuracy=float((own == labels).mean()) if counted else None,
         size=size,
         seconds=seconds,
     )
 
 
+def _in_float32(module: nn.Module) -> nn.Module:
+    """Return the module, or a copy in float32, as files compute, if it holds other floats."""
+    tensors = (*module.parameters(), *module.buffers())
+    if all(tensor.dtype == torch.float32 for tensor in tensors if tensor.is_floating_point()):
+        return module
+    return copy.deepcopy(module).float()
+
+
+def _check_weights(graph: Graph) -> None:
+    for node in graph.nodes:
+        for role, weight in node.weights.items():
+            if not np.isfinite(weight).all():
+                raise UserError(
+                    f"cannot export '{node.source or node.name}': its {role} holds numbers that are not finite; train "
+                    "it again, or take an earlier checkpoint"
+                )
+
+
+def _check_classes(graph: Graph, metadata: Mapping[str, str]) -> None:
+    try:
+        classes = json.loads(metadata.get("classes", "[]"))
+    except ValueError as error:
+        raise UserError("the classes in the metadata are no JSON; give a JSON list of names") from error
+    logits = graph.shapes()[graph.output][1]
+    if classes and len(classes) != logits:
+        raise UserError(
+            f"the metadata name {len(classes)} classes and the network gives {logits} logits; name each logit, or none"
+        )
+
+
+@contextmanager
+def _named(partial: Path, path: Path) -> Iterator[None]:
+    """Let what is said of the file while it is written and checked name the path it is for."""
+    try:
+        yield
+    except FbnetError as error:
+        if str(partial) not in str(error):
+            raise
+        raise type(error)(str(error).replace(str(partial), str(path))) from error
+
+
 def _outputs(module: nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return PyTorch's results, computed one input at a time as the file will be."""
     weight = next((p for p in module.parameters() if p.is_floating_point()), torch.ones(0))
-    images = torch.from_numpy(np.ascontiguousarray(inputs, np.float32)).to(weight)
     with evaluation(module), torch.no_grad():
-        return torch.cat([module(image[None]).float().cpu() for image in images]).numpy()
+        # Copies, as a network may change its input in place.
+        images = (torch.tensor(image[None], dtype=torch.float32).to(weight) for image in inputs)
+        return torch.cat([module(image).float().cpu() for image in images]).numpy()
 
 
-def _difference(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the largest difference, and that over the largest expected; infinite if not comparable."""
+def _compare(
+    expected: NDArray[np.float32], actual: NDArray[np.float32], tolerance: float, path: Path, what: str
+) -> tuple[float, float]:
+    """Return the largest difference, and that over the largest expected.
+
+    Raises:
+        JobError: the latter exceeds the tolerance, or there is none.
+    """
     if expected.shape != actual.shape or not (np.isfinite(expected).all() and np.isfinite(actual).all()):
-        return float("inf"), float("inf")
+        raise JobError(
+            f"{what}, or PyTorch, gives numbers that are not finite, or they give results of different shapes; nothing "
+            f"was written to {path}; check the weights"
+        )
     largest = float(np.abs(expected - actual).max())
     scale = float(np.abs(expected).max())
-    return largest, largest / scale if scale else (0.0 if largest == 0 else float("inf"))
+    relative = largest / scale if scale else (0.0 if largest == 0 else math.inf)
+    if relative > tolerance:
+        raise JobError(
+            f"{what} gives results that differ from PyTorch's by {relative:.2g} of the largest, more than the "
+            f"tolerance {tolerance:.2g}; nothing was written to {path}"
+        )
+    return largest, relative

@@ -1,8 +1,9 @@
 """A network that takes an app's own bytes: pixels from 0 to 255, with their normalisation inside the file."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,12 @@ class Normalisation(NamedTuple):
     mean: Sequence[float]
     std: Sequence[float]
 
+    def normalise(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Return what a network takes, float32, of (N, channels, height, width) pixels from 0 to 255."""
+        mean, std = (255 * np.asarray(numbers, np.float32).reshape(-1, 1, 1) for numbers in self)
+        result: NDArray[np.float32] = (images.astype(np.float32) - mean) / std
+        return result
+
 
 def take_pixels(graph: Graph, normalisation: Normalisation) -> Graph:
     """Return a graph whose input is uint8 pixels, and that gives for them what ``graph`` gives for its input.
@@ -34,10 +41,12 @@ def take_pixels(graph: Graph, normalisation: Normalisation) -> Graph:
         UserError: the numbers are not one for each channel of the input.
     """
     channels = graph.input_shape[1]
-    if len(normalisation.mean) != channels or len(normalisation.std) != channels or not all(normalisation.std):
+    numbers = (*normalisation.mean, *normalisation.std)
+    sizes = {len(normalisation.mean), len(normalisation.std)}
+    if sizes != {channels} or not all(map(math.isfinite, numbers)) or min(normalisation.std) <= 0:
         raise UserError(
             f"cannot normalise pixels of {channels} channels by mean {tuple(normalisation.mean)} and std "
-            f"{tuple(normalisation.std)}; give one mean, and one std other than 0, for each"
+            f"{tuple(normalisation.std)}; give one mean, and one std above 0, for each"
         )
     mean, std = (255 * np.asarray(numbers, np.float64) for numbers in normalisation)
     readers = graph.consumers()[INPUT]

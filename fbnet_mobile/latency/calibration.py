@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from fbnet_mobile.arch import Block
@@ -117,7 +116,7 @@ def left_out_error(networks: Sequence[Network]) -> PredictionError:
 
 
 def prediction_error(predicted: Sequence[float] | Any, measured: Sequence[float] | Any) -> PredictionError:
-    """Mean relative error, the shares within 5 and 10 %, and Spearman's rank correlation."""
+    """Mean relative error, the shares within 5 and 10 %, and Spearman's rank correlation (0 if all are equal)."""
     predicted, measured = np.asarray(predicted), np.asarray(measured)
     relative = np.abs(predicted / measured - 1)
     return PredictionError(
@@ -125,8 +124,17 @@ def prediction_error(predicted: Sequence[float] | Any, measured: Sequence[float]
         mean=float(relative.mean()),
         within_5_percent=float((relative <= 0.05).mean()),
         within_10_percent=float((relative <= 0.10).mean()),
-        spearman=float(pd.Series(predicted).rank().corr(pd.Series(measured).rank())),
+        spearman=_spearman(predicted, measured),
     )
+
+
+def _spearman(predicted: Array, measured: Array) -> float:
+    """Rank correlation; 0 where one of the two is all equal, so that there is no order to agree with."""
+    if len(measured) < 2 or np.ptp(predicted) == 0 or np.ptp(measured) == 0:
+        return 0.0
+    from scipy.stats import spearmanr  # half a second of imports that most commands can do without
+
+    return float(spearmanr(predicted, measured).statistic)
 
 
 def _features(networks: Sequence[Network], terms: Sequence[Term]) -> Array:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear, nnls
 
 from fbnet_mobile.arch import Block
+from fbnet_mobile.errors import UserError
 
 Demand = Counter[tuple[object, ...]]
 _VECTORS = (1, 8, 16, 32)
@@ -28,19 +29,25 @@ def estimate(measured: Mapping[Block, float], blocks: Sequence[Block]) -> tuple[
         blocks: others.
 
     Returns:
-        us of each of ``blocks``, and the root mean square of the relative error on measured ones, left out of the fit
-        a fifth at a time.
+        us of each of ``blocks``, never less than the fastest of the measured ones; and the root mean square of the
+        relative error on measured ones, left out of the fit a fifth at a time.
+
+    Raises:
+        UserError: fewer than two blocks were measured.
     """
     known = list(measured)
+    if len(known) < 2:
+        raise UserError(f"{len(blocks)} blocks cannot be estimated from {len(known)} that were measured")
     latency_us = np.array([measured[block] for block in known])
     demands = _matrix([*known, *blocks])
     own, others = demands[: len(known)], demands[len(known) :]
-    folds = np.random.default_rng(0).permutation(len(known)) % _FOLDS
-    errors = [_fit(own[folds != fold], latency_us[folds != fold]) for fold in range(_FOLDS)]
+    count = min(_FOLDS, len(known))
+    folds = np.random.default_rng(0).permutation(len(known)) % count
+    prices = [_fit(own[folds != fold], latency_us[folds != fold]) for fold in range(count)]
     left_out = np.concatenate(
-        [own[folds == fold] @ price / latency_us[folds == fold] - 1 for fold, price in enumerate(errors)]
+        [own[folds == fold] @ price / latency_us[folds == fold] - 1 for fold, price in enumerate(prices)]
     )
-    estimated = others @ _fit(own, latency_us)
+    estimated = np.maximum(others @ _fit(own, latency_us), latency_us.min())
     return [float(value) for value in estimated], float(np.sqrt((left_out**2).mean()))
 
 
@@ -84,5 +91,9 @@ def _matrix(blocks: Iterable[Block]) -> NDArray[np.float64]:
 
 def _fit(demands: NDArray[np.float64], latency_us: NDArray[np.float64]) -> NDArray[np.float64]:
     """Prices, none negative, of the least squares of the relative error."""
-    prices: NDArray[np.float64] = nnls(demands / latency_us[:, None], np.ones(len(latency_us)), maxiter=10_000)[0]
+    relative, ones = demands / latency_us[:, None], np.ones(len(latency_us))
+    try:
+        prices: NDArray[np.float64] = nnls(relative, ones, maxiter=10_000)[0]
+    except RuntimeError:  # it did not converge; the other method always ends with the best so far
+        prices = lsq_linear(relative, ones, bounds=(0, np.inf)).x
     return prices

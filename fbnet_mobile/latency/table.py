@@ -1,13 +1,15 @@
 """The latency table: what each block of a search space takes on one device, and what a whole network will take."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import pandas as pd
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
 from fbnet_mobile.arch import Architecture, Block
 from fbnet_mobile.devices.base import UNKNOWN
@@ -37,12 +39,16 @@ NOT_CONDITIONS = ("space", "date")
 """Columns that say why and when a table was measured, which does not change what it holds."""
 
 RowKey = tuple[str, str]
-"""The kind of a row and the keys of its blocks, joined."""
+"""Kind of a row, and what it is of: keys of blocks, or what a device said in a round."""
+
+SAME_SPEED = 0.05
+"""By how much the reference block may differ between sessions before their rows are scaled to one speed; as much as it
+may differ within one without a warning."""
 
 _JOIN = " | "
 _ROUND_NUMBERS = ("round", "drift", "cores", "load_1m", "least_mhz", "most_mhz", "temperature_c", "steal_percent")
 _ROUND_TEXTS = ("governor", "affinity")
-_DRIFT = 0.05
+_DRIFT = SAME_SPEED
 _STEAL_PERCENT = 1.0
 _STATISTICS = ("min_us", "p10_us", "median_us", "p90_us", "mean_us")
 
@@ -77,7 +83,8 @@ class Measurement:
     measuring, of each turn's minimum, while ``min_us`` is the least of all. ``uncertainty`` is relative to it: of a
     measured row how far the statistic differs between the even and the odd rounds, of an estimated one the root mean
     square error of the estimate on measured blocks. An estimated row has no other statistics, which are then not a
-    number.
+    number. ``session`` names the calls of the command that measured it, joined by a plus if several did; "" where that
+    was not recorded.
     """
 
     latency_us: float
@@ -90,12 +97,13 @@ class Measurement:
     rounds: int
     uncertainty: float
     source: str = MEASURED
+    session: str = ""
 
     @classmethod
     def estimated(cls, latency_us: float, uncertainty: float) -> Self:
         """A row that was not measured."""
-        unknown = dict.fromkeys(_STATISTICS, math.nan)
-        return cls(latency_us, runs=0, rounds=0, uncertainty=uncertainty, source=ESTIMATED, **unknown)
+        none: dict[str, Any] = dict.fromkeys(_STATISTICS, math.nan)
+        return cls(latency_us, runs=0, rounds=0, uncertainty=uncertainty, source=ESTIMATED, **none)
 
 
 class LatencyTable:
@@ -107,7 +115,14 @@ class LatencyTable:
     has none.
 
     The file is CSV with one row for each measurement and the conditions repeated in each row, so that
-    ``pandas.read_csv(path)`` opens it and two tables can be concatenated or compared.
+    ``pandas.read_csv(path)`` opens it and two tables can be concatenated or compared. A column that is not one of the
+    table's own and that holds numbers is kept in ``extra``, through loading, merging and saving: what else was
+    measured of the rows, such as their energy.
+
+    Args:
+        conditions: of every row.
+        rows: (kind, the keys of its blocks joined) to a measurement.
+        extra: further columns: name to (row to number); finite, not negative, and not of every row.
     """
 
     def __init__(
@@ -116,17 +131,15 @@ class LatencyTable:
         rows: Mapping[RowKey, Measurement],
         extra: Mapping[str, Mapping[RowKey, float]] | None = None,
     ) -> None:
-        """``rows`` maps (kind, the keys of its blocks joined) to a measurement, ``extra`` other columns to values.
-
-        The columns of ``extra`` are what somebody else measured of the same blocks, such as energy: finite numbers that
-        are not negative, of rows for blocks and the invocation.
-        """
         self.conditions = conditions
         self._rows = dict(rows)
-        self.extra = {name: dict(values) for name, values in (extra or {}).items()}
+        self.extra: dict[str, dict[RowKey, float]] = {
+            name: {key: value for key, value in column.items() if key in self._rows}
+            for name, column in (extra or {}).items()
+        }
 
     @staticmethod
-    def row_key(kind: str, blocks: Iterable[Block] = ()) -> tuple[str, str]:
+    def row_key(kind: str, blocks: Iterable[Block] = ()) -> RowKey:
         """The key of a row for a block, a network (its blocks in order) or the invocation (no blocks)."""
         return kind, _JOIN.join(block.key for block in blocks)
 
@@ -136,7 +149,7 @@ class LatencyTable:
         return tuple(Block.parse_key(key) for key in keys.split(_JOIN))
 
     @property
-    def rows(self) -> Mapping[tuple[str, str], Measurement]:
+    def rows(self) -> Mapping[RowKey, Measurement]:
         """All measurements."""
         return self._rows
 
@@ -152,7 +165,7 @@ class LatencyTable:
 
     def rounds(self) -> list[tuple[dict[str, str], Measurement]]:
         """For each round of measuring what the device said of itself, and the reference block."""
-        return [(_words(text), row) for (kind, text), row in self._rows.items() if kind == ROUND]
+        return [(_round_fields(text), row) for (kind, text), row in self._rows.items() if kind == ROUND]
 
     @cached_property
     def _invocation_us(self) -> float:
@@ -241,16 +254,38 @@ class LatencyTable:
         networks = self._calibration_networks
         return left_out_error(networks) if len(networks) >= 3 else None
 
-    def doubts(self) -> list[str]:
-        """What of the device's state while it was measured makes the numbers doubtful, a line for each."""
-        rounds = [words for words, _ in self.rounds()]
-        governors = sorted({words["governor"] for words in rounds} - {UNKNOWN, "performance"})
+    def mismatch(self, measured: Mapping[str, object]) -> str | None:
+        """Why the table does not predict what is measured under these conditions; None if it does.
+
+        Args:
+            measured: fields of :class:`Conditions` and their values, as far as they are known: ``device``, ``cpu``,
+                ``runtime``, ``runtime_version``, ``threads``, ``precision``.
+
+        Returns:
+            The first field that differs and both its values, in one line.
+        """
+        for name, value in measured.items():
+            own = getattr(self.conditions, name)
+            if own != value:
+                what = {
+                    "cpu": "processor",
+                    "runtime_version": "runtime's version",
+                    "threads": "number of threads",
+                }.get(name, name)
+                return f"the {what} is {'not known' if value is None else value}, that of the latency table {own}"
+        return None
+
+    def warnings(self) -> list[str]:
+        """What makes the numbers less certain than they look, a line for each."""
+        rounds = [fields for fields, _ in self.rounds()]
+        governors = sorted({fields["governor"] for fields in rounds} - {UNKNOWN, "performance"})
 
         def most(name: str) -> float:
-            return max((float(words[name]) for words in rounds if words[name] != UNKNOWN), default=0.0)
+            return max((float(fields[name]) for fields in rounds if fields[name] != UNKNOWN), default=0.0)
 
-        mhz = [float(words["least_mhz"]) for words in rounds if words["least_mhz"] != UNKNOWN]
-        doubts = {
+        mhz = [float(fields["least_mhz"]) for fields in rounds if fields["least_mhz"] != UNKNOWN]
+        latencies_us = {row.latency_us for row in self.blocks().values()}
+        found = {
             f"other programs ran, {most('load_1m'):.1f} at once on {most('cores'):.0f} cores": (
                 most("load_1m") > most("cores") > 0
             ),
@@ -264,8 +299,24 @@ class LatencyTable:
             f"the processor's frequency fell to {min(mhz, default=0):.0f} MHz from {most('most_mhz'):.0f}": (
                 bool(mhz) and most("most_mhz") > (1 + _DRIFT) * min(mhz)
             ),
+            f"every block takes the same {min(latencies_us, default=0):g} us, by which none can be chosen": (
+                len(latencies_us) == 1 < len(self.blocks())
+            ),
         }
-        return [doubt for doubt, holds in doubts.items() if holds]
+        return [*self._scaled_sessions(), *(warning for warning, holds in found.items() if holds)]
+
+    def _scaled_sessions(self) -> list[str]:
+        """A warning for each session in which the machine had another speed."""
+        speeds = {fields["session"]: float(fields["speed"]) for fields, _ in self.rounds() if "speed" in fields}
+        warnings = []
+        for session, speed in sorted(speeds.items()):
+            rows = [key for key, row in self._rows.items() if key[0] != ROUND and session in row.session.split("+")]
+            if rows and abs(speed - 1) > SAME_SPEED:
+                warnings.append(
+                    f"{len(rows)} rows are of the session of {session}, in which the reference block took {speed:.2f} "
+                    "times as long as in the others, and were scaled to their speed; measure all in one go to be sure"
+                )
+        return warnings
 
     @property
     def network_repeatability(self) -> float:
@@ -284,7 +335,7 @@ class LatencyTable:
             mine, theirs = getattr(self.conditions, field), getattr(other.conditions, field)
             raise UserError(f"cannot mix two tables: {field} is {mine} in one and {theirs} in the other")
         extra = {
-            name: {**self.extra.get(name, {}), **other.extra.get(name, {})} for name in {**self.extra, **other.extra}
+            name: {**self.extra.get(name, {}), **other.extra.get(name, {})} for name in (*self.extra, *other.extra)
         }
         return LatencyTable(other.conditions, {**self._rows, **other.rows}, extra)
 
@@ -301,20 +352,23 @@ class LatencyTable:
         return frame.sort_values("ratio", ignore_index=True)
 
     def save(self, path: Path) -> None:
-        """Write the CSV file, whole or not at all."""
+        """Write the CSV file, whole or not at all.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         shared = {"schema_version": SCHEMA_VERSION, **asdict(self.conditions)}
-        records = [
-            {
-                **shared,
-                "kind": key[0],
-                "blocks": key[1],
-                **asdict(row),
-                **{name: values.get(key) for name, values in self.extra.items()},
-            }
-            for key, row in self._rows.items()
-        ]
+        records = [{**shared, "kind": kind, "blocks": keys, **asdict(row)} for (kind, keys), row in self._rows.items()]
+        frame = pd.DataFrame(records)
+        if not any(row.session for row in self._rows.values()):
+            frame = frame.drop(columns="session", errors="ignore")
+        for name, column in self.extra.items():
+            frame[name] = [column.get(key) for key in self._rows]
         with write_whole(path) as partial:
-            pd.DataFrame(records).to_csv(partial, index=False, float_format="%.5g", lineterminator="\n")
+            try:
+                frame.to_csv(partial, index=False, float_format="%.5g", lineterminator="\n")
+            except OSError as error:
+                raise UserError(f"cannot write {path}: {error.strerror or error}; make room there") from error
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -322,117 +376,182 @@ class LatencyTable:
 
         Raises:
             UserError: missing, not a table, another schema version, conditions that differ between rows, a row twice, a
-                number that is negative, missing or not finite, or something that is not a block; names the line.
+                number that cannot be, something that is not a block or not written as :attr:`Block.key` writes it, a
+                runtime that is not known, no block at all; names the line.
         """
         try:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}; measure a table with fbnet-profile") from error
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not a latency table: {str(error).splitlines()[0]}") from error
-        expected = ["schema_version", *_names(Conditions), "kind", "blocks", *_names(Measurement)]
-        first = frame["schema_version"].iloc[0] if "schema_version" in frame.columns and len(frame) else ""
-        if first.isdecimal() and int(first) != SCHEMA_VERSION:
+        except (ValueError, OverflowError) as error:  # those of pandas and of the decoder are among them
+            raise UserError(f"{path} is not a latency table: {str(error).splitlines()[0][:200]}") from error
+        own = ["schema_version", "kind", "blocks", *_ConditionsFields.model_fields, *_RowFields.model_fields]
+        first = str(frame["schema_version"].iloc[0]) if "schema_version" in frame.columns and len(frame) else ""
+        if re.fullmatch("[0-9]{1,9}", first) and int(first) != SCHEMA_VERSION:
             raise UserError(
                 f"{path}, line 2: schema version {first}, but this release reads {SCHEMA_VERSION}; profile again"
             )
-        absent = [name for name in expected if name not in frame.columns]
+        absent = [name for name in own if name not in frame.columns and name not in _OPTIONAL]
         if absent:
             raise UserError(f"{path} is not a latency table: column {absent[0]!r} is missing")
-        if frame.empty:
-            raise UserError(f"{path} has no rows; measure a table with fbnet-profile")
+        records = frame.to_dict("records")
+        extra: dict[str, dict[RowKey, float]] = {
+            str(name): {} for name in frame.columns if name not in own and _has_number(frame[name])
+        }
         conditions: Conditions | None = None
         rows: dict[RowKey, Measurement] = {}
-        extra: dict[str, dict[RowKey, float]] = {name: {} for name in frame.columns if name not in expected}
-        for line, record in enumerate(frame.to_dict("records"), start=2):
+        for line, record in enumerate(records, start=2):
             try:
                 if record["schema_version"] != str(SCHEMA_VERSION):
                     raise ValueError(
                         f"schema version {record['schema_version']!r}, but this release reads {SCHEMA_VERSION}"
                     )
-                own = Conditions(**_typed(Conditions, record))
+                current = Conditions(**_checked(_ConditionsFields, record))
                 if conditions is None:
-                    conditions = _checked(own)
-                elif name := conditions.differs_from(own):
-                    raise ValueError(f"{name} is {getattr(own, name)!r}, above it {getattr(conditions, name)!r}")
+                    conditions = current
+                elif name := conditions.differs_from(current):
+                    raise ValueError(f"{name} is {getattr(current, name)!r}, above it {getattr(conditions, name)!r}")
                 key = (str(record["kind"]), str(record["blocks"]))
                 _check_kind(*key)
                 if key in rows:
                     raise ValueError("the same row stands twice")
                 rows[key] = _measurement(record)
-                for name, values in extra.items():
+                for name, column in extra.items():
                     if record[name]:
-                        values[key] = _extra(name, str(record[name]), key[0])
+                        column[key] = _number(name, record[name])
             except (ValueError, UserError) as error:
                 raise UserError(f"{path}, line {line}: {error}") from error
-        assert conditions is not None
+        if conditions is None or not any(kind == BLOCK for kind, _ in rows):
+            raise UserError(f"{path} has no row for a block; measure a table with fbnet-profile")
         return cls(conditions, rows, extra)
 
 
-def _extra(name: str, text: str, kind: str) -> float:
+_MOST_US = 1e10
+Text = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(lambda text: _printable(text))]
+Microseconds = Annotated[float, Field(gt=0, le=_MOST_US, allow_inf_nan=False)]
+Statistic = Annotated[Microseconds | None, BeforeValidator(lambda text: None if text in ("", "nan") else text)]
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable() or text.lower() == "nan":
+        raise ValueError("it must be printable text that says something")
+    return text
+
+
+def _known_runtime(name: str) -> str:
+    from fbnet_mobile.formats.base import format_of_runtime
+
     try:
-        value = float(text)
-    except ValueError as error:
-        raise ValueError(f"{name} is {text!r}, which is not a number") from error
-    if kind not in (BLOCK, INVOCATION) or not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} is {text}; such a column has finite numbers of blocks that are not negative")
-    return value
+        format_of_runtime(name)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return name
 
 
-def _names(record: type) -> list[str]:
-    return [field.name for field in fields(record)]
+class _ConditionsFields(BaseModel):
+    """A line's conditions, as they may be."""
+
+    device: Text
+    cpu: Text
+    runtime: Annotated[Text, AfterValidator(_known_runtime)]
+    runtime_version: Text
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    precision: Text
+    statistic: Literal["min", "median", "mean"]
+    space: Text
+    date: Text
 
 
-def _typed(record: type, values: Mapping[Any, Any]) -> dict[str, Any]:
-    """The fields of a dataclass from their text."""
-    found: dict[str, Any] = {}
-    for field in fields(record):
-        text = values[field.name]
-        try:
-            found[field.name] = text if field.type is str else field.type(text)  # type: ignore[operator]
-        except ValueError as error:
-            raise ValueError(f"{field.name} is {text!r}, which is not a number") from error
-    return found
+class _RowFields(BaseModel):
+    """A line's measurement, as it may be; the statistics that are not known are None."""
+
+    latency_us: Microseconds
+    min_us: Statistic
+    p10_us: Statistic
+    median_us: Statistic
+    p90_us: Statistic
+    mean_us: Statistic
+    runs: Annotated[int, Field(ge=0, le=10**12)]
+    rounds: Annotated[int, Field(ge=0, le=10**6)]
+    uncertainty: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+    source: Literal["measured", "estimated"]
+    session: Annotated[str, Field(max_length=10_000)] = ""
+
+
+_OPTIONAL = {"session"}
+
+
+def _checked(schema: type[BaseModel], record: Mapping[Any, Any]) -> dict[str, Any]:
+    """The schema's fields of a line; ValueError with the field, its text, and what it may be."""
+    try:
+        return schema.model_validate(
+            {name: record[name] for name in schema.model_fields if name in record}
+        ).model_dump()
+    except ValidationError as error:
+        (problem, *_) = error.errors(include_url=False)
+        name = str(problem["loc"][0])
+        shown = str(record[name])
+        shown = shown if len(shown) <= 40 else shown[:37] + "..."
+        message = problem["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{name} is {shown!r}: {message[0].lower()}{message[1:]}") from error
 
 
 def _measurement(record: Mapping[Any, Any]) -> Measurement:
-    record = {**record, **{name: text or "nan" for name, text in record.items() if name in _STATISTICS}}
-    row = Measurement(**_typed(Measurement, record))
-    if row.source not in (MEASURED, ESTIMATED):
-        raise ValueError(f"source {row.source!r} is not one of {MEASURED}, {ESTIMATED}")
-    for name in _names(Measurement):
-        value = getattr(row, name)
-        if name in _STATISTICS and math.isnan(value):  # of an estimate; or benchmark_model does not print it
-            continue
-        if isinstance(value, float | int) and not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} is {value}; a table holds finite numbers that are not negative")
-    if row.latency_us <= 0:
-        raise ValueError("latency_us is 0; it must be positive")
-    return row
+    values = _checked(_RowFields, record)
+    return Measurement(**{**values, **{name: math.nan for name in _STATISTICS if values[name] is None}})
 
 
-def _checked(conditions: Conditions) -> Conditions:
-    if conditions.statistic not in STATISTICS:
-        raise ValueError(f"statistic {conditions.statistic!r} is not one of {', '.join(STATISTICS)}")
-    return conditions
+def _has_number(column: Iterable[object]) -> bool:
+    """Whether a column that is not the table's own holds numbers, and no notes."""
+    values = [str(text) for text in column if text]
+    return bool(values) and any(_is_number(text) for text in values)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(name: str, text: str) -> float:
+    value = float(text) if _is_number(text) else math.nan
+    if not 0 <= value <= _MOST_EXTRA:
+        shown = text if len(text) <= 40 else text[:37] + "..."
+        raise ValueError(f"{name} is {shown!r}: it must be a number from 0 to {_MOST_EXTRA:g}, or empty")
+    return value
+
+
+_MOST_EXTRA = 1e15
 
 
 def _check_kind(kind: str, keys: str) -> None:
     kinds = (INVOCATION, BLOCK, NETWORK, ROUND)
     if kind not in kinds:
-        raise ValueError(f"kind {kind!r} is not one of {', '.join(kinds)}")
+        shown = kind if len(kind) <= 40 else kind[:37] + "..."
+        raise ValueError(f"kind {shown!r} is not one of {', '.join(kinds)}")
     if kind == ROUND:
-        _words(keys)
-    elif kind != INVOCATION:
-        LatencyTable.parse_blocks(keys)
+        _round_fields(keys)
+    elif kind == INVOCATION:
+        if keys:
+            raise ValueError("an invocation has no blocks; leave the column blocks empty")
+    else:
+        blocks = LatencyTable.parse_blocks(keys)
+        if kind == BLOCK and len(blocks) != 1:
+            raise ValueError(f"{len(blocks)} blocks in a row of kind {BLOCK}; several make a {NETWORK}")
 
 
-def _words(text: str) -> dict[str, str]:
-    """The fields ``name=value name=value`` of a round; ValueError for others, or what is no number."""
-    words = dict(word.split("=", 1) for word in text.split(" ") if "=" in word)
+def _round_fields(text: str) -> dict[str, str]:
+    """The metadata fields ``name=value name=value`` of a round; ValueError for others, or what is no number."""
+    found = dict(field.split("=", 1) for field in text.split(" ") if "=" in field)
     for name in (*_ROUND_NUMBERS, *_ROUND_TEXTS):
-        if name not in words:
-            raise ValueError(f"not what a round says of the device: {text!r} has no {name}")
-        if name in _ROUND_NUMBERS and words[name] != UNKNOWN:
-            float(words[name])
-    return words
+        if name not in found:
+            raise ValueError(f"not what a round says of the device: {text[:80]!r} has no {name}")
+    for name in (*_ROUND_NUMBERS, "speed"):
+        value = found.get(name, UNKNOWN)
+        if value != UNKNOWN and not (_is_number(value) and math.isfinite(float(value))):
+            raise ValueError(f"{name} is {value[:40]!r} in what a round says of the device; it must be a number")
+    if "speed" in found and "session" not in found:
+        raise ValueError("a round that says a speed says no session")
+    return found

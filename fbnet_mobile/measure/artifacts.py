@@ -1,152 +1,62 @@
-"""Model files of blocks and networks to be measured, written as an exported network would be."""
+"""What a model file that is to be measured is, by which it is named."""
 
 import hashlib
-import multiprocessing
-import os
-import signal
-import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
-
-import torch
-from torch import nn
+import importlib.metadata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
 
 from fbnet_mobile.arch import Block
-from fbnet_mobile.errors import JobError
-from fbnet_mobile.formats.base import get_format, writing
-from fbnet_mobile.graph.operations import Graph
-from fbnet_mobile.graph.trace import trace
-from fbnet_mobile.measure.quantise import write
-from fbnet_mobile.measure.rounds import RowKey
+from fbnet_mobile.latency.table import LatencyTable
 
-_IMAGE_CHANNELS = 3
+_CONVERTERS = ("litert-converter", "ai-edge-quantizer", "onnx", "onnxruntime", "coremltools")
+"""Packages that write model files, or convert them to fewer bits."""
 
 
-def build(
-    wanted: Mapping[RowKey, Sequence[Block]],
-    folder: Path,
-    format: str,  # noqa: A002
-    precision: str,
-    progress: Callable[[int], None] = lambda _: None,
-) -> dict[RowKey, Path]:
-    """Write those files that the folder does not hold yet, on all cores.
+@cache
+def tools() -> str:
+    """Versions of what writes model files here, this package first."""
+    found = []
+    for package in ("fbnet-mobile", *_CONVERTERS):
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found)
 
-    Args:
-        wanted: for each row of a table the chain of blocks to measure; none for the fixed cost of an invocation.
-        folder: of the files, which are named after what they hold.
-        format: of the files.
-        precision: of the files; random inputs decide the ranges of int8.
-        progress: called with how many more files are there.
 
-    Returns:
-        The file of each row.
+@dataclass(frozen=True)
+class Artifact:
+    """A model file of a chain of blocks with random weights.
 
-    Raises:
-        UserError: an unknown precision, or a missing package.
-        JobError: the folder cannot be written to, or a process that wrote was killed.
+    Attributes:
+        kind: of the row of a table that it is measured for.
+        blocks: the chain; none for the fixed cost of an invocation.
+        format: of the file.
+        precision: of the file.
+        input: type of a whole network's input.
+        tools: versions of what wrote it: another converter writes another file.
     """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        # One for all: to make and remove a folder for each file would take a fifth of the time.
-        scratch = tempfile.TemporaryDirectory(dir=folder)
-    suffix = get_format(format).suffix
-    files = {key: folder / f"{digest(' '.join(key))}{suffix}" for key in wanted}
-    absent = [(list(blocks), files[key]) for key, blocks in wanted.items() if not files[key].exists()]
-    progress(len(wanted) - len(absent))
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-    with scratch:
-        if min(cores, len(absent)) < 2:
-            for blocks, path in absent:
-                _write(blocks, path, format, precision, Path(scratch.name))
-                progress(1)
-        else:
-            _write_on(min(cores, len(absent)), absent, format, precision, Path(scratch.name), progress)
-    return files
+
+    kind: str
+    blocks: tuple[Block, ...]
+    format: str
+    precision: str
+    input: str
+    tools: str
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Key of its row in a table."""
+        return LatencyTable.row_key(self.kind, self.blocks)
+
+    @property
+    def name(self) -> str:
+        """A short name, the same only for the same file."""
+        what = (self.row[1], self.format, self.precision, self.input, self.tools)
+        return hashlib.sha256("\n".join(what).encode()).hexdigest()[:16]
 
 
-def graph_of(blocks: Sequence[Block]) -> Graph:
-    """The graph of a chain of blocks, with random weights; of as little as a runtime can be asked for, without any."""
-    if not blocks:
-        return trace(nn.ReLU(), (1, 8, 1, 1))
-    module = nn.Sequential(*(block.build() for block in blocks))
-    return trace(module, (1, blocks[0].in_channels, blocks[0].resolution, blocks[0].resolution))
-
-
-def digest(text: str) -> str:
-    """A short name for a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _write(blocks: Sequence[Block], path: Path, format: str, precision: str, scratch: Path) -> None:  # noqa: A002
-    first = not blocks or blocks[0].in_channels == _IMAGE_CHANNELS
-    last = not blocks or blocks[-1].out_resolution == 1
-    write(graph_of(blocks), scratch / path.name, format, precision, first, last)
-    (scratch / path.name).replace(path)
-
-
-def _write_on(
-    cores: int,
-    absent: Sequence[tuple[Sequence[Block], Path]],
-    format: str,  # noqa: A002
-    precision: str,
-    scratch: Path,
-    progress: Callable[[int], None],
-) -> None:
-    """Write files by a process for each core.
-
-    They are forked, not started afresh: so they need not import torch again, and know kinds of blocks that were
-    registered. Each has its share from the beginning, so that one whose parent was killed comes to an end.
-    """
-    context = multiprocessing.get_context("fork")
-    processes, receivers = [], []
-    try:
-        for number in range(cores):
-            receiver, sender = context.Pipe(duplex=False)
-            share = absent[number::cores]
-            process = context.Process(
-                target=_write_share, args=(share, format, precision, scratch, sender), daemon=True
-            )
-            process.start()
-            sender.close()
-            processes.append(process)
-            receivers.append(receiver)
-        left = len(absent)
-        while receivers:
-            ready = wait(receivers)
-            for receiver in [receiver for receiver in receivers if receiver in ready]:
-                try:
-                    message = receiver.recv()
-                except EOFError:
-                    receivers.remove(receiver)
-                    continue
-                if isinstance(message, Exception):
-                    raise message
-                left -= 1
-                progress(1)
-        if left:
-            raise JobError(f"{left} model files were not written: a process that wrote them was killed; run again")
-    finally:
-        for process in processes:
-            process.terminate()
-            process.join()
-
-
-def _write_share(
-    share: Sequence[tuple[Sequence[Block], Path]],
-    format: str,  # noqa: A002
-    precision: str,
-    scratch: Path,
-    sender: Connection,
-) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this
-    torch.set_num_threads(1)
-    try:
-        for blocks, path in share:
-            _write(blocks, path, format, precision, scratch)
-            sender.send(None)
-    except BrokenPipeError:  # the parent was killed
-        return
-    except Exception as error:
-        sender.send(error)
+def artifacts(chains: Iterable[tuple[str, tuple[Block, ...]]], format: str, precision: str) -> list[Artifact]:  # noqa: A002
+    """The artifacts, written here, of chains of blocks, each with the kind of its row."""
+    return [Artifact(kind, blocks, format, precision, "float32", tools()) for kind, blocks in chains]

@@ -1,4 +1,4 @@
-"""Running models on a device, one sample for each, whatever happens to the device meanwhile.
+"""Running models on a device, one outcome for each, whatever happens to the device meanwhile.
 
 A job is a program on the device that times a batch of models: the runner, by the device's Python, or Google's
 ``benchmark_model`` where there is none. A model that brings the program down costs that model's sample and no other.
@@ -6,74 +6,70 @@ A job is a program on the device that times a batch of models: the runner, by th
 
 import hashlib
 import json
-import math
-import re
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fbnet_mobile.devices import Device, DeviceFullError, DeviceLostError, ProgramError
-from fbnet_mobile.devices.system import shell_sleep
 from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.formats.base import format_of_runtime
+from fbnet_mobile.measure import benchmark_model
+from fbnet_mobile.measure.plan import MeasuringPlan
+from fbnet_mobile.measure.samples import Sample
 
-Sample = dict[str, Any]
-"""What the runner says of one model in one round (see ``runtimes/runner.py``); with ``error`` if the model failed.
-
-``hot_c`` is the temperature of a device that was still above its limit when the batch began.
-"""
-
-INSTALL = {
-    "litert": "python3 -m pip install ai-edge-litert",
-    "onnxruntime": "python3 -m pip install onnxruntime",
-    "coreml": "python3 -m pip install coremltools",
-}
-"""What installs each runtime that the runner can time."""
-
-_STATISTICS = ("runs", "load_us", "min_us", "p10_us", "median_us", "p90_us", "mean_us")
 _LOSSES = 3
 """After how many losses of the device at one and the same model that model is to blame."""
 _FAILURES = 5
 """After how many models in a row that bring down the runner or the device something else must be wrong."""
 _CODES = {124: "took too long", 132: "illegal instruction", 134: "aborted", 137: "killed (out of memory?)",
           139: "segmentation fault", 142: "took too long"}  # fmt: skip
+_ENDLESS = 1 << 20
+"""Characters of output without a result after which there will be none."""
+_SHOWN = 200
+"""Characters of what a device says that are shown."""
 
 
 @dataclass(frozen=True)
-class MeasuringPlan:
-    """How long to measure.
+class Failure:
+    """Why a model cannot be measured, in one line."""
 
-    Attributes:
-        min_rounds: rounds that are always made.
-        max_rounds: rounds after which it ends whatever the spread.
-        repeatability: it ends when half of the blocks, and half of the whole networks, differ by at most this share
-            between even and odd rounds.
-        budget_s: no new round is begun that would not end within this time.
-        warmup_ms: how long a model runs before it is timed, in each round.
-        min_ms: how long a model is timed at least, in each round.
-        seed: of the order of models in each round.
-    """
+    reason: str
 
-    min_rounds: int = 4
-    max_rounds: int = 6
-    repeatability: float = 0.01
-    budget_s: float | None = None
-    warmup_ms: float = 1.0
-    min_ms: float = 5.0
-    seed: int = 0
+
+Outcome = Sample | Failure
+
+
+class _Version(BaseModel):
+    """The runner's first message."""
+
+    model_config = ConfigDict(strict=True)
+
+    runtime_version: Annotated[str, Field(pattern=r"^[ -~]{1,100}$")]
+
+
+class _Result(BaseModel):
+    """The runner's message on one model, as far as every one has it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    model: Annotated[int, Field(ge=0)]
+    error: str | None = None
 
 
 def run_models(
     device: Device, runtime: str, threads: int, models: Sequence[Path], plan: MeasuringPlan
-) -> Iterator[tuple[int, Sample]]:
-    """Time each model once on the device: (number of the model, its sample), exactly one for each, in order.
+) -> Generator[tuple[int, Outcome], None, None]:
+    """Time each model once on the device: (number of the model, its outcome), exactly one for each, in order.
 
-    A sample with ``error`` says that this model cannot be measured. A device that is lost is waited for, and the batch
-    goes on at the model that was interrupted.
+    A device that is lost is waited for, and the batch goes on at the model that was interrupted.
 
     Raises:
         JobError: the device or the runtime failed, and stays so.
@@ -87,10 +83,12 @@ def run_models(
         try:
             if full:
                 device.clean()
-            marks = _cooled(device)
-            for sample in _samples(device, runtime, threads, part, plan):
-                yield done, {**sample, **marks}
-                done, losses, failures = done + 1, 0, 0
+            hot_c = _cooled(device)
+            with closing(_outcomes(device, runtime, threads, part, plan)) as outcomes:
+                for outcome in outcomes:
+                    hot = isinstance(outcome, Sample) and hot_c is not None
+                    yield done, outcome.model_copy(update={"hot_c": hot_c}) if hot else outcome  # type: ignore[union-attr]
+                    done, losses, failures = done + 1, 0, 0
         except DeviceFullError as problem:
             if len(part) == 1:
                 raise
@@ -105,7 +103,7 @@ def run_models(
         except ProgramError as problem:
             error = _CODES.get(problem.code, str(problem))
         if error is not None:
-            yield done, {"error": error}
+            yield done, Failure(error)
             done, losses, failures = done + 1, 0, failures + 1
             if failures == _FAILURES:
                 raise JobError(
@@ -124,32 +122,34 @@ def runtime_version(device: Device, runtime: str) -> str:
         digest = hashlib.sha256(binary.read_bytes()).hexdigest()[:8]
         return f"benchmark_model-{digest} {device.settings.delegate}"
     try:
-        for line in _runner_lines(device, runtime, 1, [], MeasuringPlan()):
-            if "runtime_version" in (message := read_message(line)):
-                return str(message["runtime_version"])
+        with closing(_runner_lines(device, runtime, 1, [], MeasuringPlan())) as lines:
+            for line in _bounded(device, lines):
+                if message := _read(_Version, line):
+                    return message.runtime_version
     except ProgramError as error:
         raise _missing(device, runtime, error) from error
     raise JobError(f"{device.name} did not say which version of {runtime} it has")
 
 
-def _samples(
+def _outcomes(
     device: Device, runtime: str, threads: int, models: Sequence[Path], plan: MeasuringPlan
-) -> Iterator[Sample]:
-    """The samples of one job in order; fewer than models only if it raises."""
+) -> Generator[Outcome, None, None]:
+    """The outcomes of one job in order; fewer than models only if it raises."""
     if _binary(device, runtime):
-        yield from _binary_samples(device, threads, models, plan)
+        yield from _binary_outcomes(device, threads, models, plan)
         return
     done, started = 0, False
     try:
-        for line in _runner_lines(device, runtime, threads, models, plan):
-            message = read_message(line)
-            started = started or "runtime_version" in message
-            number = message.pop("model", None)
-            if type(number) is int and done <= number < len(models):
-                for _ in range(number - done):
+        with closing(_runner_lines(device, runtime, threads, models, plan)) as lines:
+            for line in _bounded(device, lines):
+                started = started or _read(_Version, line) is not None
+                message = _read(_Result, line)
+                if message is None or not done <= message.model < len(models):
+                    continue
+                for _ in range(message.model - done):
                     yield _garbled(device)
-                yield message if _whole(message) else _garbled(device)
-                done = number + 1
+                yield _outcome(message) or _garbled(device)
+                done = message.model + 1
     except ProgramError as error:
         if not started:
             raise _missing(device, runtime, error) from error
@@ -161,9 +161,10 @@ def _samples(
 
 def _runner_lines(
     device: Device, runtime: str, threads: int, models: Sequence[Path], plan: MeasuringPlan
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """Put the runner, its job file and the models on the device and run the job."""
     settings = device.settings
+    loader = format_of_runtime(runtime).loader
     job = {
         "runtime": runtime,
         "threads": threads,
@@ -177,6 +178,7 @@ def _runner_lines(
         "attached": getattr(device, "attached", ""),
         "signing": settings.signing.model_dump() if settings.signing else {},
         "models": device.push(models),
+        "loader": device.push([loader])[0] if loader is not None else "",
     }
     runner = resources.files("fbnet_mobile.measure") / "runner.py"
     with resources.as_file(runner) as script, tempfile.TemporaryDirectory() as folder:
@@ -195,107 +197,104 @@ def _binary(device: Device, runtime: str) -> Path | None:
     return path.expanduser()
 
 
-def _binary_samples(device: Device, threads: int, models: Sequence[Path], plan: MeasuringPlan) -> Iterator[Sample]:
+def _binary_outcomes(device: Device, threads: int, models: Sequence[Path], plan: MeasuringPlan) -> Iterator[Outcome]:
     """By one shell script on the device that starts benchmark_model for each model."""
-    settings = device.settings
     path = _binary(device, "litert")
     assert path is not None
     binary, *remote = device.push([path, *models])
-    flags = [
-        f"--num_threads={threads}",
-        "--warmup_runs=1",
-        f"--warmup_min_secs={plan.warmup_ms / 1e3}",
-        "--num_runs=5",
-        f"--min_secs={plan.min_ms / 1e3}",
-        f"--max_secs={settings.model_limit_s}",
-        *({"gpu": ["--use_gpu=true"], "nnapi": ["--use_nnapi=true"]}.get(settings.delegate, [])),
-    ]
-    command = shlex.join([binary, *flags])
-    lines = [
-        f"[ -x {shlex.quote(binary)} ] || chmod 700 {shlex.quote(binary)}",
-        "measure() {",
-        f'timeout {math.ceil(settings.model_limit_s)} {command} --graph="$1" 2>&1 </dev/null',
-        f'code=$?; echo; echo "__FBNET_MODEL=$code"; {shell_sleep(settings.pause_s)}',
-        "}",
-        *(f"measure {shlex.quote(model)}" for model in remote),
-    ]
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "job.sh"
-        script.write_text("\n".join(lines) + "\n")
+        script.write_text(benchmark_model.script(binary, remote, threads, plan, device.settings))
         said: list[str] = []
         done = 0
-        for line in device.run(["sh", *device.push([script])]):
-            said.append(line)
-            if match := re.fullmatch(r"__FBNET_MODEL=(\d+)", line):
+        with closing(_closable(device.run(["sh", *device.push([script])]))) as lines:
+            for line in _bounded(device, lines):
+                said.append(line)
+                match = benchmark_model.ENDED.fullmatch(line)
+                if match is None or done == len(models):
+                    continue
                 if code := int(match[1]):
                     last = next((text for text in reversed(said[:-1]) if text.strip()), "it said nothing")
-                    yield {"error": _CODES.get(code, f"benchmark_model ended with code {code}: {last.strip()}")}
+                    reason = f"benchmark_model ended with code {code}: {last.strip()[:_SHOWN]}"
+                    yield Failure(_CODES.get(code, reason))
                 else:
-                    yield parse_benchmark_model(said) or _garbled(device)
+                    yield benchmark_model.parse_output(said) or _garbled(device)
                 said, done = [], done + 1
         for _ in range(len(models) - done):
             yield _garbled(device)
 
 
-def parse_benchmark_model(lines: Sequence[str]) -> Sample | None:
-    """The sample in the output of benchmark_model, of either generation; None if it is not there.
+def _closable(lines: Iterator[str]) -> Generator[str, None, None]:
+    """A generator of them: only one that is left early is sure to end the program behind it at once."""
+    yield from lines
 
-    It prints statistics of the warm-up and then of the runs, as ``count=15 first=49060 curr=33682 min=32825 max=49060
-    avg=34825.1 std=3930``, newer ones with percentiles behind; ``count=1 curr=49060`` if all are equal. What it does
-    not say, the 10th and 90th percentile above all, is NaN.
+
+def _bounded(device: Device, lines: Iterable[str]) -> Iterator[str]:
+    """The lines of a program's output.
+
+    Raises:
+        ProgramError: it goes on and on without a result.
     """
-    found: dict[str, float] = {}
-    load_us = None
+    idle = 0
     for line in lines:
-        if match := re.search(r"\bcount=\d.*", line):
-            found = {name: float(value) for name, value in re.findall(r"(\w+)=(-?[\d.]+(?:e[+-]?\d+)?)", match[0])}
-        if match := re.search(r"inference timings in us: .*?Init: ([\d.e+]+)", line, re.IGNORECASE):
-            load_us = float(match[1])
-    if load_us is None or "curr" not in found:
+        result = benchmark_model.ENDED.fullmatch(line) or _read(_Result, line)
+        idle = 0 if result else idle + len(line) + 1
+        if idle > _ENDLESS:
+            raise ProgramError(f"what {device.name} says of it does not end ({_ENDLESS} characters)", 1)
+        yield line
+
+
+_Message = TypeVar("_Message", bound=BaseModel)
+
+
+def _read(kind: type[_Message], line: str) -> _Message | None:
+    """A message of the runner in a line of output; None for what is none, as a runtime prints by itself."""
+    if not line.startswith("{"):
         return None
-    same = found["curr"]  # all there is if all are equal
-    equal = "min" not in found
-    return {
-        "runs": int(found["count"]),
-        "load_us": load_us,
-        "min_us": found.get("min", same),
-        "p10_us": same if equal else math.nan,
-        "median_us": same if equal else found.get("median", math.nan),
-        "p90_us": same if equal else math.nan,
-        "mean_us": found.get("avg", same),
-    }
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError:
+        return None
 
 
-def _whole(message: Sample) -> bool:
-    """Whether a message says an error, or every statistic as a number that can be."""
-    if isinstance(message.get("error"), str):
-        return True
-    values = [message.get(name) for name in _STATISTICS]
-    return all(isinstance(value, int | float) and 0 <= value < math.inf for value in values) and message["runs"] > 0
+def _outcome(message: _Result) -> Outcome | None:
+    """What a message says of its model; None if not every statistic is a number that can be."""
+    if message.error is not None:
+        return Failure(_one_line(message.error))
+    numbers: dict[str, Any] = dict(message.model_extra or {})
+    try:
+        return Sample.model_validate({name: value for name, value in numbers.items() if name in Sample.model_fields})
+    except ValidationError:
+        return None
 
 
-def _garbled(device: Device) -> Sample:
-    return {"error": f"what {device.name} said of it could not be read"}
+def _one_line(text: str) -> str:
+    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
+
+
+def _garbled(device: Device) -> Failure:
+    return Failure(f"what {device.name} said of it could not be read")
 
 
 def _missing(device: Device, runtime: str, error: ProgramError) -> JobError:
     if "ModuleNotFoundError" in str(error) or "ImportError" in str(error):
-        return JobError(f"{error}; install {runtime} there: {INSTALL[runtime]}")
+        return JobError(f"{error}; install {runtime} there: {format_of_runtime(runtime).install}")
     return JobError(f"{error}; see fbnet-profile --check-device {shlex.quote(device.name)}")
 
 
-def _cooled(device: Device) -> Sample:
-    """Wait until the device is cool enough to measure; the mark for samples of one that stays hot."""
+def _cooled(device: Device) -> float | None:
+    """Wait until the device is cool enough to measure; the temperature of one that stays hot."""
     limit_c = device.settings.cool_below_c
     if limit_c is None:
-        return {}
+        return None
     end = time.monotonic() + device.settings.cool_at_most_s
     while (temperature_c := device.state().temperature_c) is not None and temperature_c > limit_c:
         left_s = end - time.monotonic()
         if left_s <= 0:
-            return {"hot_c": temperature_c}
+            return temperature_c
         time.sleep(min(1.0, left_s))
-    return {}
+    return None
 
 
 def _reconnect(device: Device, error: DeviceLostError) -> None:
@@ -313,12 +312,3 @@ def _reconnect(device: Device, error: DeviceLostError) -> None:
                     f"{device.name} was lost ({error}) and does not come back: {again}; when it is there, run the "
                     "same command again to continue"
                 ) from error
-
-
-def read_message(line: str) -> dict[str, Any]:
-    """The runner's message in a line of output; empty for what a runtime prints by itself."""
-    try:
-        message = json.loads(line)
-    except ValueError:
-        return {}
-    return message if isinstance(message, dict) else {}

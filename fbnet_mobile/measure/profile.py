@@ -1,12 +1,14 @@
 """From a search space to a latency table: build a model file for each candidate block, measure them, keep the table."""
 
+import contextlib
 import dataclasses
 import datetime
+import hashlib
 import random
 import shutil
-import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +16,25 @@ from fbnet_mobile.arch import Block
 from fbnet_mobile.devices import Device
 from fbnet_mobile.devices.base import UNKNOWN
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.formats.runtimes import get_runtime
+from fbnet_mobile.files import locked
+from fbnet_mobile.formats.base import format_of_runtime
 from fbnet_mobile.latency.estimate import demand, estimate
 from fbnet_mobile.latency.table import (
     BLOCK,
+    ESTIMATED,
     INVOCATION,
     MEASURED,
     NETWORK,
-    NOT_CONDITIONS,
     ROUND,
     Conditions,
     LatencyTable,
     Measurement,
+    RowKey,
 )
-from fbnet_mobile.measure.artifacts import build, digest
-from fbnet_mobile.measure.jobs import MeasuringPlan, runtime_version
-from fbnet_mobile.measure.rounds import Measured, RowKey, measure, summary
+from fbnet_mobile.measure.artifacts import Artifact, artifacts
+from fbnet_mobile.measure.plan import MeasuringPlan
+from fbnet_mobile.measure.rounds import Measured, Model, measure, new_session, summary
+from fbnet_mobile.measure.samples import BuiltLine, ChosenLine, Journal, Turn
 from fbnet_mobile.space import SearchSpace
 
 Progress = Callable[[str, int, int], None]
@@ -42,7 +47,36 @@ NETWORK_REPEATS = 10
 _REFERENCE_EVERY = 50
 _TRIAL = 128
 """Blocks from whose cost follows how many more there is time for."""
-_REFERENCE: RowKey = ("reference", "")
+
+
+@dataclass(frozen=True)
+class FailedModel:
+    """A model of the table that could not be run: kind and blocks of its row, and why, in one line."""
+
+    kind: str
+    blocks: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """What a profile found.
+
+    Attributes:
+        path: of the table.
+        table: as it reads back.
+        measured: candidate blocks of the space that the table has measured.
+        estimated: those that it has estimated from the others, as there was no time for them.
+        failed: models that could not be run, which the table lacks.
+        warnings: what makes the numbers less certain than they look, a line for each.
+    """
+
+    path: Path
+    table: LatencyTable
+    measured: int
+    estimated: int
+    failed: tuple[FailedModel, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def profile(
@@ -58,12 +92,15 @@ def profile(
     networks: int = NETWORKS,
     plan: MeasuringPlan | None = None,
     progress: Progress = lambda *_: None,
-) -> LatencyTable:
+) -> Profiled:
     """Measure every candidate block of a space that the table at ``out`` does not have yet, and write the table.
 
     With a plan whose budget is too small for that, those blocks are measured that say most about the others, which are
-    estimated; a later call measures them. Model files and results so far are kept beside ``out`` in a folder
-    ``NAME.work`` until the table is written; an interrupted run continues from them.
+    estimated; a later call measures them. Model files and samples so far are kept beside ``out`` in a folder
+    ``NAME.work`` until the table is written; an interrupted call continues from them, in the same budget.
+
+    Rows that are added to a table in another session are brought to its speed, if the machine has another one now (see
+    :mod:`fbnet_mobile.measure.rounds`): the reference block is one that the table has.
 
     Args:
         space: whose candidates are measured.
@@ -80,62 +117,78 @@ def profile(
 
     Raises:
         UserError: there is a table at ``out`` for other conditions, or the precision needs a package.
-        JobError: the device failed, and what was measured is kept; or some blocks cannot be run, which the written
-            table then lacks.
+        JobError: another profile writes the table; or the device failed, and what was measured is kept; or no block
+            could be run, and nothing is written.
     """
     plan = plan or MeasuringPlan()
+    session = new_session(device, runtime, threads, plan)
     conditions = Conditions(
         device=device.name,
-        cpu=device.facts().cpu,
+        cpu=session.cpu,
         runtime=runtime,
-        runtime_version=runtime_version(device, runtime),
+        runtime_version=session.runtime_version,
         threads=threads,
         precision=precision,
         statistic=statistic,
         space=space_name,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
-    existing = LatencyTable.load(out) if out.exists() else None
-    if existing is not None and (field := existing.conditions.differs_from(conditions)):
-        raise UserError(
-            f"{out} was measured with {field} {getattr(existing.conditions, field)}, not "
-            f"{getattr(conditions, field)}; choose another output path or remove it"
-        )
-    wanted = _wanted(space, networks, plan.seed)
-    if existing is not None:
-        wanted = {key: blocks for key, blocks in wanted.items() if not _has(existing, key)}
-        if not wanted:
-            return existing
-
     work = out.with_name(out.name + ".work")
-    work.mkdir(parents=True, exist_ok=True)
-    job = _Job(device, conditions, space, wanted, plan, work, progress)
-    others = [key for key in wanted if key[0] != BLOCK]
-    blocks = chosen = [key for key in wanted if key[0] == BLOCK]
-    if plan.budget_s is not None and len(blocks) > _TRIAL:
-        ordered = _most_informative([wanted[key][0] for key in blocks])
-        blocks = [LatencyTable.row_key(BLOCK, [block]) for block in ordered]
-        chosen = blocks[: job.affordable(blocks, others)]
-    job.build([*others, *chosen])
-    found = job.measure([*others, *chosen], dataclasses.replace(plan, budget_s=job.left_s()))
-
-    rows = found.rows(statistic)
-    rows.pop(_REFERENCE, None)
-    rows |= _round_rows(found, device, statistic)
-    table = LatencyTable(conditions, rows)
-    if existing is not None:
-        table = existing.merged(table)
-    table = _completed(table, [wanted[key][0] for key in blocks if key not in found.failed])
-    table = LatencyTable(table.conditions, {key: table.rows[key] for key in sorted(table.rows, key=_order)})
-    table.save(out)
-    shutil.rmtree(work)
-    if found.failed:
-        (kind, keys), error = next(iter(found.failed.items()))
-        raise JobError(
-            f"{out} is written but lacks {len(found.failed)} of {len(wanted)} models that {runtime} on {device.name} "
-            f"could not run, first the {kind} '{keys[:200]}': {error}"
-        )
-    return table
+    with _alone(work, out):
+        existing = LatencyTable.load(out) if out.exists() else None
+        if existing is not None and (field := existing.conditions.differs_from(conditions)):
+            raise UserError(
+                f"{out} was measured with {field} {getattr(existing.conditions, field)}, not "
+                f"{getattr(conditions, field)}; choose another output path or remove it"
+            )
+        every = _chains(space, networks, plan.seed)
+        have = {key for key, row in existing.rows.items() if row.source == MEASURED} if existing is not None else set()
+        wanted = [(kind, blocks) for kind, blocks in every if LatencyTable.row_key(kind, blocks) not in have]
+        failed: list[FailedModel] = []
+        warnings: list[str] = []
+        table = existing
+        if wanted:
+            with Journal(work / "samples.jsonl", session) as journal:
+                if journal.passed_over:
+                    warnings.append(f"{journal.passed_over} damaged lines of {journal.path} were passed over")
+                job = _Job(device, conditions, space, wanted, existing, plan, work, journal, progress)
+                found = job.run()
+            failed = [FailedModel(*job.rows[name], reason) for name, reason in found.failed.items() if name in job.rows]
+            rows = {job.rows[name]: row for name, row in found.rows().items() if name in job.rows}
+            if existing is None and not any(kind == BLOCK for kind, _ in rows):
+                if not journal.samples:
+                    shutil.rmtree(work)
+                first = failed[0] if failed else FailedModel("model", "", "it was not measured")
+                raise JobError(
+                    f"{runtime} on {device.name} could run none of {len(failed)} models, first the {first.kind} "
+                    f"'{first.blocks[:200]}': {first.reason}; nothing is written to {out}"
+                )
+            new = LatencyTable(conditions, rows | _round_rows(found, device))
+            table = existing.merged(new) if existing is not None else new
+            unplaced = {line.session for line in found.lines} - found.speeds().keys()
+            warnings += (f"how fast the machine was in the session of {name} is not known" for name in sorted(unplaced))
+            unable = {failure.blocks for failure in failed}
+            blocks = [blocks[0] for kind, blocks in every if kind == BLOCK and blocks[0].key not in unable]
+            table = _completed(table, blocks, warnings)
+            table = LatencyTable(
+                table.conditions, {key: table.rows[key] for key in sorted(table.rows, key=_order)}, table.extra
+            )
+            table.save(out)
+            # From here on what the file says counts, and only then is what it was made of removed.
+            table = LatencyTable.load(out)
+        assert table is not None
+        shutil.rmtree(work)
+    sources = [table.rows[key].source for kind, blocks in every if kind == BLOCK
+               if (key := LatencyTable.row_key(kind, blocks)) in table.rows]  # fmt: skip
+    estimated = sources.count(ESTIMATED)
+    return Profiled(
+        path=out,
+        table=table,
+        measured=sources.count(MEASURED),
+        estimated=estimated,
+        failed=tuple(failed),
+        warnings=(*warnings, *table.warnings()),
+    )
 
 
 class _Job:
@@ -146,26 +199,48 @@ class _Job:
         device: Device,
         conditions: Conditions,
         space: SearchSpace,
-        wanted: Mapping[RowKey, Sequence[Block]],
+        wanted: Sequence[tuple[str, tuple[Block, ...]]],
+        existing: LatencyTable | None,
         plan: MeasuringPlan,
         work: Path,
+        journal: Journal,
         progress: Progress,
     ) -> None:
-        self.started = time.monotonic()
-        self.device, self.conditions, self.plan, self.work, self.progress = device, conditions, plan, work, progress
-        self.journal = work / f"journal-{digest(repr((*_values(conditions), plan.seed)))}.jsonl"
-        candidates = space.candidates()
-        reference = sorted(candidates, key=lambda block: block.macs)[len(candidates) // 2]
-        self.wanted = {_REFERENCE: (reference,), **wanted}
-        self.files: dict[RowKey, Path] = {}
+        self.device, self.conditions, self.plan, self.journal, self.progress = (
+            device,
+            conditions,
+            plan,
+            journal,
+            progress,
+        )
+        self.folder = work / "models"
+        reference, self.reference_us = _reference(space, existing)
+        format = format_of_runtime(conditions.runtime).name  # noqa: A001
+        self.reference, *self.wanted = artifacts([(BLOCK, (reference,)), *wanted], format, conditions.precision)
+        self.rows = {artifact.name: artifact.row for artifact in self.wanted}
+        self.files: dict[Artifact, Path] = {}
+
+    def run(self) -> Measured:
+        """Measure everything, or as much as the budget allows."""
+        others = [artifact for artifact in self.wanted if artifact.kind != BLOCK]
+        blocks = [artifact for artifact in self.wanted if artifact.kind == BLOCK]
+        if self.plan.budget_s is not None and len(blocks) > _TRIAL:
+            by_block = {artifact.blocks[0]: artifact for artifact in blocks}
+            blocks = [by_block[block] for block in _most_informative(list(by_block))]
+            blocks = blocks[: self.affordable(blocks, others)]
+        self.build([*others, *blocks])
+        return self.measure([*others, *blocks], dataclasses.replace(self.plan, budget_s=self.left_s()))
 
     def left_s(self) -> float | None:
-        """What is left of the budget."""
-        return None if self.plan.budget_s is None else self.plan.budget_s - (time.monotonic() - self.started)
+        """What is left of the budget, of which the sessions that are continued had their part."""
+        return None if self.plan.budget_s is None else self.plan.budget_s - self.journal.spent_s()
 
-    def build(self, keys: Sequence[RowKey]) -> None:
-        """Write the files of these rows, and of the reference block."""
-        absent = {key: self.wanted[key] for key in (_REFERENCE, *keys) if key not in self.files}
+    def build(self, wanted: Sequence[Artifact]) -> None:
+        """Write the files of these, and of the reference block."""
+        from fbnet_mobile.measure.build import build, file_of  # torch, for which a complete table need not wait
+
+        absent = [artifact for artifact in dict.fromkeys((self.reference, *wanted)) if artifact not in self.files]
+        missing = sum(not file_of(artifact, self.folder).exists() for artifact in absent)
         done = len(self.files)
         total = done + len(absent)
 
@@ -174,65 +249,126 @@ class _Job:
             done += count
             self.progress("building model files", done, total)
 
-        format = get_runtime(self.conditions.runtime).format  # noqa: A001
-        self.files |= build(absent, self.work / "models", format, self.conditions.precision, on_files)
+        begun_s = self.journal.elapsed_s()
+        self.files |= build(absent, self.folder, on_files)
+        if missing:
+            now_s = self.journal.elapsed_s()
+            session = self.journal.session.begun
+            self.journal.add(BuiltLine(session=session, files=missing, took_s=now_s - begun_s, at_s=now_s))
 
-    def measure(self, keys: Sequence[RowKey], plan: MeasuringPlan) -> Measured:
-        """Measure these rows, and the reference block among them."""
-        repeats = {key: NETWORK_REPEATS for key in keys if key[0] == NETWORK}
-        repeats[_REFERENCE] = max(len(keys) // _REFERENCE_EVERY, 4)
+    def measure(self, wanted: Sequence[Artifact], plan: MeasuringPlan) -> Measured:
+        """Measure these, and the reference block all along."""
+        chosen = dict.fromkeys((self.reference, *wanted))
+        often = max(len(wanted) // _REFERENCE_EVERY, 4)
+        models = [
+            Model(
+                artifact.name,
+                self.files[artifact],
+                artifact.kind,
+                often if artifact == self.reference else _repeats(artifact),
+            )
+            for artifact in chosen
+        ]
         conditions = self.conditions
         return measure(
             self.device,
             conditions.runtime,
             conditions.threads,
-            {key: self.files[key] for key in (*keys, _REFERENCE)},
+            models,
             conditions.statistic,
             plan,
             self.journal,
             lambda done, total: self.progress("measuring", done, total),
-            repeats,
+            self.reference.name,
+            self.reference_us,
         )
 
-    def affordable(self, blocks: Sequence[RowKey], others: Sequence[RowKey]) -> int:
-        """How many of the blocks there is time for, by what the first of them take to build and to measure once."""
-        trial = list(blocks[:_TRIAL])
-        once = dataclasses.replace(self.plan, min_rounds=1, max_rounds=1)
-        self.build(others)
-        build_s = _seconds(lambda: self.build(trial)) / len(trial)
-        others_s = _seconds(lambda: self.measure(others, once))
-        measure_s = _seconds(lambda: self.measure(trial, once)) / len(trial)
-        left_s = self.left_s()
-        assert left_s is not None
-        left_s -= (self.plan.min_rounds - 1) * others_s
-        return max(int(left_s / (build_s + self.plan.min_rounds * measure_s)), len(trial))
+    def affordable(self, blocks: Sequence[Artifact], others: Sequence[Artifact]) -> int:
+        """How many of the blocks there is time for, by what the first of them take to build and to measure once.
+
+        It is decided once for a budget, and by what the journal says, so that a call that is interrupted and typed
+        again measures the same blocks.
+        """
+        budget_s = self.plan.budget_s
+        assert budget_s is not None
+        of = hashlib.sha256("\n".join(artifact.name for artifact in blocks).encode()).hexdigest()[:16]
+        for line in self.journal.chosen:
+            if (line.budget_s, line.of) == (budget_s, of):
+                return line.blocks
+        trial = blocks[:_TRIAL]
+        once = dataclasses.replace(self.plan, min_rounds=1, max_rounds=1, budget_s=None)
+        self.build([*others, *trial])
+        if not self.journal.built:  # it was killed before it could say how long that took
+            for artifact in trial:
+                self.files.pop(artifact).unlink()
+            self.build(trial)
+        self.measure(others, once)
+        self.measure(trial, once)
+        sample_s, all_s = self._seconds()
+        built_s = sum(line.took_s for line in self.journal.built)
+        build_s = built_s / sum(line.files for line in self.journal.built)
+        block_s = build_s + self.plan.min_rounds * sum(sample_s[artifact] for artifact in trial) / len(trial)
+        others_s = sum(build_s + self.plan.min_rounds * _repeats(artifact) * sample_s[artifact] for artifact in others)
+        # Whatever else was done: waiting for the device, the reference block, files that are not asked for any more.
+        besides_s = self.journal.spent_s() - built_s - all_s
+        count = int(min((budget_s - besides_s - others_s) / max(block_s, 1e-6), len(blocks)))
+        count = min(max(count, len(trial)), len(blocks))
+        session, now_s = self.journal.session.begun, self.journal.elapsed_s()
+        self.journal.add(ChosenLine(session=session, budget_s=budget_s, of=of, blocks=count, at_s=now_s))
+        return count
+
+    def _seconds(self) -> tuple[dict[Artifact, float], float]:
+        """How long one sample of each took on average, 0 of one that has none; and all of them together."""
+        took_s: dict[str, list[float]] = defaultdict(list)
+        for line in self.journal.samples:
+            took_s[line.model].append(line.took_s)
+        own = {artifact: took_s[artifact.name] for artifact in self.wanted}
+        mean_s = {artifact: sum(values) / len(values) if values else 0.0 for artifact, values in own.items()}
+        return mean_s, sum(map(sum, own.values()))
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    begun = time.monotonic()
-    work()
-    return time.monotonic() - begun
+def _repeats(artifact: Artifact) -> int:
+    """How often it is measured in each round."""
+    return NETWORK_REPEATS if artifact.kind == NETWORK else 1
 
 
-def _values(conditions: Conditions) -> list[object]:
-    return [value for name, value in vars(conditions).items() if name not in NOT_CONDITIONS]
+@contextlib.contextmanager
+def _alone(work: Path, out: Path) -> Iterator[None]:
+    """Hold the work folder of a table, which is made, for this process alone.
+
+    Raises:
+        JobError: another process has it.
+        UserError: it cannot be made.
+    """
+    with locked(work / "lock", str(out)):
+        try:
+            yield
+        finally:
+            if work.exists() and [item.name for item in work.iterdir()] == ["lock"]:
+                shutil.rmtree(work)
 
 
-def _has(table: LatencyTable, key: RowKey) -> bool:
-    return key in table.rows and table.rows[key].source == MEASURED
+def _reference(space: SearchSpace, existing: LatencyTable | None) -> tuple[Block, float | None]:
+    """A block of middling size, one of the table's if there is one, and its latency there in us."""
+    known = {}
+    if existing is not None:
+        known = {Block.parse_key(key): row for key, row in existing.blocks().items() if row.source == MEASURED}
+    candidates = sorted(known or space.candidates(), key=lambda block: (block.macs, block.key))
+    block = candidates[len(candidates) // 2]
+    return block, known[block].latency_us if known else None
 
 
 def _order(key: RowKey) -> tuple[int, str]:
     return (INVOCATION, BLOCK, NETWORK, ROUND).index(key[0]), key[1]
 
 
-def _wanted(space: SearchSpace, networks: int, seed: int) -> dict[RowKey, tuple[Block, ...]]:
-    """The chain of blocks to measure for each row of the table; none for the invocation."""
+def _chains(space: SearchSpace, networks: int, seed: int) -> list[tuple[str, tuple[Block, ...]]]:
+    """Kind and chain of blocks of each row of the table but the rounds'; none for the invocation."""
     chains: list[tuple[str, tuple[Block, ...]]] = [(INVOCATION, ())]
     chains += [(BLOCK, (block,)) for block in space.candidates()]
     rng = random.Random(seed)
     chains += [(NETWORK, space.architecture(space.draw(rng)).blocks) for _ in range(networks)]
-    return {LatencyTable.row_key(kind, blocks): blocks for kind, blocks in chains}
+    return list(dict.fromkeys(chains))
 
 
 def _most_informative(blocks: Sequence[Block]) -> list[Block]:
@@ -256,50 +392,71 @@ def _most_informative(blocks: Sequence[Block]) -> list[Block]:
     return [block for _, block in sorted(queues, key=lambda entry: entry[0])]
 
 
-def _completed(table: LatencyTable, blocks: Sequence[Block]) -> LatencyTable:
-    """The table with estimates of those blocks that were not measured."""
-    absent = table.missing(blocks)
+def _completed(table: LatencyTable, blocks: Sequence[Block], warnings: list[str]) -> LatencyTable:
+    """The table with estimates of all blocks that were not measured, those that it had estimated before included.
+
+    Whatever happens to the estimates, what was measured is kept, and ``warnings`` gets a line.
+    """
+    measured = {Block.parse_key(key): row.latency_us for key, row in table.blocks().items() if row.source == MEASURED}
+    before = [Block.parse_key(key) for key, row in table.blocks().items() if row.source == ESTIMATED]
+    absent = [block for block in dict.fromkeys((*before, *blocks)) if block not in measured]
     if not absent:
         return table
-    measured = {Block.parse_key(key): row.latency_us for key, row in table.blocks().items() if row.source == MEASURED}
-    latencies_us, error = estimate(measured, absent)
+    try:
+        latencies_us, error = estimate(measured, absent)
+    except (UserError, ValueError, RuntimeError, ArithmeticError) as problem:  # LinAlgError is a ValueError
+        warnings.append(f"blocks that there was no time for are not estimated: {problem}")
+        return table
     estimated = {
         LatencyTable.row_key(BLOCK, [block]): Measurement.estimated(latency_us, error)
         for block, latency_us in zip(absent, latencies_us, strict=True)
     }
-    return LatencyTable(table.conditions, {**table.rows, **estimated})
+    return LatencyTable(table.conditions, {**table.rows, **estimated}, table.extra)
 
 
-def _round_rows(found: Measured, device: Device, statistic: str) -> dict[RowKey, Measurement]:
-    """For each round what the device said of itself, with the reference block's measurements in it."""
+def _round_rows(found: Measured, device: Device) -> dict[RowKey, Measurement]:
+    """For each round of each session what the device said of itself, with the reference block's measurements in it."""
     rows = {}
     cores = device.facts().cores
-    for number, samples in sorted(found.samples[_REFERENCE].items()):
-        turns = found.states[number]
-        row = summary({number: samples}, statistic)
-        least = sorted(sample["min_us"] for sample in samples)
+    speeds = found.speeds()
+    samples = defaultdict(list)
+    for line in found.lines:
+        if line.model == found.reference:
+            samples[line.session, line.round].append(line.sample)
+    for (session, number), own in sorted(samples.items()):
+        least = sorted(sample.min_us for sample in own)
         drift = least[(len(least) - 1) * 9 // 10] / least[0] - 1
-        text = {"round": number, "drift": round(drift, 4), "cores": cores, **_state(turns)}
-        words = " ".join(f"{name}={value}" for name, value in text.items())
-        rows[ROUND, words] = dataclasses.replace(row, uncertainty=drift)
+        fields = {
+            "round": number,
+            "drift": round(drift, 4),
+            "cores": cores,
+            **_state(found.turns.get((session, number), [])),
+            "session": session,
+            "speed": f"{speeds[session]:.4g}",
+        }
+        text = " ".join(f"{name}={'_'.join(str(value).split())}" for name, value in fields.items())
+        rows[ROUND, text] = dataclasses.replace(summary({number: own}, found.statistic, session), uncertainty=drift)
     return rows
 
 
-def _state(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _state(turns: Sequence[Turn]) -> dict[str, Any]:
     """The worst of what the device said before and after each turn of a round."""
-    states = [turn[when] for turn in turns for when in ("before", "after")]
+    states = [state for turn in turns for state in (turn.before, turn.after)]
 
     def values(name: str) -> list[Any]:
-        return sorted({state[name] for state in states if state[name] is not None})
+        return sorted({getattr(state, name) for state in states if getattr(state, name) is not None})
 
-    steal_s = [turn["after"]["steal_s"] - turn["before"]["steal_s"] for turn in turns if values("steal_s")]
-    elapsed_s = sum(turn["elapsed_s"] for turn in turns)
+    steal_s = elapsed_s = 0.0
+    for turn in turns:
+        if turn.before.steal_s is not None and turn.after.steal_s is not None:  # it may be lost while it is asked
+            steal_s += max(turn.after.steal_s - turn.before.steal_s, 0.0)
+            elapsed_s += turn.elapsed_s
     return {
         "load_1m": max(values("load_1m"), default=UNKNOWN),
         "governor": "+".join(values("governor")) or UNKNOWN,
         "least_mhz": min(values("frequency_mhz"), default=UNKNOWN),
         "most_mhz": max(values("frequency_mhz"), default=UNKNOWN),
         "temperature_c": max(values("temperature_c"), default=UNKNOWN),
-        "steal_percent": round(100 * sum(steal_s) / elapsed_s, 2) if steal_s else UNKNOWN,
+        "steal_percent": round(100 * steal_s / elapsed_s, 2) if elapsed_s > 0 else UNKNOWN,
         "affinity": "+".join(values("affinity")) or UNKNOWN,
     }

@@ -4,7 +4,9 @@
 
 The job: {"runtime": "litert" | "onnxruntime" | "coreml", "threads": 1, "warmup_ms": 2, "min_ms": 8, "min_runs": 5,
 "max_runs": 2000, "pause_s": 0, "model_limit_s": 120, "models": [path, ...]}, and for Core ML "compute_units",
-"attached" (the name of a device attached to this Mac, or "") and "signing" (by which coremltools' app runs on it).
+"attached" (the name of a device attached to this Mac, or "") and "signing" (by which coremltools' app runs on it);
+for a runtime that this file does not know, "loader": the path of a Python file with version() -> str and load(path,
+threads), which returns the function to be timed.
 Each line of the output is one JSON object: first {"runtime_version": ...};
 for each model in order {"model": number, "runs": n, "load_us": ..., "min_us": ..., "p10_us": ..., "median_us": ...,
 "p90_us": ..., "mean_us": ...} or {"model": number, "error": text}; at the very end {"end": number of models}, by which
@@ -155,6 +157,20 @@ def attached_device(name: str, signing: dict[str, str]) -> Any:
     sys.exit("no device %r is attached; attached: %s" % (name, ", ".join(device.name for device in devices) or "none"))
 
 
+def loaded(job: dict[str, Any]) -> Any:
+    """As the others, by a format's own loader: a Python file with version() and load(path, threads)."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("loader", job["loader"])
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+
+    def load(path: str) -> Any:
+        return module.load(path, job["threads"])
+
+    return module.version(), lambda path: timed(load, path, job)
+
+
 RUNTIMES = {"litert": litert, "onnxruntime": onnxruntime, "coreml": coreml}
 
 
@@ -176,7 +192,7 @@ def main(path: str) -> None:
     """Run a job file."""
     with open(path) as file:
         job = json.load(file)
-    version, time_runs = RUNTIMES[job["runtime"]](job)
+    version, time_runs = loaded(job) if job.get("loader") else RUNTIMES[job["runtime"]](job)
     print(json.dumps({"runtime_version": version}), flush=True)
     for number, model in enumerate(job["models"]):
         if number:

@@ -146,7 +146,10 @@ def export_lines(result: ExportResult) -> Iterator[str]:
         f"{file.largest_difference:.2g} ({file.relative_difference:.2g} of the largest logit)"
     )
     if result.data is not None or file.precision != "fp32":
-        line = f"{file.precision}: PyTorch's answer on {file.agreement:.1%} of them"
+        answers = (
+            "no answers of one logit" if file.agreement is None else f"PyTorch's answer on {file.agreement:.1%} of them"
+        )
+        line = f"{file.precision}: {answers}"
         if file.accuracy is not None and file.pytorch_accuracy is not None:
             points = 100 * (file.accuracy - file.pytorch_accuracy)
             line += f"; accuracy {file.accuracy:.2%}, PyTorch's {file.pytorch_accuracy:.2%} ({points:+.2f} points)"

@@ -1,7 +1,6 @@
 """The search: the supernet's weights trained on samples of a strategy, until it derives one network."""
 
 import hashlib
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -25,6 +24,7 @@ from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import STATE, RunFolder, data_settings, read_state
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.files import read_text, shown, write_json
+from fbnet_mobile.search.board import log_epoch, open_board
 from fbnet_mobile.search.derive import require_feasible
 from fbnet_mobile.search.inherit import inherit
 from fbnet_mobile.search.recipe import SearchRecipe
@@ -86,7 +86,7 @@ def search(
     with run.folder:
         run.folder.resume(run.load_state_dict, run.state_dict, shared=shared_warmup, free=[_LIMITS])
         if tensorboard and fabric.is_global_zero:
-            run.board = _board(out_dir / "tensorboard", len(run.folder.history) + 1)
+            run.board = open_board(out_dir / "tensorboard", len(run.folder.history) + 1)
         run_epochs(run, run.folder, show_progress=show_progress)
         if run.board is not None:
             run.board.close()
@@ -238,7 +238,7 @@ class _Search(Task[SearchEpoch]):
         if warmup is not None and row.epoch == self.recipe.shared_epochs and not warmup.exists():
             self.folder.write_state(warmup, self.state_dict)
         if self.board is not None:
-            _log(self.board, row, self.strategy.probabilities(), self.space)
+            log_epoch(self.board, row, self.strategy.probabilities(), self.space)
 
     def line(self, row: SearchEpoch) -> str:
         """See ``Task``."""
@@ -324,25 +324,3 @@ def _write_result(result: SearchResult, space: SearchSpace, constraints: Sequenc
         "most_likely": result.most_likely,
     }
     write_json(out_dir / RESULT, content)
-
-
-def _board(folder: Path, first_epoch: int) -> Any:
-    """TensorBoard's writer; what an interrupted run wrote of epochs that are repeated is dropped."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise UserError(
-            "no tensorboardX to write TensorBoard's files with; pip install fbnet-mobile[tensorboard]"
-        ) from error
-    return SummaryWriter(str(folder), purge_step=first_epoch)
-
-
-def _log(board: Any, row: SearchEpoch, probabilities: Mapping[str, Tensor], space: SearchSpace) -> None:
-    for name, value in row.columns().items():
-        if name != "epoch" and value is not None and math.isfinite(value):
-            board.add_scalar(f"search/{name}", value, row.epoch)
-    for name, found in probabilities.items():
-        for option, probability in zip(space.variables[name], found.tolist(), strict=True):
-            if len(found) > 1:
-                board.add_scalar(f"{name}/{option}", probability, row.epoch)
-    board.flush()

@@ -12,7 +12,7 @@ import yaml
 from fbnet_mobile.cli import benchmark, export, profile, search, train
 from fbnet_mobile.cli.common import CommonOptions, Program, _command, run
 from fbnet_mobile.engine.recipe import build, plain, recipe_fields
-from fbnet_mobile.formats.precision import PRECISIONS
+from fbnet_mobile.formats.base import FORMATS
 from fbnet_mobile.latency.table import STATISTICS
 from fbnet_mobile.measure.recipe import ProfileRecipe
 
@@ -120,7 +120,9 @@ def test_a_file_of_options_that_is_wrong_is_one_line(
 def test_choices_that_are_known_elsewhere_too_agree() -> None:
     known = {item.name: item for item in recipe_fields(ProfileRecipe)}
     assert known["statistic"].option.choices == STATISTICS
-    assert all(precision in known["precision"].option.help for precision in PRECISIONS)
+    assert all(
+        precision in known["precision"].option.help for entry in FORMATS.values() for precision in entry.precisions
+    )
 
 
 def test_importing_the_package_loads_nothing_that_is_slow() -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from fbnet_mobile.devices import AdbDevice, DeviceFullError, DeviceSettings, HostDevice, ProgramError
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.measure.jobs import MeasuringPlan, run_models, runtime_version
+from fbnet_mobile.measure.jobs import Failure, run_models, runtime_version
+from fbnet_mobile.measure.plan import MeasuringPlan
 from tests.devices import lab
 
 pytestmark = pytest.mark.devices
@@ -132,7 +133,7 @@ def test_the_runner_measures_as_on_this_machine(phone: AdbDevice, models: list[P
     assert runtime_version(phone, "litert") == runtime_version(HostDevice(), "litert")
     samples = dict(run_models(phone, "litert", 1, models, PLAN))
     assert list(samples) == [0, 1, 2]
-    assert all(sample["min_us"] > 0 for sample in samples.values())
+    assert all(sample.min_us > 0 for sample in samples.values())
     assert phone.facts().cpu == HostDevice().facts().cpu
 
 
@@ -147,7 +148,7 @@ def test_a_daemon_or_server_killed_in_mid_block_or_a_phone_restarted(
     phone.settings = phone.settings.model_copy(update={"pause_s": 0.5})
     done = []
     for number, sample in run_models(phone, "litert", 1, models * 4, PLAN):
-        assert "error" not in sample
+        assert not isinstance(sample, Failure)
         done.append(number)
         before = len(reconnections)
         if number == 1:
@@ -178,7 +179,7 @@ def test_a_phone_that_freezes_is_given_up_and_taken_back(
     phone.settings = phone.settings.model_copy(update={"pause_s": 0.5, "model_limit_s": 6, "reconnect_s": 90})
     done = []
     for number, sample in run_models(phone, "litert", 1, models * 2, PLAN):
-        assert "error" not in sample
+        assert not isinstance(sample, Failure)
         done.append(number)
         if number == 2:
             adbd.signal(signal.SIGSTOP)
@@ -293,10 +294,10 @@ esac
     assert runtime_version(android, "litert").endswith(" gpu")
     samples = dict(run_models(android, "litert", 1, cases, PLAN))
     assert list(samples) == list(range(6))
-    assert (samples[0]["min_us"], samples[0]["load_us"], samples[0]["runs"]) == (100, 1500, 5)
-    assert (samples[1]["min_us"], samples[1]["mean_us"], samples[1]["load_us"]) == (3282, 3482.5, 855)
-    assert samples[2]["error"] == "segmentation fault"
-    assert samples[3]["error"] == "took too long"
-    assert samples[4]["error"] == "what android said of it could not be read"
+    assert (samples[0].min_us, samples[0].load_us, samples[0].runs) == (100, 1500, 5)
+    assert (samples[1].min_us, samples[1].mean_us, samples[1].load_us) == (3282, 3482.5, 855)
+    assert samples[2].reason == "segmentation fault"
+    assert samples[3].reason == "took too long"
+    assert samples[4].reason == "what android said of it could not be read"
     assert samples[5] == samples[0]
     record_property("faults", 3)

@@ -15,10 +15,10 @@ import torch
 from fbnet_mobile.blocks.inverted_residual import InvertedResidual
 from fbnet_mobile.devices import AdbDevice, DeviceSettings, SshDevice
 from fbnet_mobile.devices.remote import RemoteDevice
-from fbnet_mobile.formats.base import FORMATS, write
-from fbnet_mobile.formats.runtimes import get_runtime
+from fbnet_mobile.formats.base import format_of_runtime, write
 from fbnet_mobile.graph.trace import trace
-from fbnet_mobile.measure.jobs import MeasuringPlan, run_models, runtime_version
+from fbnet_mobile.measure.jobs import run_models, runtime_version
+from fbnet_mobile.measure.plan import MeasuringPlan
 from tests.devices import lab
 from tests.devices.lab import Sshd
 
@@ -81,23 +81,23 @@ def test_an_arm_board_runs_and_measures_what_this_machine_does(
     board: RemoteDevice, runtime: str, tmp_path: Path
 ) -> None:
     assert board.facts().operating_system.endswith("aarch64")
-    assert runtime_version(board, runtime) == get_runtime(runtime).version()
+    assert runtime_version(board, runtime) == format_of_runtime(runtime).version()
 
     torch.manual_seed(0)
     block = InvertedResidual(
         in_channels=8, resolution=14, out_channels=12, expanded_channels=24, se_channels=8, activation="hswish"
     )
-    model = tmp_path / f"block{FORMATS[get_runtime(runtime).format].suffix}"
-    write(trace(block.build().eval(), (1, 8, 14, 14)), model, get_runtime(runtime).format)
+    model = tmp_path / f"block{format_of_runtime(runtime).suffix}"
+    write(trace(block.build().eval(), (1, 8, 14, 14)), model, format_of_runtime(runtime).name)
     images = np.random.default_rng(0).standard_normal((1, 8, 14, 14)).astype(np.float32)
     np.save(tmp_path / "images.npy", images)
     (tmp_path / "infer.py").write_text(INFER)
     script, remote, remote_images = board.push([tmp_path / "infer.py", model, tmp_path / "images.npy"])
     list(board.run([board.python, script, remote, remote_images, f"{remote}.npy"]))
     board.pull(f"{remote}.npy", tmp_path / "results.npy")
-    expected = get_runtime(runtime).load(model)(images)
+    expected = format_of_runtime(runtime).load(model)(images)
     np.testing.assert_allclose(np.load(tmp_path / "results.npy"), expected, atol=1e-5 * np.abs(expected).max())
 
     ((_, sample),) = run_models(board, runtime, 1, [model], MeasuringPlan(warmup_ms=0, min_ms=0))
-    assert sample["runs"] == 5
-    assert 0 < sample["min_us"] <= sample["median_us"]
+    assert sample.runs == 5
+    assert 0 < sample.min_us <= sample.median_us

@@ -21,7 +21,8 @@ from fbnet_mobile.devices import (
     get_device,
 )
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.measure.jobs import MeasuringPlan, run_models, runtime_version
+from fbnet_mobile.measure.jobs import Failure, run_models, runtime_version
+from fbnet_mobile.measure.plan import MeasuringPlan
 from tests.devices.lab import Sshd
 
 Record = Callable[[str, object], None]
@@ -158,7 +159,7 @@ def test_the_runner_and_the_state_of_affinity(sshd: Sshd, models: list[Path]) ->
         assert runtime_version(board, "litert") == runtime_version(host, "litert")
         samples = dict(run_models(board, "litert", 1, models, PLAN))
         assert list(samples) == [0, 1, 2]
-        assert all(sample["min_us"] > 0 for sample in samples.values())
+        assert all(sample.min_us > 0 for sample in samples.values())
 
 
 @pytest.fixture
@@ -177,7 +178,7 @@ def test_a_connection_that_breaks_in_mid_block_is_made_again(
         done = []
         for number, sample in run_models(board, "litert", 1, models * 4, PLAN):
             done.append(number)
-            assert "error" not in sample
+            assert not isinstance(sample, Failure)
             if number in {2, 7}:
                 time.sleep(0.1)
                 sshd.kill_sessions()
@@ -194,7 +195,7 @@ def test_a_board_that_reboots_is_waited_for_and_gets_its_files_again(
         done = []
         for number, sample in run_models(board, "litert", 1, models * 2, PLAN):
             done.append(number)
-            assert "error" not in sample
+            assert not isinstance(sample, Failure)
             if number == 1:
                 sshd.stop()
                 for path in remote_files(sshd):
@@ -269,7 +270,7 @@ def test_a_model_that_crashes_hangs_or_garbles_costs_itself_alone(
         ordered = [models[0], bad[0], models[1], bad[1], broken, bad[2], models[2]]
         samples = list(run_models(board, "litert", 1, ordered, PLAN))
         assert [number for number, _ in samples] == list(range(7))
-        errors = {number: sample["error"] for number, sample in samples if "error" in sample}
+        errors = {number: sample.reason for number, sample in samples if isinstance(sample, Failure)}
         assert set(errors) == {1, 3, 4, 5}
         assert errors[1] == "segmentation fault"
         assert errors[3] == "took too long"
@@ -319,7 +320,7 @@ def test_a_disk_that_is_too_small_takes_smaller_batches_or_is_called_full(
             board.settings = board.settings.model_copy(update={"folder": str(disk)})
             samples = list(run_models(board, "litert", 1, padded, PLAN))
             assert [number for number, _ in samples] == list(range(6))
-            assert not any("error" in sample for _, sample in samples)
+            assert not any(isinstance(sample, Failure) for _, sample in samples)
             with pytest.raises(DeviceFullError, match=r"board is full: .*; make room"):
                 list(run_models(board, "litert", 1, [huge], PLAN))
         assert not any(disk.iterdir())
@@ -340,7 +341,7 @@ def test_a_hot_board_is_waited_for_or_its_samples_are_marked(
     monkeypatch.setattr(SshDevice, "state", warm)
     with get_device("board") as board:
         board.settings = board.settings.model_copy(update={"cool_below_c": 60.0, "cool_at_most_s": 20.0})
-        assert all("hot_c" not in sample for _, sample in run_models(board, "litert", 1, models, PLAN))
+        assert all(sample.hot_c is None for _, sample in run_models(board, "litert", 1, models, PLAN))
         readings = [80.0]
         board.settings = board.settings.model_copy(update={"cool_at_most_s": 0.1})
-        assert all(sample["hot_c"] == 80.0 for _, sample in run_models(board, "litert", 1, models, PLAN))
+        assert all(sample.hot_c == 80.0 for _, sample in run_models(board, "litert", 1, models, PLAN))

@@ -23,7 +23,8 @@ def command_with(tmp_path: Path) -> Callable[[str], Run]:
     def install(example: str) -> Run:
         site = tmp_path / f"site-{example}"
         site.mkdir()
-        (site / f"{example}.py").write_text((EXAMPLES / f"{example}.py").read_text(encoding="utf-8"), encoding="utf-8")
+        for source in (EXAMPLES / f"{example}.py", *EXAMPLES.glob(f"{example}_*.py")):
+            (site / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
         info = site / f"{example}_plugin-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {example}-plugin\nVersion: 1.0\n")

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fbnet_mobile.formats.base import read_metadata
-from fbnet_mobile.formats.runtimes import runtime_for_path
+from fbnet_mobile.formats.base import format_of, read_metadata
 from fbnet_mobile.formats.verify import export
 from fbnet_mobile.graph.pixels import Normalisation
 
@@ -68,7 +67,6 @@ def test_a_network_with_class_names_is_a_classifier_of_images(precision: str, tm
 @pytest.mark.parametrize(
     ("module", "classes"),
     [
-        (mobile_network(), NAMES[:9]),
         (mobile_network(), []),
         (nn.Sequential(mobile_network(), nn.Softmax(1)), NAMES),
         (nn.Conv2d(3, 10, 3), NAMES),
@@ -89,6 +87,6 @@ def test_a_grey_image(tmp_path: Path) -> None:
     network = calibrated(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()), 1, 6)
     path = tmp_path / "m.mlpackage"
     export(network, path, format="coreml", input_shape=(1, 1, 6, 8), pixels=Normalisation([0.4], [0.2]), tolerance=1e-5)
-    session = runtime_for_path(path).load(path)
+    session = format_of(path).load(path)
     assert (session.input_shape, session.takes_pixels) == ((1, 1, 6, 8), True)
     assert session(np.zeros((2, 1, 6, 8), np.uint8)).shape == (2, 4, 6, 8)

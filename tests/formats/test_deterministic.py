@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from fbnet_mobile.formats.base import FORMATS, write
-from fbnet_mobile.formats.precision import PRECISIONS
 from fbnet_mobile.graph.trace import trace
 
 
@@ -24,7 +23,7 @@ def write_all(folder: Path, metadata: dict[str, str]) -> dict[str, str]:
     images = np.random.default_rng(0).standard_normal((8, 3, 8, 8), np.float32)
     digests = {}
     for entry in FORMATS.values():
-        for precision in PRECISIONS:
+        for precision in entry.precisions:
             path = folder / f"{precision}{entry.suffix}"
             write(graph, path, entry.name, metadata, precision, images)
             digest = hashlib.sha256()
@@ -47,6 +46,6 @@ def test_another_process_gives_the_same_bytes_and_prints_nothing(
         text=True,
         check=True,
         cwd=Path(__file__).parent,
-        env={**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"},
     )
     assert shown.stdout.strip() == str(here)

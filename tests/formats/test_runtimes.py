@@ -7,24 +7,22 @@ import torch
 from torch import nn
 
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.formats.base import FORMATS, write
-from fbnet_mobile.formats.coreml import run as coreml_runtime
-from fbnet_mobile.formats.runtimes import RUNTIMES, get_runtime, runtime_for_format, runtime_for_path
+from fbnet_mobile.formats.base import FORMATS, format_of, format_of_runtime, write
+from fbnet_mobile.formats.coreml import run as coreml
 from fbnet_mobile.graph.trace import trace
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", [entry.runtime for entry in FORMATS.values()])
 def test_a_runtime_knows_itself_and_checks_its_inputs(name: str, tmp_path: Path) -> None:
-    runtime = get_runtime(name)
-    assert runtime.name == name
-    assert runtime_for_format(runtime.format) is runtime
+    runtime = format_of_runtime(name)
+    assert runtime.runtime == name
     assert runtime.version()[0].isdigit()
     torch.manual_seed(0)
     layer = nn.Linear(2, 3)
-    path = tmp_path / f"m{FORMATS[runtime.format].suffix}"
-    write(trace(nn.Sequential(nn.Flatten(), layer), (1, 2, 1, 1)), path, runtime.format)
+    path = tmp_path / f"m{runtime.suffix}"
+    write(trace(nn.Sequential(nn.Flatten(), layer), (1, 2, 1, 1)), path, runtime.name)
 
-    assert runtime_for_path(path) is runtime
+    assert format_of(path) is runtime
     session = runtime.load(path, threads=2)
     images = np.array([[1, 2], [3, 4], [5, 6]], np.float32).reshape(3, 2, 1, 1)
     expected = images[:, :, 0, 0] @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
@@ -35,10 +33,10 @@ def test_a_runtime_knows_itself_and_checks_its_inputs(name: str, tmp_path: Path)
         session(images.reshape(3, 1, 2, 1))
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", [entry.runtime for entry in FORMATS.values()])
 def test_a_missing_or_damaged_file(name: str, tmp_path: Path) -> None:
-    runtime = get_runtime(name)
-    path = tmp_path / f"m{FORMATS[runtime.format].suffix}"
+    runtime = format_of_runtime(name)
+    path = tmp_path / f"m{runtime.suffix}"
     with pytest.raises(UserError, match="there is no model at"):
         runtime.load(path)
     path.write_bytes(b"no model at all, but bytes enough for a header")
@@ -50,26 +48,24 @@ def test_a_missing_or_damaged_file(name: str, tmp_path: Path) -> None:
 def test_the_layout_of_another_tools_file_is_told_by_its_shape(tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
     write(trace(nn.Conv2d(7, 2, 1), (1, 7, 3, 5)), path, "tflite")
-    assert runtime_for_path(path).load(path).input_shape == (1, 7, 3, 5)
+    assert format_of(path).load(path).input_shape == (1, 7, 3, 5)
     # litert-torch keeps PyTorch's axes, and writes the names of modules, ours among them, into its files.
     path.write_bytes(path.read_bytes().replace(b"input", b"args0"))
-    assert runtime_for_path(path).load(path).input_shape == (1, 3, 5, 7)
+    assert format_of(path).load(path).input_shape == (1, 3, 5, 7)
 
 
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="litert, onnxruntime, coreml"):
-        get_runtime("tvm")
-    with pytest.raises(UserError, match="tflite, onnx, coreml"):
-        runtime_for_format("caffe")
-    with pytest.raises(UserError, match=r"\.tflite, \.onnx, \.mlpackage"):
-        runtime_for_path(tmp_path / "m.pt")
+        format_of_runtime("tvm")
+    with pytest.raises(UserError, match=r"\.tflite \(tflite\), \.onnx \(onnx\), \.mlpackage"):
+        format_of(tmp_path / "m.pt")
 
 
 def test_running_a_model_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     graph = trace(nn.Conv2d(2, 3, 1), (1, 2, 4, 4))
     for entry in FORMATS.values():
         write(graph, tmp_path / f"m{entry.suffix}", entry.name)
-        runtime_for_format(entry.name).load(tmp_path / f"m{entry.suffix}")(np.ones((1, 2, 4, 4), np.float32))
+        entry.load(tmp_path / f"m{entry.suffix}")(np.ones((1, 2, 4, 4), np.float32))
     assert capfd.readouterr() == ("", "")
 
 
@@ -81,14 +77,14 @@ def test_a_package_is_read_from_its_files_and_unknown_operations_are_refused(
     torch.manual_seed(0)
     write(trace(nn.Conv2d(3, 8, 5, bias=False), (1, 3, 8, 8)), path, "coreml")
     images = np.ones((1, 3, 8, 8), np.float32)
-    before = coreml_runtime.RUNTIME.load(path)(images)
+    before = coreml.load(path)(images)
 
     weights = path / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
     content = bytearray(weights.read_bytes())
     content[-4 * 100 :] = np.zeros(100, np.float32).tobytes()
     weights.write_bytes(content)
-    assert np.abs(coreml_runtime.RUNTIME.load(path)(images) - before).max() > 1e-3
+    assert np.abs(coreml.load(path)(images) - before).max() > 1e-3
 
-    monkeypatch.delitem(coreml_runtime._WITHOUT_INFERENCE, "conv")
+    monkeypatch.delitem(coreml._WITHOUT_INFERENCE, "conv")
     with pytest.raises(JobError, match="the operation conv on this system"):
-        coreml_runtime.RUNTIME.load(path)(images)
+        coreml.load(path)(images)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from fbnet_mobile.formats.base import write
-from fbnet_mobile.formats.tflite.run import RUNTIME, LiteRTSession
+from fbnet_mobile.formats.tflite.run import LiteRTSession, load
 from fbnet_mobile.graph.trace import trace
 
 from .networks import mobile_network
@@ -13,7 +13,7 @@ from .networks import mobile_network
 def operations(module: nn.Module, shape: tuple[int, int, int, int], folder: Path) -> list[str]:
     path = folder / "m.tflite"
     write(trace(module, shape), path, "tflite")
-    session = RUNTIME.load(path)
+    session = load(path)
     assert isinstance(session, LiteRTSession)
     names = [details["op_name"] for details in session.interpreter._get_ops_details()]
     return [name for name in names if name != "DELEGATE"]
@@ -52,7 +52,7 @@ def test_an_activation_is_not_fused_into_a_layer_whose_value_is_read_elsewhere(t
 
 def test_the_file_has_a_signature(tmp_path: Path) -> None:
     write(trace(nn.Conv2d(2, 3, 1), (1, 2, 4, 5)), tmp_path / "m.tflite", "tflite")
-    session = RUNTIME.load(tmp_path / "m.tflite")
+    session = load(tmp_path / "m.tflite")
     assert isinstance(session, LiteRTSession)
     assert session.input_shape == (1, 2, 4, 5)
     assert session.interpreter.get_signature_list() == {"serving_default": {"inputs": ["input"], "outputs": ["output"]}}

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.formats.base import FORMATS, read_metadata
-from fbnet_mobile.formats.runtimes import runtime_for_path
+from fbnet_mobile.formats.base import FORMATS, format_of, read_metadata
 from fbnet_mobile.formats.tflite import write as tflite
 from fbnet_mobile.formats.verify import export
 
@@ -18,12 +17,12 @@ from .networks import EveryOperation, calibrated, mobile_network
 SUFFIXES = {entry.name: entry.suffix for entry in FORMATS.values()}
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", FORMATS.names())
 def test_a_mobile_network_gives_what_pytorch_gives_and_keeps_its_metadata(name: str, tmp_path: Path) -> None:
     network, path = mobile_network(), tmp_path / f"m{SUFFIXES[name]}"
     network.train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    metadata = {"classes": json.dumps(["Äpfel", "梨"]), "input": "a\nb"}
+    metadata = {"classes": json.dumps(["Äpfel", "梨", *"abcdefgh"]), "input": "a\nb"}
 
     report = export(network, path, format=name, input_shape=(1, 3, 33, 33), metadata=metadata)
 
@@ -38,12 +37,12 @@ def test_a_mobile_network_gives_what_pytorch_gives_and_keeps_its_metadata(name: 
     images = np.random.default_rng(7).standard_normal((3, 3, 33, 33), np.float32)
     with torch.no_grad():
         expected = network.eval()(torch.from_numpy(images)).numpy()
-    actual = runtime_for_path(path).load(path)(images)
+    actual = format_of(path).load(path)(images)
     assert np.abs(expected - expected[0]).max() > 0.1, "the test would prove nothing"
     np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", FORMATS.names())
 def test_every_operation_gives_what_pytorch_gives(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = calibrated(EveryOperation(), 8, 12)
@@ -51,11 +50,11 @@ def test_every_operation_gives_what_pytorch_gives(name: str, tmp_path: Path) -> 
     assert export(network, path, format=name, input_shape=(1, 8, 12, 12), tolerance=1e-4).size > 0
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", FORMATS.names())
 def test_a_feature_map_comes_back_channels_first(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     report = export(nn.Conv2d(3, 5, (3, 1)), tmp_path / f"m{SUFFIXES[name]}", format=name, input_shape=(1, 3, 6, 7))
-    assert runtime_for_path(report.path).load(report.path)(np.ones((2, 3, 6, 7), np.float32)).shape == (
+    assert format_of(report.path).load(report.path)(np.ones((2, 3, 6, 7), np.float32)).shape == (
         2,
         5,
         4,
@@ -91,12 +90,13 @@ def test_timm_networks(name: str, tmp_path: Path) -> None:
 
 def test_a_file_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.tflite"
-    path.write_bytes(b"what was there")
+    export(nn.Conv2d(3, 4, 1), path, format="tflite", input_shape=(1, 3, 2, 2))
+    before = path.read_bytes()
     monkeypatch.setitem(tflite._RULES, "hard_swish", tflite._RULES["silu"])
     with pytest.raises(JobError, match=r"differ from PyTorch's by \S+ of the largest"):
         export(mobile_network(), path, format="tflite", input_shape=(1, 3, 33, 33))
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.tflite"]
-    assert path.read_bytes() == b"what was there"
+    assert path.read_bytes() == before
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,8 +112,12 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_network_without_finite_results_is_not_exported(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(16, 2))
     network[2].bias.data[0] = float("nan")
-    with pytest.raises(JobError):
+    with pytest.raises(UserError, match="cannot export '2': its bias holds numbers that are not finite"):
         export(network, tmp_path / "m.onnx", format="onnx", input_shape=(1, 3, 2, 2))
+    network[2].bias.data[0] = 1
+    inputs = np.full((1, 3, 2, 2), np.inf, np.float32)
+    with pytest.raises(JobError, match="gives numbers that are not finite"):
+        export(network, tmp_path / "m.onnx", format="onnx", input_shape=(1, 3, 2, 2), inputs=inputs)
     assert not list(tmp_path.iterdir())
 
 

@@ -83,8 +83,8 @@ def ramp(module: nn.PReLU) -> nn.PReLU:
 
 
 def check(module: nn.Module, folder: Path) -> None:
-    for name, entry in FORMATS.items():
-        export(module, folder / f"m{entry.suffix}", format=name, input_shape=SHAPE, tolerance=1e-5)
+    for entry in FORMATS.values():
+        export(module, folder / f"m{entry.suffix}", format=entry.name, input_shape=SHAPE, tolerance=1e-5)
 
 
 @pytest.mark.parametrize("part", PARTS)

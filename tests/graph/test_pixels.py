@@ -7,8 +7,7 @@ from torch import nn
 
 from fbnet_mobile.data.augment import normalise
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.formats.base import FORMATS
-from fbnet_mobile.formats.runtimes import runtime_for_path
+from fbnet_mobile.formats.base import format_of, get_format
 from fbnet_mobile.formats.verify import export
 from fbnet_mobile.graph.pixels import Normalisation, take_pixels
 from fbnet_mobile.graph.trace import trace
@@ -29,7 +28,7 @@ def images(*shape: int) -> np.ndarray:
 def test_a_file_that_takes_pixels_gives_what_pytorch_gives_for_normalised_ones(
     name: str, precision: str, tmp_path: Path
 ) -> None:
-    path, network, pixels = tmp_path / f"m{FORMATS[name].suffix}", mobile_network(), images(16, 3, 33, 33)
+    path, network, pixels = tmp_path / f"m{get_format(name).suffix}", mobile_network(), images(16, 3, 33, 33)
     report = export(
         network,
         path,
@@ -41,7 +40,7 @@ def test_a_file_that_takes_pixels_gives_what_pytorch_gives_for_normalised_ones(
     )
     assert report.relative_difference < {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.3}[precision]
 
-    session = runtime_for_path(path).load(path)
+    session = format_of(path).load(path)
     assert session.takes_pixels
     with torch.no_grad():
         expected = network(normalise(torch.from_numpy(pixels), *IMAGENET)).numpy()
@@ -79,7 +78,7 @@ def test_only_what_cannot_go_into_the_first_convolution_is_computed(
     graph = trace(module, (1, 8, 6, 7))
     kinds = [node.op for node in take_pixels(graph, EIGHT).nodes]
     assert kinds == added + [node.op for node in graph.nodes]
-    path = tmp_path / f"m{FORMATS[name].suffix}"
+    path = tmp_path / f"m{get_format(name).suffix}"
     inputs = images(3, 8, 6, 7)
     inputs[0] = 0  # black up to the border: a padding of black pixels would show
     export(module, path, format=name, input_shape=(1, 8, 6, 7), inputs=inputs, pixels=EIGHT, tolerance=1e-5)
@@ -89,14 +88,14 @@ def test_only_what_cannot_go_into_the_first_convolution_is_computed(
 def test_every_operation_of_pixels(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = calibrated(EveryOperation(), 8, 12)
-    path = tmp_path / f"m{FORMATS[name].suffix}"
+    path = tmp_path / f"m{get_format(name).suffix}"
     export(network, path, format=name, input_shape=(1, 8, 12, 12), pixels=EIGHT, tolerance=1e-4)
 
 
 def test_wrong_requests(tmp_path: Path) -> None:
     layer, shape = nn.Conv2d(3, 4, 1), (1, 3, 2, 2)
     for wrong in (EIGHT, Normalisation((0, 0, 0), (1, 0, 1))):
-        with pytest.raises(UserError, match="one mean, and one std other than 0, for each"):
+        with pytest.raises(UserError, match="one mean, and one std above 0, for each"):
             export(layer, tmp_path / "m.onnx", format="onnx", input_shape=shape, pixels=wrong)
     eight = nn.Conv2d(8, 4, 1)
     with pytest.raises(UserError, match="pixels of 8 channels to Core ML, whose images have 1 or 3"):

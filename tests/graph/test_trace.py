@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fbnet_mobile.errors import UserError
+from fbnet_mobile.formats.verify import export
 from fbnet_mobile.graph.operations import OPERATIONS
 from fbnet_mobile.graph.trace import trace
 from tests.formats.networks import EveryOperation, calibrated, mobile_network
@@ -22,9 +24,9 @@ class Lambda(nn.Module):
 
 
 def test_batch_norm_is_folded_by_hand_computed_numbers() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2, eps=0.0)).eval()
+    network = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2, eps=1.0)).eval()
     network[0].weight.data = torch.tensor([3.0, 5.0]).view(2, 1, 1, 1)
-    network[1].running_mean, network[1].running_var = torch.tensor([1.0, 2.0]), torch.tensor([4.0, 25.0])
+    network[1].running_mean, network[1].running_var = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 24.0])
     network[1].weight.data, network[1].bias.data = torch.tensor([2.0, 10.0]), torch.tensor([0.5, -1.0])
 
     (node,) = trace(network, (1, 1, 4, 4)).nodes
@@ -117,3 +119,114 @@ def test_an_input_that_the_network_does_not_accept() -> None:
         trace(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1)), (1, 3, 4, 4))
     with pytest.raises(UserError, match="give \\(1, channels"):
         trace(nn.Conv2d(3, 4, 1), (2, 3, 4, 4))
+
+
+def chunk_in_place(x: torch.Tensor) -> torch.Tensor:
+    first, second = x.chunk(2, 1)
+    first.relu_()
+    return torch.cat((second, first), 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "kinds"),
+    [
+        (chunk_in_place, ["slice", "slice", "relu", "concat"]),
+        (lambda x: (x * 2).flatten(1).add_(1), ["mul", "reshape", "add"]),
+        (lambda x: x.relu_() + x, ["relu", "add"]),
+        (lambda x: x.data.relu_(), ["relu"]),
+        (lambda x: x[..., 1:, 1:], ["slice"]),
+        (lambda x: x[:, :, 0, 0], ["slice", "reshape"]),
+        (lambda x: x[:, :, -1, 1][..., 1:3], ["slice", "reshape", "slice"]),
+        (lambda x: x[:, None, :, 1, 1:][:, 0, :, :, None], None),
+        (lambda x: x.flatten(1)[:, :, None, None], ["reshape", "reshape"]),
+        (lambda x: x.to(torch.float32)[0:1], []),
+    ],
+)
+def test_indices_and_operations_in_place_give_what_pytorch_gives(
+    function: Callable[..., torch.Tensor], kinds: list[str] | None, tmp_path: Path
+) -> None:
+    module = Lambda(lambda x: function(x * 1) - 0.5)
+    if kinds is None:
+        with pytest.raises(UserError, match="__getitem__ in Lambda"):
+            trace(module, (1, 4, 3, 5))
+        return
+    assert [node.op for node in trace(module, (1, 4, 3, 5)).nodes] == ["mul", *kinds, "add"]
+    export(module, tmp_path / "m.tflite", format="tflite", input_shape=(1, 4, 3, 5), tolerance=1e-6)
+
+
+def view_after(change: Callable[[torch.Tensor], object]) -> Callable[[torch.Tensor], torch.Tensor]:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        y = x * 2
+        change(y)
+        return y + 1
+
+    return forward
+
+
+def buffer(x: torch.Tensor) -> torch.Tensor:
+    whole = torch.zeros(1, 4, 3, 5)
+    whole[:, 1:].add_(x[:, 1:])
+    return x + whole
+
+
+class Deep(nn.Module):
+    """The change, two modules down."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(4, 4, 1), Lambda(function))
+
+    def forward(self, x: torch.Tensor) -> object:
+        return self.inner(x)
+
+
+def write_part(x: torch.Tensor) -> torch.Tensor:
+    x[:, :4] = 0
+    return x
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x[:, [2, 1, 0]], r"__getitem__ in 'inner\.1': its index holds a list"),
+        (lambda x: x[:, [2, 1, 0, 3]] * 2, r"__getitem__ in 'inner\.1': its index holds a list"),
+        (lambda x: x[:, torch.tensor([3, 2, 1, 0])], r"__getitem__ in 'inner\.1': its index holds a Tensor"),
+        (lambda x: x[:, ::2], "a slice of another step than 1"),
+        (lambda x: x[True], r"__getitem__ in 'inner\.1': its index holds a bool"),
+        (lambda x: x[:, 0], r"__getitem__ in 'inner\.1': its result has the shape \(1, 3, 5\); only"),
+        (write_part, r"__setitem__ in 'inner\.1': it writes into a part"),
+        (
+            view_after(lambda y: y.flatten(1).add_(1)),
+            r"add_ in 'inner\.1': it changes in place .* by add in 'inner\.1'",
+        ),
+        (view_after(lambda y: y[:, :2].relu_()), r"relu_ in 'inner\.1': it changes in place"),
+        (view_after(lambda y: y.chunk(2, 1)[1].relu_()), r"relu_ in 'inner\.1': it changes in place"),
+        (view_after(lambda y: y.data.mul_(2)), r"mul_ in 'inner\.1': it changes in place"),
+        (view_after(lambda y: F.relu(y.detach(), inplace=True)), r"relu in 'inner\.1': it changes in place"),
+        (buffer, r"add_ in 'inner\.1': it changes in place"),
+        (lambda x: (x.flatten(1).add_(1), x)[1], r"add_ in 'inner\.1': it changes in place .* by the result"),
+        (lambda x: x.to(torch.int32).float(), r"to in 'inner\.1': its result is torch\.int32; only floats"),
+        (lambda x: F.dropout(x, 0.5), r"dropout in 'inner\.1': it is random even in evaluation"),
+    ],
+)
+def test_a_change_of_values_that_a_graph_does_not_hold_is_refused_by_operation_and_module(
+    function: Callable[..., object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        trace(Deep(function), (1, 4, 3, 5))
+
+
+def test_a_program_that_cannot_be_watched_is_refused_with_the_reason() -> None:
+    module, shape = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()).eval(), (1, 3, 2, 2)
+    exported = torch.export.export(module, (torch.ones(shape),)).module()
+    for program, maker in (
+        (exported, r"torch\.export"),
+        (torch.jit.script(module), r"torch\.jit"),
+        (torch.jit.freeze(torch.jit.script(module)), r"torch\.jit"),
+        (torch.jit.trace(module, torch.ones(shape)), r"torch\.jit"),
+    ):
+        with pytest.raises(UserError, match=rf"^cannot export \w+: it was made by {maker}.*export the module that"):
+            trace(program, shape)
+        with pytest.raises(UserError, match=rf"cannot export '1': it was made by {maker}"):
+            trace(nn.Sequential(nn.ReLU(), program), shape)
+    assert [node.op for node in trace(torch.fx.symbolic_trace(module), shape).nodes] == ["conv2d", "relu"]

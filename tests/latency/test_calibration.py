@@ -83,5 +83,11 @@ def test_errors_are_relative_to_what_was_measured() -> None:
     assert error.spearman < 1
 
 
+def test_the_rank_correlation_is_that_of_hand_worked_ranks() -> None:
+    # Ranks 1 2 3 4 and 1 3 2 4: 1 - 6 (0 + 1 + 1 + 0) / (4 (16 - 1)) = 0.8.
+    assert prediction_error([1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 4.0]).spearman == pytest.approx(0.8)
+    assert prediction_error([2.0, 2.0, 2.0], [1.0, 2.0, 3.0]).spearman == 0.0, "never a number that is none"
+
+
 def test_keys_of_blocks_do_not_matter() -> None:
     assert all(isinstance(block, Block) for _, blocks, _ in networks(2, 1, 0, 0) for block in blocks)

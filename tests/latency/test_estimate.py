@@ -7,6 +7,8 @@ import pytest
 from fbnet_mobile.arch import Block
 from fbnet_mobile.blocks.head import Head
 from fbnet_mobile.blocks.inverted_residual import InvertedResidual
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.latency import estimate as module
 from fbnet_mobile.latency.estimate import estimate
 from fbnet_mobile.latency.table import LatencyTable
 
@@ -28,6 +30,38 @@ def test_a_tenth_of_a_real_table_tells_the_rest(measured: dict[Block, float]) ->
     assert abs(relative).mean() < 0.05
     assert abs(relative.mean()) < 0.02
     assert np.sqrt((relative**2).mean()) == pytest.approx(error, rel=1.0), "it knows how wrong it is"
+
+
+def test_an_estimate_is_never_nothing(measured: dict[Block, float]) -> None:
+    """What is smaller than everything measured may have a price of next to nothing; a table cannot hold 0."""
+    large = {block: us for block, us in measured.items() if us > 10}
+    smallest = Head(in_channels=1, out_channels=1, resolution=1, conv_channels=1)
+    (estimated,), _ = estimate(large, [smallest])
+    assert estimated == min(large.values())
+
+
+def test_two_blocks_are_the_fewest_that_others_are_estimated_from(measured: dict[Block, float]) -> None:
+    blocks = list(measured)
+    known = dict(list(measured.items())[:2])
+    estimated, error = estimate(known, blocks[2:4])
+    assert all(np.isfinite([*estimated, error]))
+    with pytest.raises(UserError, match="2 blocks cannot be estimated from 1 that were measured"):
+        estimate(dict(list(measured.items())[:1]), blocks[2:4])
+
+
+def test_prices_that_do_not_converge_are_found_otherwise(
+    measured: dict[Block, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("Maximum number of iterations reached.")
+
+    blocks = list(measured)
+    random.Random(0).shuffle(blocks)
+    known, unknown = {block: measured[block] for block in blocks[:200]}, blocks[200:300]
+    expected, _ = estimate(known, unknown)
+    monkeypatch.setattr(module, "nnls", fails)
+    found, _ = estimate(known, unknown)
+    assert found == pytest.approx(expected, rel=0.02)
 
 
 def test_more_channels_or_pixels_never_take_less(measured: dict[Block, float]) -> None:

@@ -1,4 +1,6 @@
+import errno
 import math
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -6,10 +8,11 @@ import pandas as pd
 import pytest
 
 from fbnet_mobile.arch import Architecture, Block
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import FbnetError, UserError
 from fbnet_mobile.latency.table import BLOCK, INVOCATION, NETWORK, ROUND, Conditions, LatencyTable, Measurement
 from fbnet_mobile.space import load_space
 
+CASES = Path(__file__).parents[1] / "cases"
 CONDITIONS = Conditions("host", "a cpu", "litert", "2.3.0", 1, "fp32", "min", "small", "2026-11-24")
 NETWORK_YAML = """
 name: tiny
@@ -78,16 +81,28 @@ def test_file_opens_with_pandas_and_reads_back(table: LatencyTable, tmp_path: Pa
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("latency_us", "-3", "line 4: latency_us is -3.0"),
-        ("latency_us", "nan", "line 4: latency_us is nan"),
-        ("latency_us", "", "line 4: latency_us is '', which is not a number"),
-        ("min_us", "fast", "line 4: min_us is 'fast', which is not a number"),
+        ("latency_us", "-3", "line 4: latency_us is '-3': input should be greater than 0"),
+        ("latency_us", "0", "line 4: latency_us is '0': input should be greater than 0"),
+        ("latency_us", "nan", "line 4: latency_us is 'nan': input should be"),
+        ("latency_us", "", "line 4: latency_us is '': input should be a valid number"),
+        ("latency_us", "1e300", "line 4: latency_us is '1e300': input should be less than or equal to 10000000000"),
+        ("min_us", "fast", "line 4: min_us is 'fast': input should be a valid number"),
+        ("min_us", "inf", "line 4: min_us is 'inf': input should be"),
         ("device", "phone", "line 4: device is 'phone', above it 'host'"),
+        ("device", "nan", "line 4: device is 'nan': it must be printable text"),
+        ("space", "a\x1b[31mb", "line 4: space is "),
+        ("threads", "0", "line 4: threads is '0': input should be greater than or equal to 1"),
+        ("threads", "9" * 5000, "line 4: threads is '9999"),
+        ("runtime", "liter", "line 4: runtime is 'liter': unknown runtime 'liter'; did you mean 'litert'?"),
+        ("statistic", "p99", "line 4: statistic is 'p99': input should be 'min', 'median' or 'mean'"),
         ("schema_version", "9", "line 4: schema version '9', but this release reads 2"),
         ("blocks", "conv stride=1", "line 4: not a block: 'conv stride=1'"),
-        ("source", "guessed", "line 4: source 'guessed' is not one of measured, estimated"),
-        ("uncertainty", "-0.1", "line 4: uncertainty is -0.1"),
+        ("blocks", "", "line 4: "),
+        ("source", "guessed", "line 4: source is 'guessed': input should be 'measured' or 'estimated'"),
+        ("uncertainty", "-0.1", "line 4: uncertainty is '-0.1': input should be greater than or equal to 0"),
+        ("runs", "1.5", "line 4: runs is '1.5': input should be a valid integer"),
         ("kind", "round", "line 4: not what a round says of the device: "),
+        ("kind", "invocation", "line 4: an invocation has no blocks"),
         ("kind", "blok", "line 4: kind 'blok' is not one of invocation, block, network, round"),
     ],
 )
@@ -103,6 +118,96 @@ def test_an_edit_into_nonsense_is_refused_with_its_line(
         LatencyTable.load(path)
     assert str(caught.value).startswith(f"{path}, {message}")
     assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("table-shows-nan.csv", "line 2: device is 'nan': it must be printable text that says something"),
+        ("table-without-blocks.csv", "has no row for a block; measure a table with fbnet-profile"),
+        ("table-key-not-canonical.csv", "line 11: "),
+    ],
+)
+def test_tables_that_say_nothing_or_cannot_be_found_in_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        LatencyTable.load(CASES / name)
+    assert message in str(caught.value)
+
+
+def test_a_key_is_written_as_it_is_looked_for(table: LatencyTable, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    table.save(path)
+    key = next(iter(table.blocks()))
+    kind, first, second, *others = key.split(" ")
+    for other in (" ".join([kind, second, first, *others]), key.replace("=3 ", "=03 ", 1)):
+        path.write_text(path.read_text().replace(f"block,{key},", f"block,{other},"))
+        with pytest.raises(UserError, match=f"line 3: not a block: .*; its key is '{key}'"):
+            LatencyTable.load(path)
+        path.write_text(path.read_text().replace(f"block,{other},", f"block,{key},"))
+    assert LatencyTable.load(path).blocks().keys() == table.blocks().keys()
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "latency_tables").glob("*.csv")), ids=str)
+def test_the_tables_that_ship_load_and_are_saved_as_they_are(path: Path, tmp_path: Path) -> None:
+    LatencyTable.load(path).save(tmp_path / "table.csv")
+    assert (tmp_path / "table.csv").read_bytes() == path.read_bytes()
+
+
+def test_columns_of_others_are_kept(table: LatencyTable, network: Architecture, tmp_path: Path) -> None:
+    """As the energy of each block, which another product measured."""
+    path = tmp_path / "table.csv"
+    table.save(path)
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame["energy_mj"] = ["0.5", "1.25", "3", "0", ""]
+    frame["note"] = ["", "by hand", "", "", ""]
+    frame.to_csv(path, index=False)
+    loaded = LatencyTable.load(path)
+    energy = dict(zip(table.rows, [0.5, 1.25, 3.0, 0.0], strict=False))
+    assert loaded.extra == {"energy_mj": energy}
+    loaded.save(path)
+    assert LatencyTable.load(path).extra == {"energy_mj": energy}
+    stem = LatencyTable.row_key(BLOCK, network.blocks[:1])
+    other = LatencyTable(CONDITIONS, {stem: row(1.0)}, {"energy_mj": {stem: 9.0}, "more": {stem: 1.0}})
+    merged = loaded.merged(other)
+    assert merged.extra == {"energy_mj": {**energy, stem: 9.0}, "more": {stem: 1.0}}
+    for odd in ("-1", "inf", "1e300", "much"):
+        frame.loc[2, "energy_mj"] = odd
+        frame.to_csv(path, index=False)
+        with pytest.raises(UserError, match=rf"line 4: energy_mj is '{odd}': it must be a number from 0 to 1e\+15"):
+            LatencyTable.load(path)
+
+
+def test_a_prediction_is_only_for_the_same_conditions(table: LatencyTable) -> None:
+    same = {"device": "host", "cpu": "a cpu", "runtime": "litert", "runtime_version": "2.3.0", "threads": 1,
+            "precision": "fp32"}  # fmt: skip
+    assert table.mismatch(same) is None
+    others = {
+        "device": ("phone", "the device is phone, that of the latency table host"),
+        "cpu": ("b", "the processor is b, that of the latency table a cpu"),
+        "runtime_version": ("2.4.0", "the runtime's version is 2.4.0, that of the latency table 2.3.0"),
+        "threads": (2, "the number of threads is 2, that of the latency table 1"),
+        "precision": (None, "the precision is not known, that of the latency table fp32"),
+    }
+    for name, (value, why) in others.items():
+        assert table.mismatch({**same, name: value}) == why
+
+
+def test_a_table_on_a_full_disk_is_one_line(
+    table: LatencyTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table.csv"
+    table.save(path)
+    before = path.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(FbnetError, match=r"^cannot write .*table\.csv: No space left on device"):
+        table.save(path)
+    assert (path.read_bytes(), list(tmp_path.iterdir())) == (before, [path])
 
 
 def test_missing_columns_doubled_rows_and_other_files_are_refused(table: LatencyTable, tmp_path: Path) -> None:
@@ -176,7 +281,7 @@ ROUND_TEXT = (
 
 
 @pytest.mark.parametrize(
-    ("words", "doubt"),
+    ("fields", "warning"),
     [
         ({}, None),
         ({"governor": "unknown", "least": "unknown", "steal": "unknown"}, None),
@@ -185,8 +290,28 @@ ROUND_TEXT = (
         ({"steal": "12.5"}, "went without its processors for 12.5 % of the time"),
     ],
 )
-def test_the_device_is_doubted_for_what_it_said(words: dict[str, str], doubt: str | None, tmp_path: Path) -> None:
-    text = ROUND_TEXT.format(**{"governor": "performance", "least": "1950.0", "steal": "0.1", **words})
-    LatencyTable(CONDITIONS, {(ROUND, text): row(5.0)}).save(tmp_path / "table.csv")
-    doubts = LatencyTable.load(tmp_path / "table.csv").doubts()
-    assert [doubt in said for said in doubts] == [True] if doubt else doubts == []
+def test_what_the_device_said_of_itself_is_warned_of(
+    table: LatencyTable, fields: dict[str, str], warning: str | None, tmp_path: Path
+) -> None:
+    text = ROUND_TEXT.format(**{"governor": "performance", "least": "1950.0", "steal": "0.1", **fields})
+    LatencyTable(CONDITIONS, {**table.rows, (ROUND, text): row(5.0)}).save(tmp_path / "table.csv")
+    warnings = LatencyTable.load(tmp_path / "table.csv").warnings()
+    assert [warning in said for said in warnings] == [True] if warning else warnings == []
+
+
+def test_rows_of_a_session_of_another_speed_are_warned_of(table: LatencyTable, tmp_path: Path) -> None:
+    text = ROUND_TEXT.format(governor="performance", least="1950.0", steal="0.1")
+    rows = {key: replace(row, session="a") for key, row in table.rows.items()}
+    last = list(rows)[-1]
+    rows[last] = replace(rows[last], session="a+b")
+    rows |= {(ROUND, f"{text} session={session} speed={speed}"): row(5.0) for session, speed in (("a", 1), ("b", 0.34))}
+    LatencyTable(CONDITIONS, rows).save(tmp_path / "table.csv")
+    loaded = LatencyTable.load(tmp_path / "table.csv")
+    assert dict(loaded.rows) == rows
+    (warning,) = loaded.warnings()
+    assert warning.startswith("1 rows are of the session of b, in which the reference block took 0.34 times as long")
+
+
+def test_blocks_that_are_all_equal_are_warned_of(table: LatencyTable) -> None:
+    rows = {key: row(5.0) if key[0] == BLOCK else value for key, value in table.rows.items()}
+    assert LatencyTable(CONDITIONS, rows).warnings() == ["every block takes the same 5 us, by which none can be chosen"]

@@ -1,6 +1,6 @@
 """Jobs, as far as they need no device; tests/devices has the rest."""
 
-import math
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,7 +8,12 @@ import pytest
 
 from fbnet_mobile.devices import DeviceFullError, DeviceLostError, HostDevice
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.measure.jobs import MeasuringPlan, parse_benchmark_model, run_models, runtime_version
+from fbnet_mobile.measure.benchmark_model import parse_output
+from fbnet_mobile.measure.jobs import Failure, run_models, runtime_version
+from fbnet_mobile.measure.plan import MeasuringPlan
+from fbnet_mobile.measure.samples import Sample
+
+CASES = Path(__file__).parents[1] / "cases"
 
 # As published in tensorflow/tensorflow#42507 and #73862.
 FIRST_GENERATION = """
@@ -29,24 +34,47 @@ INFO: Memory footprint delta from the start of the tool (MB): init=0 overall=1.5
 
 
 def test_both_generations_of_benchmark_model_are_read() -> None:
-    old = parse_benchmark_model(FIRST_GENERATION.splitlines())
+    old = parse_output(FIRST_GENERATION.splitlines())
     assert old is not None
-    assert (old["runs"], old["load_us"], old["min_us"], old["mean_us"]) == (50, 855, 32810, 33209.4)
-    assert math.isnan(old["median_us"])
-    new = parse_benchmark_model(SECOND_GENERATION.splitlines())
+    assert (old.runs, old.load_us, old.min_us, old.mean_us) == (50, 855, 32810, 33209.4)
+    assert old.median_us is None
+    new = parse_output(SECOND_GENERATION.splitlines())
     assert new is not None
-    assert (new["runs"], new["load_us"], new["min_us"], new["mean_us"]) == (50, 12345, 1290001, 1295630)
-    assert new["median_us"] == 1295001
-    same = parse_benchmark_model(
-        ["count=5 curr=7 (all same)", "Inference timings in us: Init: 1e+03, First inference: 7"]
-    )
-    assert same == {
-        "runs": 5,
-        "load_us": 1000,
-        **dict.fromkeys(("min_us", "p10_us", "median_us", "p90_us", "mean_us"), 7),
-    }
-    assert parse_benchmark_model(FIRST_GENERATION.splitlines()[:3]) is None
-    assert parse_benchmark_model(["Failed to load model"]) is None
+    assert (new.runs, new.load_us, new.min_us, new.mean_us) == (50, 12345, 1290001, 1295630)
+    assert new.median_us == 1295001
+    same = parse_output(["count=5 curr=7 (all same)", "Inference timings in us: Init: 1e+03, First inference: 7"])
+    equal = dict.fromkeys(("min_us", "p10_us", "median_us", "p90_us", "mean_us"), 7.0)
+    assert same == Sample(runs=5, load_us=1000.0, **equal)
+    assert parse_output(FIRST_GENERATION.splitlines()[:3]) is None
+    assert parse_output(["Failed to load model"]) is None
+
+
+@pytest.mark.parametrize(
+    ("whole", "odd"),
+    [
+        ("min=32810 ", "min=0 "),
+        ("min=32810 ", "min=-1 "),
+        ("min=32810 ", ""),
+        ("min=32810 ", "min=1e999 "),
+        ("min=32810 ", "min=nan "),
+        ("count=50 ", "count=0 "),
+        ("avg=33209.4", "avg=33209.4.1"),
+        ("avg=33209.4 std=361", "avg=3320"),
+        ("avg=33209.4", "avg=1e+40019608"),
+        ("Init: 855", "Init: 1e999"),
+        ("Init: 855, ", ""),
+        ("count=50 first", "cou"),
+    ],
+)
+def test_numbers_of_benchmark_model_that_cannot_be_are_no_sample(whole: str, odd: str) -> None:
+    assert whole in FIRST_GENERATION
+    assert parse_output(FIRST_GENERATION.splitlines()) is not None
+    assert parse_output(FIRST_GENERATION.replace(whole, odd).splitlines()) is None
+
+
+@pytest.mark.parametrize("name", ["benchmark-model-inf.txt", "benchmark-model-odd-mean.txt"])
+def test_damaged_output_of_benchmark_model_is_no_sample(name: str) -> None:
+    assert parse_output((CASES / name).read_text().split("__FBNET_MODEL")[0].splitlines()) is None
 
 
 def test_a_benchmark_model_that_is_not_there() -> None:
@@ -93,7 +121,7 @@ def outcome(device: Scripted, models: int) -> list[str]:
     found = list(run_models(device, "litert", 1, paths, MeasuringPlan()))
     assert [number for number, _ in found] == list(range(models))
     assert device.starts == []
-    return [sample.get("error", "ok") for _, sample in found]
+    return [outcome.reason if isinstance(outcome, Failure) else "ok" for _, outcome in found]
 
 
 def test_whatever_the_output_is_each_model_has_one_sample() -> None:
@@ -103,6 +131,46 @@ def test_whatever_the_output_is_each_model_has_one_sample() -> None:
         sample(2), sample(2), '{"model": 3, "runs": 5, "min_us": NaN}', '{"model": 4, "error": "odd"}',
     ]  # fmt: skip
     assert outcome(Scripted((lines, None)), 6) == ["ok", garbled, "ok", garbled, "odd", garbled]
+
+
+@pytest.mark.parametrize("number", ["true", "1e308", "0", "-1.0", "1e999", '"1"', "null", "[1]", "1e-320", "1" * 400])
+def test_a_number_of_the_runner_that_cannot_be_costs_that_sample(number: str) -> None:
+    lines = [VERSION, sample(0).replace('"min_us": 1.0', f'"min_us": {number}'), sample(1)]
+    assert outcome(Scripted((lines, None)), 2) == ["what host said of it could not be read", "ok"]
+
+
+def test_a_boolean_from_the_runner_costs_that_sample() -> None:
+    lines = (CASES / "runner-boolean.txt").read_text().splitlines()
+    assert outcome(Scripted((lines, None)), 3) == ["what host said of it could not be read", "ok", "ok"]
+
+
+class Endless(Scripted):
+    """A device that says more and more, and no result."""
+
+    said = 0
+
+    def run(self, argv: Sequence[str]) -> Iterator[str]:
+        yield VERSION
+        while True:
+            self.said += 1
+            yield '{"model": 0, "ru' + 1000 * "x"
+
+
+def test_output_that_does_not_end_costs_the_model_and_in_the_end_the_job() -> None:
+    device = Endless()
+    with pytest.raises(JobError, match="failed on 5 models in a row, the last with: what host says of it does not end"):
+        list(run_models(device, "litert", 1, [Path("0.tflite")] * 50, MeasuringPlan()))
+    assert device.said < 10_000
+
+
+def test_what_a_device_says_is_shown_in_one_short_line() -> None:
+    lines = [VERSION, json.dumps({"model": 0, "error": "\x1b[31mbad\n" + 10_000 * "x"})]
+    (reason,) = outcome(Scripted((lines, None)), 1)
+    assert reason.startswith("[31mbad xxx")
+    assert len(reason) <= 200
+    for version in ("2.3\n4", "x" * 101, "", 3):
+        with pytest.raises(JobError, match="did not say which version"):
+            runtime_version(Scripted(([json.dumps({"runtime_version": version})], None)), "litert")
 
 
 def test_a_model_that_loses_the_device_again_and_again_is_to_blame() -> None:

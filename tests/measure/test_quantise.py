@@ -10,9 +10,10 @@ from ai_edge_litert import schema_py_generated as schema
 from fbnet_mobile.arch import Block
 from fbnet_mobile.devices import HostDevice
 from fbnet_mobile.formats import base as formats
-from fbnet_mobile.formats.runtimes import runtime_for_path
-from fbnet_mobile.measure.artifacts import graph_of
-from fbnet_mobile.measure.jobs import MeasuringPlan, run_models
+from fbnet_mobile.formats.base import format_of
+from fbnet_mobile.measure.build import graph_of
+from fbnet_mobile.measure.jobs import Failure, run_models
+from fbnet_mobile.measure.plan import MeasuringPlan
 from fbnet_mobile.measure.quantise import write
 from fbnet_mobile.space import load_space
 from fbnet_mobile.zoo import load_network
@@ -100,5 +101,6 @@ def test_a_block_within_a_network_differs_only_by_the_conversions_at_its_ends(
     assert (more - fewer).total() == 2
     assert not fewer - more
     plan = MeasuringPlan(warmup_ms=0, min_ms=0.1)
-    ((_, sample),) = run_models(HostDevice(), runtime_for_path(inner).name, 1, [inner], plan)
-    assert sample["min_us"] > 0
+    ((_, sample),) = run_models(HostDevice(), format_of(inner).runtime, 1, [inner], plan)
+    assert not isinstance(sample, Failure)
+    assert sample.min_us > 0

@@ -1,124 +1,220 @@
-import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from torch import nn
 
-from fbnet_mobile.devices import HostDevice
+from fbnet_mobile.devices import DeviceLostError, HostDevice
+from fbnet_mobile.devices.base import DeviceState
 from fbnet_mobile.errors import JobError
-from fbnet_mobile.formats.base import FORMATS, write
+from fbnet_mobile.formats.base import get_format, write
 from fbnet_mobile.graph.trace import trace
-from fbnet_mobile.measure.jobs import MeasuringPlan, runtime_version
-from fbnet_mobile.measure.rounds import Measured, RowKey, measure, repeatability, summary
+from fbnet_mobile.latency.table import NETWORK
+from fbnet_mobile.measure.plan import MeasuringPlan
+from fbnet_mobile.measure.rounds import Measured, Model, measure, new_session, repeatability, summary
+from fbnet_mobile.measure.samples import Journal, Sample, SampleLine
+from tests.measure.clockwork import Clockwork
 
-SAMPLE = {"runs": 5, **dict.fromkeys(("p10_us", "median_us", "p90_us", "mean_us"), 110.0)}
 PLAN = MeasuringPlan(min_rounds=3, max_rounds=3, warmup_ms=0, min_ms=0.1)
 
 
-def models(folder: Path, file_format: str = "tflite") -> dict[RowKey, Path]:
-    found = {}
+def models(folder: Path, file_format: str = "tflite") -> list[Model]:
+    found = []
     for channels in (1, 2, 3):
-        path = folder / f"{channels}{FORMATS[file_format].suffix}"
+        path = folder / f"{channels}{get_format(file_format).suffix}"
         write(trace(nn.Conv2d(channels, 4, 3), (1, channels, 8, 8)), path, file_format)
-        found[("block", f"conv{channels}")] = path
+        found.append(Model(f"conv{channels}", path))
     return found
 
 
-class Watched(HostDevice):
-    """This machine, but it notes the order of models and can be cut off after some lines."""
+def fakes(folder: Path, *sizes: int) -> list[Model]:
+    """Files of so many bytes; on a clockwork device each takes a hundredth of them in us."""
+    found = []
+    for size in sizes:
+        (folder / f"{size}.tflite").write_bytes(bytes(size))
+        found.append(Model(f"m{size}", folder / f"{size}.tflite"))
+    return found
 
-    def __init__(self, lines: int | None = None) -> None:
-        super().__init__()
-        self.lines, self.orders = lines, []
 
-    def run(self, argv: Sequence[str]) -> Iterator[str]:
-        self.orders.append([Path(model).name for model in json.loads(Path(argv[2]).read_text())["models"]])
-        for line in super().run(argv):
-            if self.lines == 0:
-                raise JobError("the cable was pulled")
-            self.lines = None if self.lines is None else self.lines - 1
-            yield line
+def measured(device: HostDevice, wanted: list[Model], journal: Path | None, plan: MeasuringPlan = PLAN) -> Measured:
+    """In a session of its own, the first model being the reference."""
+    with Journal(journal, new_session(device, "litert", 1, plan)) as log:
+        return measure(device, "litert", 1, wanted, "min", plan, log, reference=wanted[0].name)
 
 
 @pytest.mark.parametrize(("runtime", "file_format"), [("litert", "tflite"), ("onnxruntime", "onnx")])
-def test_every_model_is_measured_once_a_round_in_another_order(tmp_path: Path, runtime: str, file_format: str) -> None:
-    device = Watched()
-    rows = measure(device, runtime, 1, models(tmp_path, file_format), "min", PLAN, tmp_path / "journal").rows("min")
+def test_every_model_is_measured_by_a_real_runtime(tmp_path: Path, runtime: str, file_format: str) -> None:
+    device = HostDevice()
+    journal = Journal(None, new_session(device, runtime, 1, PLAN))
+    found = measure(device, runtime, 1, models(tmp_path, file_format), "min", PLAN, journal)
+    for row in found.rows().values():
+        assert row.rounds == 3
+        assert row.runs >= 15
+        assert 0 < row.min_us <= row.p10_us <= row.median_us <= row.p90_us
+        assert row.min_us <= row.latency_us <= row.median_us
+        assert row.session == journal.session.begun
+    turns = [turn for own in found.turns.values() for turn in own]
+    assert len(turns) == 3
+    assert all(turn.elapsed_s > 0 and turn.before.affinity == turn.after.affinity for turn in turns)
+
+
+def test_every_round_has_another_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Clockwork(monkeypatch)
+    measured(device, fakes(tmp_path, *range(1000, 1020)), None)
     assert len(device.orders) == 3
-    assert len({tuple(order) for order in device.orders}) > 1
-    for measurement in rows.values():
-        assert measurement.rounds == 3
-        assert measurement.runs >= 15
-        assert 0 < measurement.min_us <= measurement.p10_us <= measurement.median_us <= measurement.p90_us
-        assert measurement.min_us <= measurement.latency_us <= measurement.median_us
-    assert runtime_version(device, runtime)
+    assert len({tuple(order) for order in device.orders}) == 3
+    assert device.orders[0][0].name == "1000.tflite", "the reference comes first in a session"
 
 
-def test_an_interrupted_run_continues_with_nothing_lost_or_doubled(tmp_path: Path) -> None:
-    files, journal = models(tmp_path), tmp_path / "journal"
-    repeats = {("block", "conv2"): 2}
+def test_an_interrupted_run_continues_with_nothing_lost_or_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, journal = fakes(tmp_path, 1000, 2000, 3000), tmp_path / "journal"
+    wanted[1] = Model(wanted[1].name, wanted[1].path, repeats=2)
+    undisturbed = measured(Clockwork(monkeypatch), wanted, None)
     rng, cut = random.Random(0), 0
     for _ in range(20):
+        device = Clockwork(monkeypatch, cut=rng.randint(0, 4))
         try:
-            device = Watched(lines=rng.randint(0, 3))
-            found = measure(device, "litert", 1, files, "min", PLAN, journal, repeats=repeats)
+            found = measured(device, wanted, journal)
             break
-        except JobError:
+        except KeyboardInterrupt:
             cut += 1
             with journal.open("a") as file:
-                file.write('{"round": 1, "key": ["blo')  # as if it died while writing a line
+                file.write('{"line":"sample","session":"x","rou')  # as if it died while writing a line
     assert cut >= 3
-    assert [row.rounds for row in found.rows("min").values()] == [3, 3, 3]
-    records = [json.loads(line) for line in journal.read_text().splitlines()]
-    done = Counter((record["round"], record["key"][1]) for record in records if record["key"][0] == "block")
-    assert done == {(number, f"conv{name}"): 1 + (name == 2) for number in range(3) for name in (1, 2, 3)}
-    runs = sum(record["sample"]["runs"] for record in records if record["key"][1] == "conv2")
-    assert found.rows("min")["block", "conv2"].runs == runs
+    done = Counter((line.round, line.model) for line in found.lines if line.model != "m1000")
+    assert done == {(number, name): 1 + (name == "m2000") for number in range(3) for name in ("m2000", "m3000")}
+    assert {name: row.latency_us for name, row in found.rows().items()} == {
+        name: row.latency_us for name, row in undisturbed.rows().items()
+    }
+    assert {row.rounds for row in found.rows().values()} == {3}
+    assert {line.session for line in found.lines} == found.references().keys(), "a speed for every session"
+
+
+@pytest.mark.parametrize("speed", [1 / 2.9, 2.9])
+def test_what_another_session_measured_is_brought_to_the_speed_of_the_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speed: float
+) -> None:
+    wanted, journal = fakes(tmp_path, *range(1000, 3000, 100)), tmp_path / "journal"
+
+    def latency_us(path: Path, factor: float = 1.0) -> float:
+        return path.stat().st_size / 100 * factor
+
+    with pytest.raises(KeyboardInterrupt):
+        measured(Clockwork(monkeypatch, lambda path: latency_us(path, speed), cut=12), wanted, journal)
+    found = measured(Clockwork(monkeypatch, latency_us), wanted, journal)
+    assert len(found.references()) == 2
+    for model in wanted:
+        assert found.rows()[model.name].latency_us == pytest.approx(latency_us(model.path))
+        assert found.rows()[model.name].uncertainty == pytest.approx(0)
+    assert sorted(found.speeds().values()) == pytest.approx(sorted([1.0, speed]))
+
+
+def test_sessions_of_nearly_one_speed_are_not_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, journal = fakes(tmp_path, 1000, 2000), tmp_path / "journal"
+    with pytest.raises(KeyboardInterrupt):
+        measured(Clockwork(monkeypatch, lambda path: 0.96 * path.stat().st_size, cut=3), wanted, journal)
+    found = measured(Clockwork(monkeypatch, lambda path: path.stat().st_size), wanted, journal)
+    assert found.rows()["m2000"].min_us == pytest.approx(1920)
 
 
 def test_a_model_that_cannot_run_is_named_once_and_the_rest_measured(tmp_path: Path) -> None:
-    files, device = models(tmp_path), Watched()
-    files[("block", "broken")] = tmp_path / "broken.tflite"
-    files[("block", "broken")].write_bytes(b"not a model")
-    found = measure(device, "litert", 1, files, "min", PLAN, tmp_path / "journal")
-    assert list(found.failed) == [("block", "broken")]
-    assert set(found.rows("min")) == set(files) - {("block", "broken")}
-    assert [len(order) for order in device.orders] == [4, 3, 3]
-    again = measure(HostDevice(), "litert", 1, files, "min", PLAN, tmp_path / "journal")
+    wanted = models(tmp_path)
+    wanted.append(Model("broken", tmp_path / "broken.tflite"))
+    wanted[-1].path.write_bytes(b"not a model")
+    found = measured(HostDevice(), wanted, tmp_path / "journal")
+    assert list(found.failed) == ["broken"]
+    assert set(found.rows()) == {model.name for model in wanted[:3]}
+    again = measured(HostDevice(), wanted, tmp_path / "journal")
     assert again.failed == found.failed
+    wanted[-1].path.write_bytes(wanted[0].path.read_bytes())
+    mended = measured(HostDevice(), wanted, tmp_path / "journal")
+    assert mended.rows()["broken"].rounds == 3, "what is mended is not held against it"
 
 
-def test_what_the_device_says_of_itself_is_kept_for_each_round(tmp_path: Path) -> None:
-    files = models(tmp_path)
-    found = measure(HostDevice(), "litert", 1, files, "min", PLAN, tmp_path / "journal")
-    assert list(found.states) == [0, 1, 2]
-    ((turn,),) = {len(turns): turns for turns in found.states.values()}.values()
-    assert turn["elapsed_s"] > 0
-    assert turn["before"]["affinity"] == turn["after"]["affinity"]
+class LostWhenAsked(Clockwork):
+    """A device that is lost whenever it is asked for its state after a round."""
+
+    asked = 0
+
+    def state(self) -> DeviceState:
+        self.asked += 1
+        if self.asked % 2 == 0:
+            raise DeviceLostError("the cable was pulled")
+        return super().state()
 
 
-def test_rounds_end_when_the_statistic_repeats_itself_or_time_is_up(tmp_path: Path) -> None:
-    files = models(tmp_path)
-    loose = MeasuringPlan(min_rounds=2, max_rounds=5, repeatability=1e9, warmup_ms=0, min_ms=0.1)
-    rows = measure(HostDevice(), "litert", 1, files, "min", loose, tmp_path / "loose").rows("min")
-    assert {row.rounds for row in rows.values()} == {2}
-    hurried = MeasuringPlan(min_rounds=2, max_rounds=5, repeatability=-1, budget_s=0, warmup_ms=0, min_ms=0.1)
-    rows = measure(HostDevice(), "litert", 1, files, "min", hurried, tmp_path / "hurried").rows("min")
-    assert {row.rounds for row in rows.values()} == {2}
+def test_a_device_that_is_lost_while_its_state_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = fakes(tmp_path, 1000, 2000)
+    found = measured(LostWhenAsked(monkeypatch), wanted, tmp_path / "journal")
+    assert {row.rounds for row in found.rows().values()} == {3}
+    turns = [turn for own in found.turns.values() for turn in own]
+    assert [(turn.before.steal_s, turn.after.steal_s) for turn in turns] == [(0.0, None)] * 3
+    assert measured(Clockwork(monkeypatch), wanted, tmp_path / "journal").turns.keys() == found.turns.keys()
+
+
+class WithoutMedian(Clockwork):
+    """As an older benchmark_model."""
+
+    def run(self, argv: object) -> Iterator[str]:
+        for line in super().run(argv):  # type: ignore[arg-type]
+            yield line.replace('"median_us"', '"other_us"')
+
+
+def test_a_statistic_that_is_not_printed_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = WithoutMedian(monkeypatch)
+    journal = Journal(None, new_session(device, "litert", 1, PLAN))
+    with pytest.raises(JobError, match="on host does not print the median; choose another statistic"):
+        measure(device, "litert", 1, fakes(tmp_path, 1000, 2000), "median", PLAN, journal)
+    assert device.timed == 1
+    rows = measured(device, fakes(tmp_path, 1000), None).rows()
+    assert rows["m1000"].median_us != rows["m1000"].median_us
+    assert rows["m1000"].latency_us == 10
+
+
+def test_rounds_end_when_the_statistic_repeats_itself_or_time_is_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = fakes(tmp_path, 1000, 2000)
+    loose = MeasuringPlan(min_rounds=2, max_rounds=5, repeatability=1e9)
+    assert {row.rounds for row in measured(Clockwork(monkeypatch), wanted, None, loose).rows().values()} == {2}
+    # A round takes 2 s: after three, a fourth would not end within 7.
+    hurried = MeasuringPlan(min_rounds=2, max_rounds=5, repeatability=-1, budget_s=7)
+    assert {row.rounds for row in measured(Clockwork(monkeypatch), wanted, None, hurried).rows().values()} == {3}
+
+
+def samples_of(*rounds: tuple[float, ...], name: str = "a", session: str = "now") -> list[SampleLine]:
+    """A line for each minimum in each round."""
+    return [
+        SampleLine(
+            session=session,
+            round=number,
+            model=name,
+            sample=Sample(runs=5, load_us=1.0, min_us=us, median_us=110.0, mean_us=120.0),
+            at_s=1.0,
+            took_s=1.0,
+        )
+        for number, own in enumerate(rounds)
+        for us in own
+    ]
 
 
 def test_a_minimum_that_came_once_does_not_decide() -> None:
-    rounds = {number: [{**SAMPLE, "min_us": 100.0 + number} for _ in range(10)] for number in range(3)}
-    rounds[1][4]["min_us"] = 50.0
-    found = summary(rounds, "min")
-    assert (found.latency_us, found.min_us) == (100.0, 50.0)
+    rounds = {0: (100.0,) * 10, 1: (101.0,) * 9 + (50.0,), 2: (102.0,) * 10}
+    found = Measured({"a": Model("a", Path("a"))}, "min", samples_of(*rounds.values()))
+    row = summary(found.samples()["a"], "min")
+    assert (row.latency_us, row.min_us) == (100.0, 50.0)
 
 
 def test_networks_that_move_are_not_outvoted_by_steady_blocks() -> None:
-    steady = {("block", str(number)): {0: [{"min_us": 10.0}], 1: [{"min_us": 10.1}]} for number in range(5)}
-    moving = {("network", "a"): {0: [{"min_us": 100.0}], 1: [{"min_us": 112.0}]}}
-    assert repeatability(Measured(steady), "min") == pytest.approx(0.01)
-    assert repeatability(Measured(steady | moving), "min") == pytest.approx(0.12)
+    wanted = {str(number): Model(str(number), Path("a")) for number in range(5)}
+    lines = [line for name in wanted for line in samples_of((10.0,), (10.1,), name=name)]
+    assert repeatability(Measured(wanted, "min", lines)) == pytest.approx(0.01)
+    wanted["n"] = Model("n", Path("a"), NETWORK)
+    lines += samples_of((100.0,), (112.0,), name="n")
+    assert repeatability(Measured(wanted, "min", lines)) == pytest.approx(0.12)

@@ -5,9 +5,8 @@ import pytest
 
 from fbnet_mobile.cli import export as command
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.formats.base import read_metadata
+from fbnet_mobile.formats.base import format_of, read_metadata
 from fbnet_mobile.formats.metadata import ModelMetadata
-from fbnet_mobile.formats.runtimes import runtime_for_path
 from fbnet_mobile.zoo.peers import load_peer
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -45,7 +44,7 @@ def test_it_is_exported_like_any_network(
         command.main()
     assert not ended.value.code
     assert f"the weights of {name} are freshly initialised" in capsys.readouterr().out
-    session = runtime_for_path(path).load(path)
+    session = format_of(path).load(path)
     assert (session.input_shape, session.takes_pixels) == ((1, 3, 64, 64), True)
     metadata = ModelMetadata.from_strings(read_metadata(path))
     assert metadata is not None

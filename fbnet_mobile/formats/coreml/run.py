@@ -19,43 +19,37 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.formats.base import Session, existing, unreadable
 from fbnet_mobile.formats.packages import needs, quiet
-from fbnet_mobile.formats.session import Runtime, Session, existing, unreadable
 
 Array = NDArray[np.float32]
 
 
-class CoreML(Runtime):
-    """Core ML, or coremltools' reading of a package where there is no Core ML."""
+def version() -> str:
+    """Return the version of ``coremltools``."""
+    return str(_coremltools().__version__)
 
-    name = "coreml"
-    format = "coreml"
 
-    def version(self) -> str:
-        """Return the version of ``coremltools``."""
-        return str(_coremltools().__version__)
+def load(path: Path, threads: int = 1) -> Session:
+    """Load a package of one input and one output, besides what a classifier adds.
 
-    def load(self, path: Path, threads: int = 1) -> Session:
-        """Load a package of one input and one output, besides what a classifier adds; see :meth:`Runtime.load`.
-
-        It ignores ``threads``.
-        """
-        ct = _coremltools()
-        existing(path)
-        native = sys.platform == "darwin"
-        try:
-            with quiet():
-                model = ct.models.MLModel(str(path), skip_model_load=not native)
-                description = model.get_spec().description
-        except Exception as error:  # coremltools' own are plain Exception and RuntimeError
-            raise unreadable(path, "coremltools", error) from error
-        arrays = _arrays(description)
-        if len(description.input) != 1 or len(arrays) != 1:
-            raise UserError(
-                f"{path} has {len(description.input)} inputs and {len(arrays)} outputs; only "
-                "models of one each can be run"
-            )
-        return CoreMLSession(model) if native else EvaluatedSession(model)
+    It ignores ``threads``.
+    """
+    ct = _coremltools()
+    existing(path)
+    native = sys.platform == "darwin"
+    try:
+        with quiet():
+            model = ct.models.MLModel(str(path), skip_model_load=not native)
+            description = model.get_spec().description
+    except Exception as error:  # coremltools' own are plain Exception and RuntimeError
+        raise unreadable(path, "coremltools", error) from error
+    arrays = _arrays(description)
+    if len(description.input) != 1 or len(arrays) != 1:
+        raise UserError(
+            f"{path} has {len(description.input)} inputs and {len(arrays)} outputs; only models of one each can be run"
+        )
+    return CoreMLSession(model) if native else EvaluatedSession(model)
 
 
 class _DescribedSession(Session):
@@ -298,6 +292,3 @@ _WITHOUT_INFERENCE: dict[str, Callable[[Inputs], NDArray[Any]]] = {
 def _coremltools() -> ModuleType:
     with needs("coremltools", "fbnet-mobile[coreml]"), quiet():
         return importlib.import_module("coremltools")
-
-
-RUNTIME = CoreML()

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from fbnet_mobile.errors import UserError
+from fbnet_mobile.formats.coreml.metadata import OWN_KEYS
 from fbnet_mobile.formats.packages import quiet
 from fbnet_mobile.graph.operations import INPUT, Graph, Node, Shape
 
@@ -27,9 +28,6 @@ with quiet():
     from coremltools.converters.mil import Builder as mil  # noqa: N813
     from coremltools.converters.mil import Function, Program
     from coremltools.converters.mil.frontend.milproto.load import load
-
-_OWN_KEYS = "com.github.apple.coremltools."
-"""Prefix of the metadata that coremltools adds."""
 
 
 def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
@@ -72,7 +70,7 @@ def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
 
 def save(model: Any, path: Path) -> None:
     """Write a package with nothing in it that differs from one time to the next."""
-    model.user_defined_metadata.pop(f"{_OWN_KEYS}conversion_date", None)
+    model.user_defined_metadata.pop(f"{OWN_KEYS}conversion_date", None)
     model.save(str(path))
     (description,) = path.glob("Data/*/*.mlmodel")
     specification = type(model.get_spec()).FromString(description.read_bytes())
@@ -139,8 +137,19 @@ def _package(
         minimum_deployment_target=target,
         compute_precision=precision,
         skip_model_load=True,
+        pass_pipeline=_pipeline(),
         **extras,
     )
+
+
+def _pipeline() -> Any:
+    """Return coremltools' passes but one, that turns a factor and a term of each channel into a batch norm.
+
+    It writes the variance as 1 and the epsilon as 1e-5, so what it makes is off by 5e-6 of its value, every time.
+    """
+    pipeline = ct.PassPipeline()
+    pipeline.remove_passes({"common::fuse_elementwise_to_batchnorm"})
+    return pipeline
 
 
 def _labels(graph: Graph, metadata: Mapping[str, str]) -> list[str]:
@@ -151,17 +160,6 @@ def _labels(graph: Graph, metadata: Mapping[str, str]) -> list[str]:
         return []
     # Core ML gives the probabilities by name; among ImageNet's names two are there twice.
     return [name if classes.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(classes)]
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """Return the package's user-defined metadata, less what coremltools adds."""
-    with quiet():
-        try:
-            model = ct.models.MLModel(str(path), skip_model_load=True)
-        except Exception as error:  # coremltools raises plain Exception and RuntimeError for what it cannot read
-            raise UserError(f"{path} is no Core ML package; export it again") from error
-        entries = dict(model.user_defined_metadata)
-    return {key: value for key, value in entries.items() if not key.startswith(_OWN_KEYS)}
 
 
 Rule = Callable[[Node, Sequence[Any], str], Any]

@@ -9,35 +9,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.formats.packages import needs
-from fbnet_mobile.formats.session import Runtime, Session, existing, unreadable
+from fbnet_mobile.formats.base import Session, existing, unreadable
+from fbnet_mobile.formats.packages import needs, quiet
 
 Array = NDArray[np.float32]
 
 
-class OnnxRuntime(Runtime):
-    """ONNX Runtime on the CPU."""
+def version() -> str:
+    """Return the version of ``onnxruntime``."""
+    return str(_module().__version__)
 
-    name = "onnxruntime"
-    format = "onnx"
 
-    def version(self) -> str:
-        """Return the version of ``onnxruntime``."""
-        return str(_module().__version__)
-
-    def load(self, path: Path, threads: int = 1) -> Session:
-        """Load a file of one float32 or uint8 input and one output; see :meth:`Runtime.load`."""
-        ort = _module()
-        existing(path)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        try:
+def load(path: Path, threads: int = 1) -> Session:
+    """Load a file of one float32 or uint8 input and one output."""
+    ort = _module()
+    existing(path)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        with quiet():
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exception classes derive from Exception alone, and differ by release
-            raise unreadable(path, "ONNX Runtime", error) from error
-        return OnnxSession(path, session)
+    except Exception as error:  # its exception classes derive from Exception alone, and differ by release
+        raise unreadable(path, "ONNX Runtime", error) from error
+    return OnnxSession(path, session)
 
 
 class OnnxSession(Session):
@@ -80,6 +76,3 @@ class OnnxSession(Session):
 def _module() -> ModuleType:
     with needs("onnxruntime", "fbnet-mobile[onnx]"):
         return importlib.import_module("onnxruntime")
-
-
-RUNTIME = OnnxRuntime()

@@ -64,20 +64,12 @@ def write(
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Return the model's ``metadata_props``."""
-    try:
-        model = onnx.load_model(path, load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError, which is no more precise
-        raise UserError(f"{path} is no ONNX file; export it again") from error
-    return {entry.key: entry.value for entry in model.metadata_props}
-
-
 class _Builder:
     """The operations and constants made so far; a node's tensor has the node's name, the last is "output"."""
 
     def __init__(self, graph: Graph, opset: int, dynamic_batch: bool) -> None:
         self.output, self.opset, self.dynamic_batch = graph.output, opset, dynamic_batch
+        self.shapes = graph.shapes()
         self.operations: list[onnx.NodeProto] = []
         self.constants: list[TensorProto] = []
         self.input = INPUT
@@ -224,18 +216,24 @@ def _resize(to: _Builder, node: Node) -> str:
     bilinear, align = node.attributes["mode"] == "bilinear", node.attributes["align_corners"]
     positions = "align_corners" if align else "half_pixel" if bilinear else "asymmetric"
     axes: dict[str, Any] = {}
-    if to.dynamic_batch:
-        if to.opset < 18:
-            raise UserError(
-                f"cannot write {node.name} (in '{node.source}') to ONNX with a dynamic batch: a resize there needs "
-                "opset 18; ask for that"
-            )
+    before = to.shapes[node.inputs[0]]
+    if not to.dynamic_batch:
+        size = ["", to.constant(node, "sizes", np.array(node.shape, np.int64))]
+    elif node.shape[2] % before[2] == node.shape[3] % before[3] == 0:
+        factors = [1, 1, node.shape[2] // before[2], node.shape[3] // before[3]]
+        size = [to.constant(node, "scales", np.array(factors, np.float32))]
+    elif to.opset >= 18:
         axes = {"axes": [2, 3]}
-    sizes = to.constant(node, "sizes", np.array(node.shape[2:] if axes else node.shape, np.int64))
+        size = ["", to.constant(node, "sizes", np.array(node.shape[2:], np.int64))]
+    else:
+        raise UserError(
+            f"cannot write {node.name} (in '{node.source}') to ONNX with a dynamic batch: a resize there by another "
+            "than whole factors needs opset 18; ask for that"
+        )
     return to.op(
         node,
         "Resize",
-        [*to.inputs(node), "", "", sizes],
+        [*to.inputs(node), "", *size],
         mode="linear" if bilinear else "nearest",
         coordinate_transformation_mode=positions,
         nearest_mode="floor",

@@ -1,1 +1,32 @@
-"""TFLite files and LiteRT."""
+"""TFLite files and LiteRT.
+
+fp16: weights of layers in fp16, computed as the runtime likes. int8: weights per channel and activations, computed in
+integers; what the quantiser has no integers for stays float32.
+"""
+
+import math
+
+from fbnet_mobile.formats.base import Conversion, Format, Imported
+
+_HERE = "fbnet_mobile.formats.tflite"
+
+FORMAT = Format(
+    name="tflite",
+    suffix=".tflite",
+    runtime="litert",
+    write=Imported(f"{_HERE}.write:write"),
+    load=Imported(f"{_HERE}.run:load"),
+    version=Imported(f"{_HERE}.run:version"),
+    read_metadata=Imported(f"{_HERE}.metadata:read_metadata"),
+    recognises=Imported(f"{_HERE}.metadata:recognises"),
+    conversions={
+        "fp16": Conversion(Imported(f"{_HERE}.precision:fp16"), tolerance=1e-2),
+        "int8": Conversion(
+            Imported(f"{_HERE}.precision:int8"),
+            tolerance=math.inf,
+            calibrates=True,
+            for_measuring=Imported(f"{_HERE}.precision:int8_for_measuring"),
+        ),
+    },
+    install="python3 -m pip install ai-edge-litert",
+)

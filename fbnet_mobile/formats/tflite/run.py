@@ -5,7 +5,7 @@ Not by ``CompiledModel``, which dies on ARM cores without LSE atomics, such as a
 
 import importlib
 import mmap
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,42 +14,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fbnet_mobile.errors import UserError
+from fbnet_mobile.formats.base import Session, existing, unreadable
 from fbnet_mobile.formats.packages import needs, quiet
-from fbnet_mobile.formats.session import Runtime, Session, existing, unreadable
+from fbnet_mobile.formats.tflite.metadata import METADATA
 
 Array = NDArray[np.float32]
 
-METADATA = "fbnet_mobile"
-"""Name of the metadata buffer that our own files have."""
 
-
-class LiteRT(Runtime):
-    """LiteRT, with its XNNPACK kernels."""
-
-    name = "litert"
-    format = "tflite"
-
-    def version(self) -> str:
-        """Return the version of ``ai-edge-litert``, or of the older package in its place."""
-        for package in ("ai-edge-litert", "tflite-runtime"):
-            try:
-                return version(package)
-            except PackageNotFoundError:
-                continue
-        _interpreter_module()
-        return "unknown"
-
-    def load(self, path: Path, threads: int = 1) -> Session:
-        """Load a file of one float32 or uint8 input and one float32 output; see :meth:`Runtime.load`."""
-        module = _interpreter_module()
-        existing(path)
+def version() -> str:
+    """Return the version of ``ai-edge-litert``, or of the older package in its place."""
+    for package in ("ai-edge-litert", "tflite-runtime"):
         try:
-            with quiet():
-                interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
-                interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise unreadable(path, "LiteRT", error) from error
-        return LiteRTSession(path, interpreter)
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    _interpreter_module()
+    return "unknown"
+
+
+def load(path: Path, threads: int = 1) -> Session:
+    """Load a file of one float32 or uint8 input and one float32 output."""
+    module = _interpreter_module()
+    existing(path)
+    try:
+        with quiet():
+            interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
+            interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise unreadable(path, "LiteRT", error) from error
+    return LiteRTSession(path, interpreter)
 
 
 class LiteRTSession(Session):
@@ -111,6 +104,3 @@ def _interpreter_module() -> ModuleType:
     except ModuleNotFoundError:
         with needs("tflite_runtime", "ai-edge-litert"):
             return importlib.import_module("tflite_runtime.interpreter")
-
-
-RUNTIME = LiteRT()

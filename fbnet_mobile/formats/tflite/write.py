@@ -15,19 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.packages import quiet
-from fbnet_mobile.formats.tflite.run import METADATA
+from fbnet_mobile.formats.tflite.metadata import METADATA, SIGNATURE
 from fbnet_mobile.graph.operations import INPUT, Graph, Node, Shape
 
 with quiet():
     from litert_converter.mlir import ir
     from litert_converter.tools.model_utils import transform
-
-SIGNATURE = "serving_default"
 
 
 def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
@@ -38,20 +34,6 @@ def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
         with context, ir.Location.unknown():
             content = transform.write_flatbuffer(_module(graph, metadata), ir_context=context)
     path.write_bytes(content)
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """Return the strings of the buffer :data:`METADATA`, a JSON object."""
-    content = path.read_bytes()
-    if not schema.Model.ModelBufferHasIdentifier(content, 0):
-        raise UserError(f"{path} is no TFLite file; export it again")
-    model = schema.Model.GetRootAs(content, 0)
-    for index in range(model.MetadataLength()):
-        entry = model.Metadata(index)
-        if entry.Name() == METADATA.encode():
-            strings: dict[str, str] = json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
-            return strings
-    return {}
 
 
 def _module(graph: Graph, metadata: Mapping[str, str]) -> ir.Module:

@@ -147,11 +147,11 @@ class Evolution(Strategy):
     def _measured(self, networks: Sequence[Assignment]) -> tuple[Measured, ...]:
         """The accuracy of networks, each measured by one of the processes."""
         fabric = self.context.fabric
-        accuracies = torch.zeros(len(networks), dtype=torch.float64, device=fabric.device)
+        accuracies = torch.zeros(len(networks), dtype=torch.float64)
         for number in range(fabric.global_rank, len(networks), fabric.world_size):
             accuracies[number] = self.accuracy(networks[number])
         if fabric.world_size > 1:
-            reduced = fabric.all_reduce(accuracies, reduce_op="sum")
+            reduced = fabric.all_reduce(accuracies.to(fabric.device), reduce_op="sum")
             assert isinstance(reduced, Tensor)
             accuracies = reduced
         return tuple(

@@ -1,0 +1,36 @@
+"""What an export found, as plain data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written and how far it is from PyTorch.
+
+    Attributes:
+        path: the file, or folder.
+        format: its format.
+        precision: of what it stores: "fp32", "fp16" or "int8".
+        inputs: number of inputs compared.
+        largest_difference: between any two logits.
+        relative_difference: the same, divided by the largest absolute logit of PyTorch's.
+        agreement: part of the answers (the class, or channel, of the largest logit) that is PyTorch's, from 0 to 1;
+            None for a network of one logit, which has no such answers.
+        accuracy: part of the answers that are the inputs' labels, from 0 to 1; None without labels or answers.
+        pytorch_accuracy: the same of PyTorch's answers.
+        size: of the file, or of the folder's files together, in bytes.
+        seconds: that the export and its check took.
+    """
+
+    path: Path
+    format: str
+    precision: str
+    inputs: int
+    largest_difference: float
+    relative_difference: float
+    agreement: float | None
+    accuracy: float | None
+    pytorch_accuracy: float | None
+    size: int
+    seconds: float

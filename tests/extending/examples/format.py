@@ -1,0 +1,89 @@
+"""A file format of one's own: the network as a .npz of its operations and weights, run by PyTorch."""
+
+import json
+from pathlib import Path
+
+import format_loader
+import numpy as np
+
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.formats.base import FORMATS, Format, Session, existing, unreadable
+
+
+def write(graph, path, metadata):
+    """Store the operations and the metadata as JSON beside the weights."""
+    for node in graph.nodes:
+        if node.op not in format_loader.OPERATIONS:
+            raise UserError(f"cannot write {node.name} (in '{node.source}') to npz: it has no {node.op}")
+    head = {
+        "input_shape": graph.input_shape,
+        "pixels": graph.pixels,
+        "nodes": [[node.name, node.op, node.inputs, node.shape, dict(node.attributes)] for node in graph.nodes],
+        "output": graph.output,
+        "metadata": dict(sorted(metadata.items())),
+    }
+    weights = {f"{node.name}/{role}": array for node in graph.nodes for role, array in node.weights.items()}
+    with path.open("wb") as file:
+        np.savez(file, head=np.frombuffer(json.dumps(head).encode(), np.uint8), **weights)
+
+
+def read_head(path):
+    """The JSON in a file; UserError if it is none of this format."""
+    try:
+        return format_loader.Model(path).head
+    except Exception as error:
+        raise UserError(f"{path} is no npz of a network; export it again") from error
+
+
+def recognises(path):
+    """Whether an export may replace what is there."""
+    try:
+        return "nodes" in read_head(path)
+    except UserError:
+        return False
+
+
+class NpzSession(Session):
+    """A file in this process."""
+
+    def __init__(self, model):
+        self.model = model
+        self.takes_pixels = model.head["pixels"]
+
+    @property
+    def input_shape(self):
+        return tuple(self.model.head["input_shape"])
+
+    def set_input(self, images):
+        self.images = images
+
+    def invoke(self):
+        self.result = self.model.run(self.images)
+
+    def output(self):
+        return self.result.numpy()
+
+
+def load(path, threads=1):
+    """Load a file to run it here."""
+    try:
+        return NpzSession(format_loader.Model(existing(path)))
+    except (OSError, ValueError, KeyError) as error:
+        raise unreadable(path, "npz", error) from error
+
+
+FORMATS.add(
+    "npz",
+    Format(
+        name="npz",
+        suffix=".npz",
+        runtime="npz-torch",
+        write=write,
+        load=load,
+        version=format_loader.version,
+        read_metadata=lambda path: read_head(path)["metadata"],
+        recognises=recognises,
+        install="python3 -m pip install torch",
+        loader=Path(format_loader.__file__),
+    ),
+)
