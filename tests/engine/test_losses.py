@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks import build
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.engine.checkpoint import Checkpoint, save_checkpoint
 from fbnet_mobile.engine.losses import LOSSES, Teacher
 from fbnet_mobile.errors import UserError
