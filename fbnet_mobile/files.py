@@ -1,6 +1,5 @@
 """Files of the user's: written whole or not at all, locked while in use, read with errors of one line."""
 
-import difflib
 import errno
 import functools
 import json
@@ -21,7 +20,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from fbnet_mobile.errors import FbnetError, JobError, UserError
+from fbnet_mobile.errors import FbnetError, JobError, UserError, shown
+from fbnet_mobile.registry import nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -29,19 +29,6 @@ _SCRATCH = ".partial-"
 _DAY_S = 24 * 3600
 _YAML_CHARACTERS, _YAML_DEPTH, _YAML_NODES, _YAML_DIGITS = 2**18, 40, 50_000, 18
 _TEXT_BYTES = 2**28
-
-
-def shown(name: object) -> str:
-    """A path or another name for a message: on one line, with control characters escaped, the middle of a long one cut.
-
-    >>> shown("a" + chr(10) + "b")
-    'a\\nb'
-    """
-    escaped = "".join(
-        character if character.isprintable() else ascii(character)[1:-1]
-        for character in os.fsencode(str(name)).decode("utf-8", "backslashreplace")
-    )
-    return escaped if len(escaped) <= 200 else f"{escaped[:100]}...{escaped[-90:]}"
 
 
 def is_regular(path: Path) -> bool:
@@ -97,7 +84,7 @@ def refuse_foreign(path: Path, replaces: Callable[[Path], bool] = is_regular) ->
     """
     name = os.fspath(path)
     if not path.name:
-        raise UserError(f"cannot write {shown(name)!r}: it names no file; choose another output path")
+        raise UserError(f"cannot write '{shown(name)}': it names no file; choose another output path")
     if not all(character.isprintable() or "\udc80" <= character <= "\udcff" for character in name):
         raise UserError(f"cannot write {shown(name)}: control characters in a name; choose another output path")
     with writing(path):
@@ -424,6 +411,5 @@ def first_problem(error: ValidationError, known_fields: Sequence[str] = ()) -> s
     field = shown(".".join(str(part) for part in first["loc"]))
     message = shown(first["msg"].removeprefix("Value error, "))
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1])[:80], known_fields, n=1)
-        message = "unknown field" + (f"; did you mean {near[0]!r}?" if near else "")
+        message = f"unknown field{nearest(str(first['loc'][-1]), known_fields)}"
     return f"{field}: {message}" if field else message

@@ -153,7 +153,7 @@ def _described(model: Path, threads: int, statistic: str) -> ModelResult:
 def _measured(models: Sequence[ModelResult], device: "Device") -> list[ModelResult]:
     """The models with the latency of those that the device runs."""
     from fbnet_mobile.measure.benchmark import benchmark as measure
-    from fbnet_mobile.report.progress import steps
+    from fbnet_mobile.progress import steps
 
     found = {model.model: model for model in models}
     with steps() as progress:

@@ -208,7 +208,7 @@ def _latency(
     from fbnet_mobile.formats.base import get_format
     from fbnet_mobile.measure.benchmark import benchmark
     from fbnet_mobile.measure.jobs import runtime_version
-    from fbnet_mobile.report.progress import steps
+    from fbnet_mobile.progress import steps
 
     runtime, threads = get_format(file_format).runtime, device.settings.threads or 1
     statistic = table.conditions.statistic if table is not None else "min"

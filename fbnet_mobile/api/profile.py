@@ -66,7 +66,7 @@ def profile(options: ProfileOptions) -> ProfileResult:
 
     from fbnet_mobile.measure.plan import MeasuringPlan
     from fbnet_mobile.measure.profile import profile as measure
-    from fbnet_mobile.report.progress import steps
+    from fbnet_mobile.progress import steps
 
     candidates, positions = len(space.candidates()), sum(1 for _ in space.all_blocks())
     say(

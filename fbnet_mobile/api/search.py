@@ -13,8 +13,8 @@ from fbnet_mobile.api.call import (
     write_arguments,
 )
 from fbnet_mobile.data.recipe import TrainingData
-from fbnet_mobile.engine.recipe import MachineOptions
 from fbnet_mobile.errors import UserError
+from fbnet_mobile.recipe import MachineOptions
 from fbnet_mobile.report.records import LimitMet, NetworkFound, SearchReport
 from fbnet_mobile.search.recipe import SearchRecipe, SearchTask
 

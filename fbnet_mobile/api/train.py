@@ -12,7 +12,7 @@ from fbnet_mobile.api.call import (
     write_arguments,
 )
 from fbnet_mobile.data.recipe import TrainingData
-from fbnet_mobile.engine.recipe import MachineOptions
+from fbnet_mobile.recipe import MachineOptions
 from fbnet_mobile.report.records import TrainReport
 from fbnet_mobile.train.recipe import TrainRecipe, TrainTask
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from fbnet_mobile.api import benchmark as api
 from fbnet_mobile.cli.common import Lines, Program, run
-from fbnet_mobile.engine.recipe import option
+from fbnet_mobile.recipe import option
 from fbnet_mobile.report.console import benchmark_lines, zoo_lines
 
 

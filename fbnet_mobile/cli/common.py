@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import click
 
 from fbnet_mobile.api.call import described, option_names
-from fbnet_mobile.engine.recipe import RecipeField, build, option, recipe_fields, shorten
-from fbnet_mobile.errors import FbnetError, JobError, UserError, is_out_of_memory
+from fbnet_mobile.errors import FbnetError, JobError, UserError, is_out_of_memory, shown
+from fbnet_mobile.recipe import RecipeField, build, option, recipe_fields
 from fbnet_mobile.registry import nearest
 
 Lines = Callable[[Any], Iterable[str]]
@@ -120,8 +120,7 @@ def _memory_detail(error: Exception) -> str:
 
 def one_line(text: str) -> str:
     """A message as one line: control characters escaped, and words of hundreds of characters shortened."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:60]}...{word[0][-60:]}", shown)
+    return re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: shown(word[0], 123), shown(text, sys.maxsize))
 
 
 class _Command(click.Command):
@@ -250,9 +249,7 @@ def _configured(path: Path, program: Program) -> dict[str, Any]:
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name not in known:
-            raise UserError(
-                f"{path}: unknown option {shorten(str(key))!r} for fbnet-{program.name}{nearest(name, known)}"
-            )
+            raise UserError(f"{path}: unknown option '{shown(key, 40)}' for fbnet-{program.name}{nearest(name, known)}")
         found[name] = value
     return found
 

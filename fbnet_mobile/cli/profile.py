@@ -6,7 +6,7 @@ from typing import Any
 
 from fbnet_mobile.api import profile as api
 from fbnet_mobile.cli.common import Lines, Program, run
-from fbnet_mobile.engine.recipe import option
+from fbnet_mobile.recipe import option
 from fbnet_mobile.report.console import check_lines, comparison_lines, device_lines, profile_lines
 
 _INSTEAD = "Instead of measuring"

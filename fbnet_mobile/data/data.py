@@ -13,8 +13,8 @@ from fbnet_mobile.data.augment import AUGMENTATIONS, augment, normalise
 from fbnet_mobile.data.sources import Source, open_source, show_name
 from fbnet_mobile.data.split import Split, hold_out, limited
 from fbnet_mobile.data.store import FileStore, MemoryStore, Store, check_all, decode_all
-from fbnet_mobile.engine.progress import ProgressBar
 from fbnet_mobile.errors import UserError
+from fbnet_mobile.progress import ProgressBar
 
 MEMORY_LIMIT = 2 * 10**9
 """Bytes of decoded pixels up to which a data set is held in memory."""

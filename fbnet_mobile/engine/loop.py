@@ -14,9 +14,9 @@ from torch import Tensor
 from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.engine.allocator import tune_allocator
 from fbnet_mobile.engine.processes import mean
-from fbnet_mobile.engine.progress import ProgressBar
 from fbnet_mobile.engine.run_folder import Row, RunFolder
 from fbnet_mobile.errors import JobError, enough_memory
+from fbnet_mobile.progress import ProgressBar
 
 _REPORT_STEPS = 20
 

@@ -12,8 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from fbnet_mobile.engine.checkpoint import load_checkpoint
-from fbnet_mobile.errors import UserError
-from fbnet_mobile.files import shown
+from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.registry import Registry
 
 Teach = Callable[[Tensor], Tensor]

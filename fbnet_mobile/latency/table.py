@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from fbnet_mobile.arch import Architecture, Block
 from fbnet_mobile.devices.base import UNKNOWN
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.latency.calibration import Calibration, Network, PredictionError, calibrate, left_out_error
 from fbnet_mobile.space import SearchSpace
@@ -490,10 +490,8 @@ def _checked(schema: type[BaseModel], record: Mapping[Any, Any]) -> dict[str, An
     except ValidationError as error:
         (problem, *_) = error.errors(include_url=False)
         name = str(problem["loc"][0])
-        shown = str(record[name])
-        shown = shown if len(shown) <= 40 else shown[:37] + "..."
         message = problem["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{name} is {shown!r}: {message[0].lower()}{message[1:]}") from error
+        raise ValueError(f"{name} is '{shown(record[name], 40)}': {message[0].lower()}{message[1:]}") from error
 
 
 def _measurement(record: Mapping[Any, Any]) -> Measurement:
@@ -518,8 +516,7 @@ def _is_number(text: str) -> bool:
 def _number(name: str, text: str) -> float:
     value = float(text) if _is_number(text) else math.nan
     if not 0 <= value <= _MOST_EXTRA:
-        shown = text if len(text) <= 40 else text[:37] + "..."
-        raise ValueError(f"{name} is {shown!r}: it must be a number from 0 to {_MOST_EXTRA:g}, or empty")
+        raise ValueError(f"{name} is '{shown(text, 40)}': it must be a number from 0 to {_MOST_EXTRA:g}, or empty")
     return value
 
 
@@ -529,8 +526,7 @@ _MOST_EXTRA = 1e15
 def _check_kind(kind: str, keys: str) -> None:
     kinds = (INVOCATION, BLOCK, NETWORK, ROUND)
     if kind not in kinds:
-        shown = kind if len(kind) <= 40 else kind[:37] + "..."
-        raise ValueError(f"kind {shown!r} is not one of {', '.join(kinds)}")
+        raise ValueError(f"kind '{shown(kind, 40)}' is not one of {', '.join(kinds)}")
     if kind == ROUND:
         _round_fields(keys)
     elif kind == INVOCATION:

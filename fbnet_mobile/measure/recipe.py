@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fbnet_mobile.engine.recipe import SEEDS, option
+from fbnet_mobile.recipe import SEEDS, option
 
 _BLOCKS, _MEASURING, _DEVICE = "Blocks", "Measuring", "Device"
 

@@ -11,10 +11,10 @@ import yaml
 
 from fbnet_mobile.cli import benchmark, export, profile, search, train
 from fbnet_mobile.cli.common import CommonOptions, Program, _command, run
-from fbnet_mobile.engine.recipe import build, plain, recipe_fields
 from fbnet_mobile.formats.base import FORMATS
 from fbnet_mobile.latency.table import STATISTICS
 from fbnet_mobile.measure.recipe import ProfileRecipe
+from fbnet_mobile.recipe import build, plain, recipe_fields
 
 PROGRAMS = {
     program.name: program for module in (profile, search, train, export, benchmark) for program in [module.PROGRAM]

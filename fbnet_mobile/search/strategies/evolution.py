@@ -17,8 +17,8 @@ from fbnet_mobile.blocks.network import calibrate_batch_norm
 from fbnet_mobile.cost.within import Assignment, Within
 from fbnet_mobile.data.augment import derive_seed, normalise
 from fbnet_mobile.engine.processes import in_first_process
-from fbnet_mobile.engine.progress import ProgressBar
 from fbnet_mobile.files import write_json
+from fbnet_mobile.progress import ProgressBar
 from fbnet_mobile.search.choices import Weights
 from fbnet_mobile.search.derive import require_feasible
 from fbnet_mobile.search.inherit import inherit
