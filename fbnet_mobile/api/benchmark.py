@@ -19,7 +19,6 @@ from fbnet_mobile.api.prediction import predict
 from fbnet_mobile.data.recipe import TestData
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.measure.recipe import BenchmarkRecipe, DeviceOptions
-from fbnet_mobile.report.document import to_json
 from fbnet_mobile.report.records import (
     BenchmarkResult,
     ModelResult,
@@ -87,10 +86,9 @@ def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
         models = _judged(models, images, recipe.images)
     result = BenchmarkResult(options.device.device, facts, tuple(models))
     if recipe.output is not None:
-        from fbnet_mobile.files import write_whole
+        from fbnet_mobile.documents import write_json
 
-        with write_whole(recipe.output, replaces=_is_result) as partial:
-            partial.write_text(to_json(result), encoding="utf-8")
+        write_json(recipe.output, result, replaces=_is_result)
         write_arguments(arguments_path(recipe.output), "benchmark", options)
     return result
 

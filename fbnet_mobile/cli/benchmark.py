@@ -18,6 +18,10 @@ class Instead:
     )
 
 
+def _look(asked: Instead) -> tuple[Any, Lines] | None:
+    return (api.published(), zoo_lines) if asked.list_models else None
+
+
 PROGRAM = Program(
     name="benchmark",
     text="Measure the latency of model files on a device, and their accuracy on labelled images. Latency is the time "
@@ -29,14 +33,10 @@ PROGRAM = Program(
     lines=benchmark_lines,
     continues=False,
     instead=Instead,
-    look=lambda asked: _look(asked),
+    look=_look,
 )
 
 
 def main() -> None:
     """Entry point."""
     run(PROGRAM)
-
-
-def _look(asked: Instead) -> tuple[Any, Lines] | None:
-    return (api.published(), zoo_lines) if asked.list_models else None

@@ -217,7 +217,7 @@ def _called(program: Program, known: Mapping[str, RecipeField], given: dict[str,
     if not _first_process():
         return
     if common.json:
-        from fbnet_mobile.report.document import to_json
+        from fbnet_mobile.documents import to_json
 
         sys.stdout.write(to_json(record))
     else:
@@ -239,7 +239,8 @@ def _configured(path: Path, program: Program) -> dict[str, Any]:
     Raises:
         UserError: the file is no mapping of the command's options to values.
     """
-    from fbnet_mobile.files import parse_yaml, read_text
+    from fbnet_mobile.documents import parse_yaml
+    from fbnet_mobile.files import read_text
 
     known = {item.name for item in recipe_fields(program.options)}
     content = parse_yaml(read_text(path), str(path))

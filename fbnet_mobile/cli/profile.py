@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fbnet_mobile.api import devices
 from fbnet_mobile.api import profile as api
 from fbnet_mobile.cli.common import Lines, Program, run
 from fbnet_mobile.recipe import option
@@ -29,6 +30,18 @@ class Instead:
     )
 
 
+def _look(asked: Instead) -> tuple[Any, Lines] | None:
+    if asked.list_devices:
+        return devices.list_devices(), device_lines
+    if asked.check_device is not None:
+        return devices.check_device(asked.check_device), check_lines
+    if asked.show is not None:
+        return api.show(asked.show), profile_lines
+    if asked.compare is not None:
+        return api.compare(*asked.compare), comparison_lines
+    return None
+
+
 PROGRAM = Program(
     name="profile",
     text="Measure every candidate block of a search space on a device into a latency table. Blocks that the table at "
@@ -40,24 +53,10 @@ PROGRAM = Program(
     lines=profile_lines,
     continues=True,
     instead=Instead,
-    look=lambda asked: _look(asked),
+    look=_look,
 )
 
 
 def main() -> None:
     """Entry point."""
     run(PROGRAM)
-
-
-def _look(asked: Instead) -> tuple[Any, Lines] | None:
-    from fbnet_mobile.cli import devices
-
-    if asked.list_devices:
-        return devices.list_devices(), device_lines
-    if asked.check_device is not None:
-        return devices.check_device(asked.check_device), check_lines
-    if asked.show is not None:
-        return api.show(asked.show), profile_lines
-    if asked.compare is not None:
-        return api.compare(*asked.compare), comparison_lines
-    return None

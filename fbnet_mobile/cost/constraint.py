@@ -122,8 +122,3 @@ def limit_on(
 def latency_constraint(space: SearchSpace, table: LatencyTable, limit_us: float, number: int = 1) -> Constraint:
     """A limit on the latency that a table predicts, in microseconds; see ``limit_on``."""
     return limit_on(space, "latency", limit_us, table, number)
-
-
-def count_constraint(space: SearchSpace, count: str, limit: float) -> Constraint:
-    """A limit on a quantity that needs no table; see ``limit_on``."""
-    return limit_on(space, count, limit)

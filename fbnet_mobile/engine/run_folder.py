@@ -16,10 +16,11 @@ from typing_extensions import TypedDict
 
 from fbnet_mobile import __version__
 from fbnet_mobile.data.data import Data
+from fbnet_mobile.documents import first_problem
 from fbnet_mobile.engine.checkpoint import read_tensors, write_tensors
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.errors import UserError, shown
-from fbnet_mobile.files import first_problem, locked, remove_leftovers, write_whole, writing
+from fbnet_mobile.files import locked, remove_leftovers, write_whole, writing
 
 STATE, LOG = "last.pt", "log.csv"
 

@@ -19,11 +19,12 @@ from fbnet_mobile.cost.constraint import Constraint
 from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.data.data import Data, training_batches
 from fbnet_mobile.data.split import Split
+from fbnet_mobile.documents import write_json
 from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs, seeded
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import STATE, RunFolder, data_settings, read_state
 from fbnet_mobile.errors import JobError, UserError, shown
-from fbnet_mobile.files import read_text, write_json
+from fbnet_mobile.files import read_text
 from fbnet_mobile.search.board import log_epoch, open_board
 from fbnet_mobile.search.derive import require_feasible
 from fbnet_mobile.search.inherit import inherit

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks.network import build
 from fbnet_mobile.cost.bounds import cost_range
-from fbnet_mobile.cost.constraint import Constraint, count_constraint, latency_constraint
+from fbnet_mobile.cost.constraint import Constraint, latency_constraint, limit_on
 from fbnet_mobile.data.augment import normalise
 from fbnet_mobile.data.data import Data, load_data
 from fbnet_mobile.errors import JobError, UserError
@@ -153,7 +153,7 @@ def test_several_targets_share_the_warm_up_and_end_as_alone(
 @pytest.mark.parametrize("changes", [{"mode": "candidates"}, {"objective": "product"}], ids=str)
 def test_other_ways_to_search_meet_all_constraints_too(changes: dict[str, Any], data: Data, tmp_path: Path) -> None:
     recipe = replace(RECIPE, epochs=1, **changes)
-    params = count_constraint(SPACE, "params", 4500)
+    params = limit_on(SPACE, "params", 4500)
     result = run(data, tmp_path, 120.0, recipe, params)
     assert predicted_us(result) <= 120
     assert result.architecture.params <= 4500
@@ -176,7 +176,7 @@ def test_the_objective_is_the_published_product_or_a_constraint() -> None:
 
 def test_one_resolution_a_step_learns_which_to_take(data: Data, tmp_path: Path) -> None:
     space = SPACE.changed(resolution=[8, 12, 16])
-    macs = count_constraint(space, "macs", 60_000)
+    macs = limit_on(space, "macs", 60_000)
     recipe = replace(RECIPE, one_resolution=True)
     fabric = Fabric(accelerator="cpu", devices=1)
     result = search(space, [macs], data, recipe, tmp_path, fabric, show_progress=False)
@@ -198,7 +198,7 @@ def test_what_cannot_work_is_refused_in_one_line(data: Data, tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"has latency on host of at most 20\.0 us: .* is 36\.3 us to 201\.2 us"):
         run(data, tmp_path / "fast", 20.0)
     assert not (tmp_path / "fast").exists()
-    macs = count_constraint(SPACE, "macs", 130_000)
+    macs = limit_on(SPACE, "macs", 130_000)
     most = max(float(array.max()) for array in macs.costs.values())
     opposite = replace(macs, name="idleness", costs={name: most - array for name, array in macs.costs.items()})
     with pytest.raises(UserError, match=r"no network of space tiny was found that has .* and .*; raise one of them"):
@@ -220,7 +220,7 @@ def test_a_warm_up_is_taken_by_searches_that_differ_in_limits_alone(data: Data, 
     recipe, warmup = replace(RECIPE, epochs=2, warmup=0.5), tmp_path / "warmup.pt"
     run(data, tmp_path / "first", 120.0, recipe, shared_warmup=warmup)
     with pytest.raises(UserError, match=r"holds a search with constraints .*; use another folder"):
-        run(data, tmp_path / "more", 120.0, recipe, count_constraint(SPACE, "params", 9000), shared_warmup=warmup)
+        run(data, tmp_path / "more", 120.0, recipe, limit_on(SPACE, "params", 9000), shared_warmup=warmup)
     other = latency_constraint(SPACE, table(), 120.0)
     slower = replace(other, costs={name: 1.01 * array for name, array in other.costs.items()})
     fabric = Fabric(accelerator="cpu", devices=1)

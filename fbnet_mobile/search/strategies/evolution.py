@@ -16,8 +16,8 @@ from torch import Tensor
 from fbnet_mobile.blocks.network import calibrate_batch_norm
 from fbnet_mobile.cost.within import Assignment, Within
 from fbnet_mobile.data.augment import derive_seed, normalise
+from fbnet_mobile.documents import write_json
 from fbnet_mobile.engine.processes import in_first_process
-from fbnet_mobile.files import write_json
 from fbnet_mobile.progress import ProgressBar
 from fbnet_mobile.search.choices import Weights
 from fbnet_mobile.search.derive import require_feasible

@@ -1,10 +1,10 @@
 """What fbnet-profile says of devices: which are there, and what one of them lacks."""
 
 import shlex
-import sys
 from collections.abc import Iterator
 from typing import Any
 
+from fbnet_mobile.api.call import say
 from fbnet_mobile.report.records import DeviceCheck, DeviceFound, DeviceList, Finding
 
 
@@ -13,7 +13,7 @@ def list_devices() -> DeviceList:
     from fbnet_mobile.devices.settings import devices_path
 
     found = DeviceList(tuple(_found(name) for name in _names()), devices_path())
-    print(f"devices.yaml: {found.settings or 'none (docs/devices.md says what it can hold)'}", file=sys.stderr)
+    say(f"devices.yaml: {found.settings or 'none (docs/devices.md says what it can hold)'}")
     return found
 
 
@@ -44,32 +44,32 @@ def check_device(name: str) -> DeviceCheck:
 
     findings: list[Finding] = []
 
-    def say(what: str, problem: str = "") -> None:
+    def found(what: str, problem: str = "") -> None:
         findings.append(Finding(what, problem))
 
     with get_device(name) as device:
         facts = device.facts()
-        say(f"reachable: {facts.cpu}, {facts.cores} cores, {facts.operating_system}")
+        found(f"reachable: {facts.cpu}, {facts.cores} cores, {facts.operating_system}")
         for tool in _needed_by(device):
             try:
                 list(device.run(["sh", "-c", f"command -v {tool}"]))
             except ProgramError:
-                say(tool, "install it there (Debian: apt install coreutils findutils tar util-linux)")
+                found(tool, "install it there (Debian: apt install coreutils findutils tar util-linux)")
         working = dict(_offered(device))
         if device.settings.benchmark_binary is not None:
-            say(f"benchmark_model: {runtime_version(device, 'litert')}")
+            found(f"benchmark_model: {runtime_version(device, 'litert')}")
         else:
             try:
                 python = device.python
-                say(f"Python: {next(iter(device.run([python, '--version'])), python)}")
+                found(f"Python: {next(iter(device.run([python, '--version'])), python)}")
                 for runtime in device.runtimes:
                     if runtime in working:
-                        say(f"{runtime} {working[runtime]}")
+                        found(f"{runtime} {working[runtime]}")
                     else:
                         install = format_of_runtime(runtime).install.removeprefix("python3")
-                        say(runtime, f"run there: {shlex.quote(python)}{install}")
+                        found(runtime, f"run there: {shlex.quote(python)}{install}")
             except JobError as error:
-                say("Python", str(error))
+                found("Python", str(error))
         usable = bool(working) or device.settings.benchmark_binary is not None
         return DeviceCheck(name, tuple(findings), tuple(_notes(device)), usable)
 
