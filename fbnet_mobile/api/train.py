@@ -13,7 +13,7 @@ from fbnet_mobile.api.call import (
 )
 from fbnet_mobile.data.recipe import TrainingData
 from fbnet_mobile.recipe import MachineOptions
-from fbnet_mobile.report.records import TrainReport
+from fbnet_mobile.report.records import TrainResult
 from fbnet_mobile.train.recipe import TrainRecipe, TrainTask
 
 
@@ -28,7 +28,7 @@ class TrainOptions:
 
 
 @takes(TrainOptions)
-def train(options: TrainOptions) -> TrainReport:
+def train(options: TrainOptions) -> TrainResult:
     """Train the network of an architecture file; best.pt in the output folder is its checkpoint.
 
     The classifier gets as many classes as the data have. An interrupted training continues where it was when it is
@@ -70,7 +70,7 @@ def train(options: TrainOptions) -> TrainReport:
         network = network.with_classes(len(data.classes))
     seed_everything(recipe.seed, verbose=False)
     if task.inherit is not None:
-        from fbnet_mobile.search.loop import inherited_network
+        from fbnet_mobile.search.inherit import inherited_network
 
         module, initial_weights = inherited_network(task.inherit, network), f"inherited from {task.inherit}"
     else:
@@ -80,7 +80,7 @@ def train(options: TrainOptions) -> TrainReport:
     )
     if fabric.is_global_zero:
         write_arguments(kept, "train", options)
-    return TrainReport(
+    return TrainResult(
         checkpoint=result.checkpoint,
         val_accuracy=result.val_accuracy,
         val_images=len(data.val),

@@ -1,5 +1,6 @@
 """A limit on what a network may cost."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -77,6 +78,14 @@ class Constraint:
             f"{table['runtime']} {table['runtime_version']}, {threads}, {table['precision']}, on {table['device']} "
             f"({table['cpu']})"
         )
+
+    @property
+    def digest(self) -> str:
+        """What it says that every block costs, in few letters; the limit is no part of it."""
+        found = hashlib.sha256(repr((self.fixed, self.peak)).encode())
+        for name, array in self.costs.items():
+            found.update(name.encode() + array.tobytes())
+        return found.hexdigest()
 
     def __str__(self) -> str:
         """The constraint for people."""

@@ -12,9 +12,9 @@ from fbnet_mobile.report.records import (
     NetworkFound,
     ProfileResult,
     PublishedNetworks,
-    SearchReport,
+    SearchResult,
     TableComparison,
-    TrainReport,
+    TrainResult,
 )
 
 
@@ -105,7 +105,7 @@ def check_lines(result: DeviceCheck) -> Iterator[str]:
         yield f"note     {note}"
 
 
-def search_lines(result: SearchReport) -> Iterator[str]:
+def search_lines(result: SearchResult) -> Iterator[str]:
     """The networks that were found, beside what was most probable whatever the limits."""
     for found in result.found:
         yield from _found_lines(found)
@@ -129,7 +129,7 @@ def _found_lines(found: NetworkFound) -> Iterator[str]:
     )
 
 
-def train_lines(result: TrainReport) -> Iterator[str]:
+def train_lines(result: TrainResult) -> Iterator[str]:
     """A trained network's accuracy."""
     yield (
         f"{result.checkpoint}: accuracy {result.val_accuracy:.2%} on the {result.val_images} validation images, "

@@ -15,7 +15,7 @@ from fbnet_mobile.cost.within import Assignment
 from fbnet_mobile.data.data import load_data
 from fbnet_mobile.search.loop import search
 from fbnet_mobile.search.recipe import SearchRecipe
-from fbnet_mobile.search.results import SearchResult
+from fbnet_mobile.search.results import Searched
 from fbnet_mobile.search.strategies.evolution import Evolution
 from fbnet_mobile.space import SearchSpace
 
@@ -40,7 +40,7 @@ RECIPE = SearchRecipe(strategy="evolution", epochs=1, batch_size=32, population=
 MACS = 100_000
 
 
-def run(out_dir: Path, processes: int) -> SearchResult:
+def run(out_dir: Path, processes: int) -> Searched:
     fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto")
     fabric.launch()
     data = load_data("digits", resolution=16, limit=400, show_progress=False)

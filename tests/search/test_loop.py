@@ -19,9 +19,10 @@ from fbnet_mobile.data.data import Data, load_data
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.latency.table import BLOCK, INVOCATION, Conditions, LatencyTable, Measurement
 from fbnet_mobile.search import loop
+from fbnet_mobile.search.inherit import inherited_network
 from fbnet_mobile.search.loop import search
 from fbnet_mobile.search.recipe import SearchRecipe
-from fbnet_mobile.search.results import SearchResult
+from fbnet_mobile.search.results import Searched
 from fbnet_mobile.search.strategies.gradient import architecture_objective
 from fbnet_mobile.space import SearchSpace
 
@@ -69,13 +70,13 @@ def data() -> Data:
 
 def run(
     data: Data, out: Path, target_us: float = 120.0, recipe: SearchRecipe = RECIPE, *more: Constraint, **options: Any
-) -> SearchResult:
+) -> Searched:
     constraints = [latency_constraint(SPACE, table(), target_us), *more]
     fabric = Fabric(accelerator="cpu", devices=1)
     return search(SPACE, constraints, data, recipe, out, fabric, show_progress=False, **options)
 
 
-def predicted_us(result: SearchResult) -> float:
+def predicted_us(result: Searched) -> float:
     return table().total(result.architecture)
 
 
@@ -96,14 +97,14 @@ def test_search_meets_the_target_learns_and_is_reused(data: Data, tmp_path: Path
 
 def test_training_can_begin_with_the_supernets_weights(data: Data, tmp_path: Path) -> None:
     result = run(data, tmp_path)
-    network = loop.inherited_network(tmp_path, result.architecture)
+    network = inherited_network(tmp_path, result.architecture)
     # With the statistics of the batch: those that it inherits are of all networks together.
     assert loss_of(network.train(), data) < loss_of(build(result.architecture).train(), data) - 0.3
     other = result.architecture.with_classes(11)
     with pytest.raises(UserError, match="found another network than tiny-120us"):
-        loop.inherited_network(tmp_path, other)
+        inherited_network(tmp_path, other)
     with pytest.raises(UserError, match=r"last\.pt does not exist"):
-        loop.inherited_network(tmp_path / "empty", result.architecture)
+        inherited_network(tmp_path / "empty", result.architecture)
 
 
 @torch.no_grad()
@@ -119,7 +120,7 @@ def test_a_tighter_target_gives_a_cheaper_network(data: Data, tmp_path: Path) ->
     assert slow.architecture.macs > 1.5 * fast.architecture.macs
 
 
-def same(one: SearchResult, other: SearchResult) -> None:
+def same(one: Searched, other: Searched) -> None:
     assert one.architecture == other.architecture
     for first, second in zip(one.history, other.history, strict=True):
         assert replace(first, seconds=0.0).columns() == pytest.approx(
@@ -158,7 +159,7 @@ def test_other_ways_to_search_meet_all_constraints_too(changes: dict[str, Any], 
     assert predicted_us(result) <= 120
     assert result.architecture.params <= 4500
     assert {"expected_latency_us", "expected_params"} <= set(result.history[0].columns())
-    network = loop.inherited_network(tmp_path, result.architecture)
+    network = inherited_network(tmp_path, result.architecture)
     assert network[0][0].weight.shape[0] == result.architecture.blocks[0].out_channels
 
 
