@@ -24,9 +24,6 @@ def _look(asked: Instead) -> tuple[Any, Lines] | None:
 
 PROGRAM = Program(
     name="benchmark",
-    text="Measure the latency of model files on a device, and their accuracy on labelled images. Latency is the time "
-    'of one inference, of one image, without copying the input; the statistic that the table uses, or else "min", is '
-    "compared with the prediction.",
     example="fbnet-benchmark model.tflite --device host --latency-table host.csv --data path/to/images",
     options=api.BenchmarkOptions,
     work=api.benchmark,

@@ -48,10 +48,9 @@ class Program:
 
     Attributes:
         name: after "fbnet-".
-        text: what it does, for ``--help``.
         example: a command line.
         options: the recipe that its options are made from.
-        work: called with the options that were given, by name; returns a record.
+        work: called with the options that were given, by name; returns a record. What it says of itself is the help.
         lines: the record for people.
         continues: whether the same command takes up what an interrupted one left.
         instead: a recipe of options that ask for something else than the work, if there are any.
@@ -59,7 +58,6 @@ class Program:
     """
 
     name: str
-    text: str
     example: str
     options: type
     work: Callable[..., Any]
@@ -166,7 +164,7 @@ def _command(program: Program) -> click.Command:
         name=f"fbnet-{program.name}",
         callback=called,
         params=[_parameter(item) for item in known.values()],
-        help=program.text,
+        help=(program.work.__doc__ or "").partition("\n\n    Args:")[0],
         epilog=f"Example: {program.example}",
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )

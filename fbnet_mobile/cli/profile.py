@@ -44,9 +44,6 @@ def _look(asked: Instead) -> tuple[Any, Lines] | None:
 
 PROGRAM = Program(
     name="profile",
-    text="Measure every candidate block of a search space on a device into a latency table. Blocks that the table at "
-    "the output path has are kept, and estimated ones are measured; an interrupted run continues where it was when the "
-    "same command is given again.",
     example="fbnet-profile --device host --runtime litert --space small -o host.csv",
     options=api.ProfileOptions,
     work=api.profile,

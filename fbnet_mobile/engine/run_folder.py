@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -224,7 +223,7 @@ class RunFolder(Generic[Row]):
     def _content(self, state: dict[str, Any]) -> State:
         return {
             "settings": self.settings,
-            "history": [asdict(row) for row in self.history],  # type: ignore[call-overload]
+            "history": self._rows.dump_python(self.history),
             "precision": self.fabric.strategy.precision.state_dict(),
             "tool_version": __version__,
             "task": state,

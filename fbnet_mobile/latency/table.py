@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -241,13 +242,25 @@ class LatencyTable:
         candidates = space.candidates()
         missing = self.missing(candidates)
         if missing:
-            conditions = self.conditions
             raise UserError(
                 f"the latency table lacks {len(missing)} of the {len(candidates)} candidate blocks of space {name}, "
-                f"'{missing[0].key}' first; measure them with: fbnet-profile --device {conditions.device} "
-                f"--runtime {conditions.runtime} --space {name} --classes {space.classes} "
-                f"--threads {conditions.threads} --precision {conditions.precision} -o {path}"
+                f"'{missing[0].key}' first; measure them with: {self.command(path, name, space.classes)}"
             )
+
+    def command(self, path: Path, space: str | None = None, classes: int | None = None) -> str:
+        """The command that measures into the table what it lacks of a space, of its own one by default."""
+        own = self.conditions
+        words: dict[str, object] = {
+            "--device": own.device,
+            "--runtime": own.runtime,
+            "--space": space or own.space,
+            **({"--classes": classes} if classes is not None else {}),
+            "--threads": own.threads,
+            "--precision": own.precision,
+            "--statistic": own.statistic,
+            "-o": path,
+        }
+        return shlex.join(["fbnet-profile", *(str(word) for pair in words.items() for word in pair)])
 
     def error(self) -> PredictionError | None:
         """The error on the table's whole networks, leaving each out of the fit; None with fewer than three."""
