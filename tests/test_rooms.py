@@ -2,14 +2,13 @@
 
 import ast
 import itertools
-import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.tree import ROOT, environment
+
 PACKAGE = ROOT / "fbnet_mobile"
 
 
@@ -89,7 +88,7 @@ for name in {LIGHT}:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
     )
     assert done.returncode == 0, done.stderr
 

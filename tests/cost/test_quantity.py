@@ -1,9 +1,7 @@
 """What can be limited, as a user names it."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +11,7 @@ from fbnet_mobile.cost.constraint import limit_on
 from fbnet_mobile.cost.quantity import QUANTITIES, Quantity
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.space import load_space
+from tests.tree import environment
 
 
 @pytest.mark.parametrize(
@@ -71,6 +70,5 @@ print({"torch", "numpy", "pandas", "pydantic"} & set(sys.modules))
 import fbnet_mobile.cost.bounds
 print("torch" in sys.modules)
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
     assert done.stdout == "set()\nFalse\n"

@@ -1,5 +1,4 @@
 import math
-import os
 import runpy
 import signal
 import subprocess
@@ -12,9 +11,9 @@ import pytest
 
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.search.results import Searched
+from tests.tree import environment
 
 PROGRAM = Path(__file__).with_name("digits_search.py")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 run: Callable[[Path, int], Searched] = runpy.run_path(str(PROGRAM))["run"]
 
 
@@ -29,7 +28,7 @@ def test_two_processes_search_as_one_does(one: Searched, tmp_path: Path) -> None
         [sys.executable, PROGRAM, tmp_path, "2"],
         check=True,
         timeout=300,
-        env=ENVIRONMENT,
+        env=environment(),
     )
 
     two = pd.read_csv(tmp_path / "log.csv")
@@ -45,7 +44,7 @@ def test_a_search_killed_in_any_epoch_goes_on_as_if_nothing_had_happened(
     epoch: int, one: Searched, tmp_path: Path
 ) -> None:
     command = [sys.executable, PROGRAM, tmp_path, "1", str(epoch)]
-    killed = subprocess.run(command, check=False, timeout=300, env=ENVIRONMENT)
+    killed = subprocess.run(command, check=False, timeout=300, env=environment())
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "architecture.yaml").exists()
 
