@@ -205,9 +205,7 @@ class Evolution(Strategy):
         digest = hashlib.sha256()
         for value in context.supernet.state_dict().values():
             digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-        limits = [
-            (each.name, each.limit, each.total(context.space, context.space.first())) for each in context.constraints
-        ]
+        limits = [(each.name, each.limit, each.digest) for each in context.constraints]
         digest.update(repr((limits, recipe, context.space, context.data.source)).encode())
         return digest.hexdigest()
 
