@@ -198,8 +198,6 @@ def _predicted(model: ModelResult, table: "LatencyTable", device: str, cpu: str)
 
 def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) -> list[ModelResult]:
     """The models with their accuracy on the test images."""
-    from fbnet_mobile.arch import Architecture
-    from fbnet_mobile.blocks.network import restore
     from fbnet_mobile.data.data import load_data
     from fbnet_mobile.engine.checkpoint import load_checkpoint
     from fbnet_mobile.formats.base import format_of, read_metadata
@@ -215,8 +213,7 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
         predictor: Any
         if path.suffix == CHECKPOINT:
             checkpoint = load_checkpoint(path)
-            network = Architecture.from_yaml(checkpoint.architecture, str(path))
-            predictor, resolution = restore(network, checkpoint.state_dict, str(path)), network.resolution
+            predictor, resolution = checkpoint.network(str(path)), checkpoint.resolution
             metadata = ModelMetadata(checkpoint.architecture, checkpoint.classes, checkpoint.mean, checkpoint.std)
         else:
             found = ModelMetadata.from_strings(read_metadata(path), str(path))

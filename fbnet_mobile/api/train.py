@@ -43,11 +43,10 @@ def train(options: TrainOptions) -> TrainResult:
 
     network = load_architecture(task.architecture)
 
-    from lightning_fabric import seed_everything
-
     from fbnet_mobile.api.fabric import make_fabric
     from fbnet_mobile.blocks.network import build
     from fbnet_mobile.data.data import load_data
+    from fbnet_mobile.engine.loop import seeded
     from fbnet_mobile.train.loop import train as run
 
     fabric = make_fabric(options.machine)
@@ -68,13 +67,13 @@ def train(options: TrainOptions) -> TrainResult:
         if fabric.is_global_zero:
             say(remarks[-1])
         network = network.with_classes(len(data.classes))
-    seed_everything(recipe.seed, verbose=False)
     if task.inherit is not None:
         from fbnet_mobile.search.inherit import inherited_network
 
         module, initial_weights = inherited_network(task.inherit, network), f"inherited from {task.inherit}"
     else:
-        module, initial_weights = build(network), "random"
+        with seeded(fabric, recipe.seed):
+            module, initial_weights = build(network), "random"
     result = run(
         module, data, recipe, task.output, fabric, architecture=network.to_yaml(), initial_weights=initial_weights
     )
