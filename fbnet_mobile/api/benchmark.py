@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fbnet_mobile.api.call import (
     arguments_path,
@@ -202,7 +202,7 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
     from fbnet_mobile.engine.checkpoint import load_checkpoint
     from fbnet_mobile.formats.base import format_of, read_metadata
     from fbnet_mobile.formats.metadata import ModelMetadata
-    from fbnet_mobile.train.evaluate import evaluate
+    from fbnet_mobile.train.evaluate import Predict, evaluate
 
     source = images.data
     assert source is not None
@@ -210,7 +210,7 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
     judged = []
     for model in models:
         path = model.model
-        predictor: Any
+        predictor: Predict
         if path.suffix == CHECKPOINT:
             checkpoint = load_checkpoint(path)
             predictor, resolution = checkpoint.network(str(path)), checkpoint.resolution

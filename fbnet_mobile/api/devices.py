@@ -2,10 +2,13 @@
 
 import shlex
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fbnet_mobile.api.call import say
 from fbnet_mobile.report.records import DeviceCheck, DeviceFound, DeviceList, Finding
+
+if TYPE_CHECKING:
+    from fbnet_mobile.devices import Device
 
 
 def list_devices() -> DeviceList:
@@ -74,7 +77,7 @@ def check_device(name: str) -> DeviceCheck:
         return DeviceCheck(name, tuple(findings), tuple(_notes(device)), usable)
 
 
-def _notes(device: Any) -> Iterator[str]:
+def _notes(device: "Device") -> Iterator[str]:
     """What makes a device's measurements uncertain."""
     facts, state = device.facts(), device.state()
     if facts.governor not in {"performance", "unknown"}:
@@ -88,7 +91,7 @@ def _notes(device: Any) -> Iterator[str]:
         yield f"{state.temperature_c:.0f} C: it may slow down; cool_below_c in devices.yaml waits"
 
 
-def _needed_by(device: Any) -> list[str]:
+def _needed_by(device: "Device") -> list[str]:
     """Programs that a device must have besides a shell's own."""
     needed = list(device.tools)
     if device.tools and device.settings.affinity != "all":
@@ -109,7 +112,7 @@ def _names() -> Iterator[str]:
     yield from entries
 
 
-def _offered(device: Any) -> Iterator[tuple[str, str]]:
+def _offered(device: "Device") -> Iterator[tuple[str, str]]:
     """The runtimes that work on a device, with their versions."""
     from fbnet_mobile.devices import DeviceBusyError
     from fbnet_mobile.errors import JobError

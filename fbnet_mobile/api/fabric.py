@@ -1,15 +1,18 @@
 """Where weights are trained, from the options."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fbnet_mobile.api.call import first_line
 from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.recipe import MachineOptions
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 _MOST = 1024
 
 
-def make_fabric(machine: MachineOptions) -> Any:
+def make_fabric(machine: MachineOptions) -> "Fabric":
     """A launched ``lightning_fabric.Fabric``.
 
     Raises:
