@@ -16,7 +16,6 @@ from fbnet_mobile.documents import parse_yaml, write_json
 from fbnet_mobile.engine.checkpoint import write_tensors
 from fbnet_mobile.errors import FbnetError, JobError, UserError
 from fbnet_mobile.files import cannot_write, locked, read_text, write_whole
-from tests.tree import environment
 
 
 @pytest.fixture
@@ -116,7 +115,7 @@ def test_a_lock_says_who_has_it_and_ends_with_its_process(tmp_path: Path) -> Non
     program = "import sys, pathlib, time; from fbnet_mobile.files import locked\n"
     program += "with locked(pathlib.Path(sys.argv[1]), 'it'): print('held', flush=True); time.sleep(60)"
     command = [sys.executable, "-c", program, str(tmp_path / "lock")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as holder:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with (

@@ -6,9 +6,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
-from tests.tree import ROOT, environment
-
+ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fbnet_mobile"
 
 
@@ -88,7 +88,6 @@ for name in {LIGHT}:
         capture_output=True,
         text=True,
         check=False,
-        env=environment(),
     )
     assert done.returncode == 0, done.stderr
 

@@ -17,7 +17,6 @@ from fbnet_mobile.devices.lock import FOLDER, HELD, Holder, lock_script
 from fbnet_mobile.devices.remote import RemoteDevice
 from fbnet_mobile.errors import JobError
 from tests.devices.lab import Sshd
-from tests.tree import environment
 
 SHELLS = {"sh": [], "bash": [], "mksh": ["toybox"], "busybox": ["busybox"]}
 """Each with where its tools come from, if not from this machine's: Android's are mksh and toybox."""
@@ -249,7 +248,7 @@ def holding(tmp_path: Path, name: str) -> "subprocess.Popen[str]":
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program],
-        env={**environment(), "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(tmp_path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

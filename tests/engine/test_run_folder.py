@@ -23,7 +23,6 @@ from fbnet_mobile.files import locked
 from fbnet_mobile.train.loop import train
 from fbnet_mobile.train.recipe import TrainRecipe
 from fbnet_mobile.train.results import Trained
-from tests.tree import environment
 
 PROGRAM = Path(__file__).parents[1] / "train" / "digits_run.py"
 CASES = Path(__file__).parents[1] / "cases"
@@ -152,7 +151,6 @@ def test_a_write_that_fails_in_the_first_process_ends_the_others_too(tmp_path: P
         capture_output=True,
         text=True,
         timeout=120,
-        env=environment(),
     )
     assert done.returncode != 0
     assert "the first process failed: cannot write" in done.stderr or "cannot write" in done.stderr

@@ -11,7 +11,6 @@ import pytest
 
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.search.results import Searched
-from tests.tree import environment
 
 PROGRAM = Path(__file__).with_name("digits_search.py")
 run: Callable[[Path, int], Searched] = runpy.run_path(str(PROGRAM))["run"]
@@ -28,7 +27,6 @@ def test_two_processes_search_as_one_does(one: Searched, tmp_path: Path) -> None
         [sys.executable, PROGRAM, tmp_path, "2"],
         check=True,
         timeout=300,
-        env=environment(),
     )
 
     two = pd.read_csv(tmp_path / "log.csv")
@@ -44,7 +42,7 @@ def test_a_search_killed_in_any_epoch_goes_on_as_if_nothing_had_happened(
     epoch: int, one: Searched, tmp_path: Path
 ) -> None:
     command = [sys.executable, PROGRAM, tmp_path, "1", str(epoch)]
-    killed = subprocess.run(command, check=False, timeout=300, env=environment())
+    killed = subprocess.run(command, check=False, timeout=300)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "architecture.yaml").exists()
 

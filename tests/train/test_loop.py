@@ -21,7 +21,6 @@ from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.train.evaluate import evaluate
 from fbnet_mobile.train.recipe import TrainRecipe
 from fbnet_mobile.train.results import Trained
-from tests.tree import environment
 
 PROGRAM = Path(__file__).with_name("digits_run.py")
 EPOCHS = 5
@@ -58,7 +57,7 @@ def test_it_learns_and_leaves_a_checkpoint_of_the_accuracy_it_states(undisturbed
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(undisturbed: Trained, tmp_path: Path) -> None:
-    job = subprocess.Popen([sys.executable, PROGRAM, tmp_path, str(EPOCHS), "1", "batch_norm"], env=environment())
+    job = subprocess.Popen([sys.executable, PROGRAM, tmp_path, str(EPOCHS), "1", "batch_norm"])
     log = tmp_path / "log.csv"
     give_up = time.monotonic() + 60
     while not (log.exists() and len(log.read_text().splitlines()) > 2):
@@ -102,7 +101,6 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
         [sys.executable, PROGRAM, tmp_path / "two", "2", "2", "plain"],
         check=True,
         timeout=120,
-        env=environment(),
     )
     one = run(tmp_path / "one", 2, batch_norm=False)
 
