@@ -20,7 +20,6 @@ from fbnet_mobile.errors import UserError
 from fbnet_mobile.latency.table import LatencyTable
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 SPACE = """
 name: tiny
 resolution: 16
@@ -38,8 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("python")
     (path / "tiny.yaml").write_text(SPACE)
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", example], cwd=path, capture_output=True, text=True, check=False, env=ENVIRONMENT
+        [sys.executable, "-c", example], cwd=path, capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"predicted \S+ us, measured \S+ us\naccuracy \S+% on 179 images\n", done.stdout), (

@@ -104,7 +104,8 @@ def half(path: Path, compress: Callable[[Any], Any] | None = None) -> Any:
         takes_image = model.get_spec().description.input[0].type.WhichOneof("Type") == "imageType"
         image = tuple(function.inputs[INPUT].shape) if takes_image else None
         if compress:
-            program = _program(compress(_package(program, ct.precision.FLOAT16)))
+            # Compression runs all passes, and the one left out elsewhere fails on fp16: so it comes before that.
+            program = _program(compress(_package(program, ct.precision.FLOAT16, pipeline=ct.PassPipeline())))
         target = ct.target.iOS16 if compress else _TARGET
         made = _package(program, ct.precision.FLOAT16, labels, image, target)
         made.user_defined_metadata.update(model.user_defined_metadata)
@@ -123,7 +124,12 @@ def _program(model: Any) -> Any:
 
 
 def _package(
-    program: Any, precision: Any, labels: Sequence[str] = (), image: Shape | None = None, target: Any = _TARGET
+    program: Any,
+    precision: Any,
+    labels: Sequence[str] = (),
+    image: Shape | None = None,
+    target: Any = _TARGET,
+    pipeline: Any = None,
 ) -> Any:
     """Convert a program to a package: a classifier if there are labels, of an image if its shape is given."""
     extras: dict[str, Any] = {}
@@ -137,7 +143,7 @@ def _package(
         minimum_deployment_target=target,
         compute_precision=precision,
         skip_model_load=True,
-        pass_pipeline=_pipeline(),
+        pass_pipeline=pipeline or _pipeline(),
         **extras,
     )
 
