@@ -14,8 +14,9 @@ from torch import Tensor
 from fbnet_mobile import __version__
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks.network import Network, restore
-from fbnet_mobile.errors import UserError
-from fbnet_mobile.files import first_problem, shown, write_whole
+from fbnet_mobile.documents import first_problem
+from fbnet_mobile.errors import UserError, shown
+from fbnet_mobile.files import write_whole
 
 _FORMAT = "fbnet-mobile checkpoint 1"
 

@@ -12,6 +12,7 @@ from PIL import Image
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks.network import build
 from fbnet_mobile.engine.checkpoint import Checkpoint, save_checkpoint
+from tests.tree import environment
 
 COMMANDS = ("profile", "search", "train", "export", "benchmark")
 
@@ -28,7 +29,7 @@ finally:
     slow = {{"torch", "torchvision", "pandas", "numpy", "coremltools", "onnx"}} & set(sys.modules)
     assert not slow, slow
 """
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment())
     assert shown.returncode == 0, shown.stderr
     assert f"Example: fbnet-{command} " in shown.stdout
     options = re.split(r"\n  (?=-)", shown.stdout.split("  -h, --help")[0])[1:]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from fbnet_mobile.cli.common import one_line
+from tests.tree import environment
 
-ROOT = Path(__file__).parents[2]
 TRAIN = ("train", "--architecture", "fbnetv2-f1", "--data", "digits")
 LONG = "x" * 5000
 
@@ -168,7 +168,7 @@ def test_a_terminal_without_the_letters_of_a_path_still_shows_it(tmp_path: Path)
             capture_output=True,
             check=False,
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": locale, "PYTHONIOENCODING": "ascii"},
+            env={**environment(), "LC_ALL": locale, "PYTHONIOENCODING": "ascii"},
         )
         assert done.returncode == 2
         assert done.stderr.startswith(b"error: ")

@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,8 +17,8 @@ import fbnet_mobile as fm
 import fbnet_mobile.search.loop
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.latency.table import LatencyTable
+from tests.tree import ROOT, environment
 
-ROOT = Path(__file__).parents[2]
 SPACE = """
 name: tiny
 resolution: 16
@@ -37,9 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("python")
     (path / "tiny.yaml").write_text(SPACE)
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", example], cwd=path, capture_output=True, text=True, check=False, env=environment
+        [sys.executable, "-c", example], cwd=path, capture_output=True, text=True, check=False, env=environment()
     )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"predicted \S+ us, measured \S+ us\naccuracy \S+% on 179 images\n", done.stdout), (

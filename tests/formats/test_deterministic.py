@@ -1,7 +1,6 @@
 """Equal networks give equal bytes, whenever and wherever they are exported."""
 
 import hashlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 
 from fbnet_mobile.formats.base import FORMATS, write
 from fbnet_mobile.graph.trace import trace
+from tests.tree import environment
 
 
 def write_all(folder: Path, metadata: dict[str, str]) -> dict[str, str]:
@@ -46,6 +46,6 @@ def test_another_process_gives_the_same_bytes_and_prints_nothing(
         text=True,
         check=True,
         cwd=Path(__file__).parent,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"},
+        env={**environment(), "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"},
     )
     assert shown.stdout.strip() == str(here)

@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ import pytest
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import FORMATS, get_format, read_metadata
 from fbnet_mobile.graph.operations import Graph
+from tests.tree import environment
 
 
 def test_an_unknown_format_or_suffix_lists_the_known_ones(tmp_path: Path) -> None:
@@ -36,8 +36,7 @@ def test_a_missing_package_is_named_with_its_installation(monkeypatch: pytest.Mo
 
 def output_of(code: str) -> tuple[str, str]:
     """What a Python program prints that uses this tree."""
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
     return result.stdout, result.stderr
 
 

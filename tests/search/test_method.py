@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from fbnet_mobile.cost.constraint import count_constraint
+from fbnet_mobile.cost.constraint import limit_on
 from fbnet_mobile.data.data import Data, load_data
 from fbnet_mobile.search.loop import search
 from fbnet_mobile.search.recipe import SearchRecipe
@@ -62,7 +62,7 @@ def data() -> Data:
 
 def run(data: Data, out: Path, **changes: Any) -> pd.DataFrame:
     recipe = SearchRecipe(**{"epochs": 2, "batch_size": 8, "learning_rate": 1e-4, "warmup": 0.25, **changes})
-    limit = count_constraint(SPACE, "macs", 40_000)
+    limit = limit_on(SPACE, "macs", 40_000)
     search(SPACE, [limit], data, recipe, out, Fabric(accelerator="cpu", devices=1), show_progress=False)
     return pd.read_csv(out / "log.csv")
 
@@ -134,7 +134,7 @@ class Constant(nn.Module):
 def strategy(data: Data, supernet: nn.Module, limit: float, **changes: Any) -> Gradient:
     recipe = SearchRecipe(**{"architecture_learning_rate": 0.02, "architecture_weight_decay": 0.0, **changes})
     fabric = Fabric(accelerator="cpu", devices=1)
-    macs = count_constraint(SPACE, "macs", limit)
+    macs = limit_on(SPACE, "macs", limit)
     return Gradient(SearchContext(SPACE, [macs], recipe, fabric, supernet, data.train, data, Path()))  # type: ignore[arg-type]
 
 
@@ -221,6 +221,6 @@ def test_both_kinds_of_steps_see_the_same_rounding_in_mixed_precision(
     monkeypatch.setattr(Supernet, "forward", watched)
     recipe = SearchRecipe(epochs=1, batch_size=16)
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
-    limit = count_constraint(SPACE, "macs", 40_000)
+    limit = limit_on(SPACE, "macs", 40_000)
     search(SPACE, [limit], data, recipe, tmp_path, fabric, show_progress=False)
     assert seen[True] == seen[False] == {torch.bfloat16}
