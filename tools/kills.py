@@ -14,6 +14,7 @@ Ends with 1 if anything differed.
 import argparse
 import hashlib
 import itertools
+import math
 import os
 import random
 import shutil
@@ -32,6 +33,8 @@ import torch
 from torch import nn
 
 from fbnet_mobile.blocks.network import build, calibrate_batch_norm
+from fbnet_mobile.cost.bounds import cost_range
+from fbnet_mobile.cost.constraint import latency_constraint
 from fbnet_mobile.data.data import load_data
 from fbnet_mobile.engine.checkpoint import Checkpoint, save_checkpoint
 from fbnet_mobile.formats.base import format_of
@@ -46,8 +49,8 @@ resolution: 16
 classes: 10
 stem: {out_channels: 8, stride: 2}
 stages:
-  - {out_channels: [8, 16], depth: 2, skip: true, expansion_ratio: [2, 3], kernel_size: 3, squeeze_excite: [false, true],
-     activation: hswish}
+  - {out_channels: [8, 16], depth: 2, skip: true, expansion_ratio: [2, 3], squeeze_excite: [false, true],
+     kernel_size: 3, activation: hswish}
 head: {conv_channels: [32, 64]}
 """
 CHILD = """
@@ -109,7 +112,7 @@ def digest(path: Path) -> str:
 
 
 def names(folder: Path) -> list[str]:
-    """What is in a folder and below, but for what belongs to packages and TensorBoard, which have names of their own."""
+    """What is in a folder and below, but for the insides of packages and TensorBoard's files."""
     found = {str(path.relative_to(folder)) for path in folder.rglob("*")}
     return sorted(name for name in found if ".mlpackage/" not in name and "/events." not in name)
 
@@ -132,10 +135,11 @@ def tensors(path: Path) -> Any:
 
 def log(path: Path) -> list[Any]:
     """The rows of a log, without the time that they took."""
-    return pd.read_csv(path).drop(columns="seconds").fillna("").to_dict("records")
+    rows: list[Any] = pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns="seconds").to_dict("records")
+    return rows
 
 
-def table(path: Path) -> Any:
+def table_content(path: Path) -> Any:
     """A table's rows but for latencies and rounds."""
     loaded = LatencyTable.load(path)
     rows = {key: row for key, row in loaded.rows.items() if key[0] != ROUND}
@@ -178,7 +182,7 @@ def profile_content(folder: Path) -> dict[str, Any]:
     """Of a profile."""
     return {
         "names": names(folder),
-        "table": table(folder / "host.csv"),
+        "table": table_content(folder / "host.csv"),
         "options": (folder / "host.args.yaml").read_text(),
     }
 
@@ -186,7 +190,7 @@ def profile_content(folder: Path) -> dict[str, Any]:
 def profile_whole(folder: Path, right: dict[str, Any]) -> None:
     """The table is there or not."""
     if (folder / "host.csv").exists():
-        same(table(folder / "host.csv"), right["table"], "host.csv")
+        same(table_content(folder / "host.csv"), right["table"], "host.csv")
 
 
 def export_content(folder: Path) -> dict[str, Any]:
@@ -194,13 +198,12 @@ def export_content(folder: Path) -> dict[str, Any]:
     return {"names": names(folder), **{path.name: digest(path) for path in sorted(folder.iterdir())}}
 
 
-def export_whole(folder: Path, right: dict[str, Any]) -> None:
-    """The file is the old one or the new one."""
+def export_whole(folder: Path, right: dict[str, Any], before: Path) -> None:
+    """The file is the old one, of the folder ``before``, or the new one."""
     for path in folder.iterdir():
-        if path.name in right and path.suffix != ".yaml" and not path.name.startswith("."):
-            old = folder.parent.parent / "before" / path.name
-            if digest(path) not in (right[path.name], digest(old) if old.exists() else ""):
-                raise DifferentError(f"{path.name} is neither the old file nor the new one")
+        rights = (right.get(path.name), digest(before / path.name) if (before / path.name).exists() else "")
+        if not path.name.startswith(".") and digest(path) not in rights:
+            raise DifferentError(f"{path.name} is neither the old file nor the new one")
 
 
 def same(found: Any, right: Any, what: str) -> None:
@@ -316,18 +319,21 @@ class Jobs:
         return code, lines[-1][:300] if lines else "", changes
 
 
-def commands(work: Path) -> dict[str, tuple[Command, ...]]:
+def commands(work: Path, space_text: str = SPACE) -> dict[str, tuple[Command, ...]]:
     """What there is to kill, by the name of the command; writes what they read."""
     space_file, table_file, architecture, checkpoint = (
         work / name for name in ("tiny.yaml", "table.csv", "net.yaml", "net.pt")
     )
-    space_file.write_text(SPACE)
+    space_file.write_text(space_text)
     space = load_space(str(space_file))
     conditions = Conditions("host", "a processor", "litert", "1", 1, "fp32", "min", str(space_file), "2026-01-01")
     latencies_us = {(INVOCATION, ""): 1.0}
     latencies_us |= {(BLOCK, block.key): 2.0 + number % 7 for number, block in enumerate(space.candidates())}
     rows = {key: Measurement(*6 * (latency_us,), 100, 4, 0.01) for key, latency_us in latencies_us.items()}
-    LatencyTable(conditions, rows).save(table_file)
+    table = LatencyTable(conditions, rows)
+    table.save(table_file)
+    reach = cost_range(space, latency_constraint(space, table, math.inf))
+    low, high = (reach.lowest + share * (reach.highest - reach.lowest) for share in (0.3, 0.7))
 
     network = space.architecture(space.draw(random.Random(0)), "killed")
     network.save(architecture)
@@ -336,6 +342,7 @@ def commands(work: Path) -> dict[str, tuple[Command, ...]]:
     classes = load_data("digits", resolution=16, show_progress=False).classes
     mean, std = (0.3, 0.5, 0.7), (0.2, 0.3, 0.4)
     save_checkpoint(checkpoint, Checkpoint(network.to_yaml(), module.state_dict(), classes, mean, std, 16, 0.1))
+    exported = ("--checkpoint", str(checkpoint), "--data", "digits", "--images", "20")
     old = work / "export" / "before"
 
     def another_first(folder: Path) -> None:
@@ -348,7 +355,16 @@ def commands(work: Path) -> dict[str, tuple[Command, ...]]:
             (shutil.copytree if earlier.is_dir() else shutil.copy2)(earlier, folder / name)
 
     data = ("--data", "digits", "--limit", "400", "--batch-size", "32")
-    search = ("--latency-table", str(table_file), "--target-latency", "14us,18us", "--epochs", "4", "--warmup", "0.5")
+    search = (
+        "--latency-table",
+        str(table_file),
+        "--target-latency",
+        f"{low:.1f}us,{high:.1f}us",
+        "--epochs",
+        "4",
+        "--warmup",
+        "0.5",
+    )
     exports = (("m.tflite", "fp32"), ("m.onnx", "int8"), ("m.mlpackage", "fp32"), ("m.tflite", "int8"))
     return {
         "profile": (
@@ -371,9 +387,9 @@ def commands(work: Path) -> dict[str, tuple[Command, ...]]:
         "export": tuple(
             Command(
                 "export",
-                ("--checkpoint", str(checkpoint), "--data", "digits", "--precision", precision, "-o", name),
+                (*exported, "--precision", precision, "-o", name),
                 export_content,
-                export_whole,
+                lambda folder, right: export_whole(folder, right, old),
                 another_first,
             )
             for name, precision in exports

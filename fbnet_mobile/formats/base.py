@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.errors import UserError
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.formats.packages import needs
 from fbnet_mobile.registry import Registry, unknown
@@ -303,7 +303,7 @@ def replacing(path: Path, format: Format) -> Iterator[Path]:  # noqa: A002
             f"cannot write {path}: the {kind} of that name is no {format.name} model, and is left as it is; choose "
             "another output path, or remove it"
         )
-    with write_whole(path) as partial:
+    with write_whole(path, replaces=format.replaces) as partial:
         yield partial
 
 
@@ -321,16 +321,15 @@ def write_new(
 
     ``check`` is called with the float32 file before it is converted, and may raise.
     """
-    with writing(path):
-        if precision == FP32:
-            format.write(graph, path, dict(metadata), **(options or {}))
-            check(path)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            full = Path(folder) / path.name
-            format.write(graph, full, dict(metadata), **(options or {}))
-            check(full)
-            convert(full, path, format, precision, calibration)
+    if precision == FP32:
+        format.write(graph, path, dict(metadata), **(options or {}))
+        check(path)
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        full = Path(folder) / path.name
+        format.write(graph, full, dict(metadata), **(options or {}))
+        check(full)
+        convert(full, path, format, precision, calibration)
 
 
 def convert(
@@ -361,15 +360,6 @@ def convert(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries' remarks on their own debugging modes
         format.conversions[precision].run(source, images, target)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """JobError if what is written within, for ``path``, cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise JobError(f"cannot write {path.name}: {error.strerror or error}; free some space there") from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
