@@ -307,7 +307,7 @@ def write_new(
         format.write(graph, path, dict(metadata), **(options or {}))
         check(path)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         full = Path(folder) / path.name
         format.write(graph, full, dict(metadata), **(options or {}))
         check(full)

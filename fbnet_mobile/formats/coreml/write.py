@@ -10,7 +10,10 @@ graphs and metadata give equal bytes, once the date and the random identifiers t
 are replaced.
 """
 
+import errno
 import json
+import os
+import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -137,15 +140,20 @@ def _package(
         extras["classifier_config"] = ct.ClassifierConfig(list(labels), predicted_probabilities_output=_PROBABILITIES)
     if image:
         extras["inputs"] = [ct.ImageType(name=INPUT, shape=image, color_layout=_COLOURS[image[1]])]
-    return ct.convert(
-        program,
-        convert_to="mlprogram",
-        minimum_deployment_target=target,
-        compute_precision=precision,
-        skip_model_load=True,
-        pass_pipeline=pipeline or _pipeline(),
-        **extras,
-    )
+    try:
+        return ct.convert(
+            program,
+            convert_to="mlprogram",
+            minimum_deployment_target=target,
+            compute_precision=precision,
+            skip_model_load=True,
+            pass_pipeline=pipeline or _pipeline(),
+            **extras,
+        )
+    except RuntimeError as error:
+        if "[MIL FileWriter]" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir()) from error
 
 
 def _pipeline() -> Any:
@@ -254,13 +262,13 @@ def _resize(node: Node, operands: Sequence[Any], name: str) -> Any:
 def _channel_shuffle(node: Node, operands: Sequence[Any], name: str) -> Any:
     batch, channels, height, width = node.shape
     groups = node.attributes["groups"]
-    viewed = mil.reshape(x=operands[0], shape=[batch, groups, channels // groups, height, width])
-    swapped = mil.transpose(x=viewed, perm=[0, 2, 1, 3, 4])
+    viewed = mil.reshape(x=operands[0], shape=[batch, groups, channels // groups, height, width], name=f"{name}_view")
+    swapped = mil.transpose(x=viewed, perm=[0, 2, 1, 3, 4], name=f"{name}_swap")
     return mil.reshape(x=swapped, shape=list(node.shape), name=name)
 
 
 def _hard_swish(node: Node, operands: Sequence[Any], name: str) -> Any:
-    gate = mil.sigmoid_hard(x=operands[0], alpha=np.float32(1 / 6), beta=np.float32(0.5))
+    gate = mil.sigmoid_hard(x=operands[0], alpha=np.float32(1 / 6), beta=np.float32(0.5), name=f"{name}_gate")
     return mil.mul(x=operands[0], y=gate, name=name)
 
 
@@ -281,10 +289,13 @@ def _prelu(node: Node, operands: Sequence[Any], name: str) -> Any:
     (x,), slope = operands, node.weights["slope"]
     if len(node.shape) == 4:
         return mil.prelu(x=x, alpha=slope, name=name)
-    positive = mil.relu(x=x)  # the operation takes no features without height and width
-    return mil.add(x=positive, y=mil.mul(x=mil.sub(x=x, y=positive), y=slope), name=name)
+    # The operation takes no features without height and width.
+    positive = mil.relu(x=x, name=f"{name}_positive")
+    negative = mil.sub(x=x, y=positive, name=f"{name}_negative")
+    return mil.add(x=positive, y=mil.mul(x=negative, y=slope, name=f"{name}_slope"), name=name)
 
 
+# Whatever has no name gets one with a number that counts all operations of the process.
 _RULES: dict[str, Rule] = {
     "conv2d": _conv2d,
     "linear": _linear,
