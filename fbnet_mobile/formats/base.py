@@ -10,13 +10,12 @@ import importlib
 import tempfile
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.errors import UserError
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.formats.packages import needs
 from fbnet_mobile.registry import Registry, unknown
@@ -286,25 +285,8 @@ def write(
     """
     entry = check_suffix(path, format)
     entry.check(precision, calibration is not None, options)
-    with replacing(path, entry) as partial:
+    with write_whole(path, replaces=entry.replaces) as partial:
         write_new(graph, partial, entry, metadata or {}, precision, calibration, options or {})
-
-
-@contextmanager
-def replacing(path: Path, format: Format) -> Iterator[Path]:  # noqa: A002
-    """As :func:`fbnet_mobile.files.write_whole`, for a file of a format.
-
-    Raises:
-        UserError: ``path`` holds what is no file of the format, or cannot be written to.
-    """
-    if path.exists() and not format.replaces(path):
-        kind = "folder" if path.is_dir() else "file"
-        raise UserError(
-            f"cannot write {path}: the {kind} of that name is no {format.name} model, and is left as it is; choose "
-            "another output path, or remove it"
-        )
-    with write_whole(path) as partial:
-        yield partial
 
 
 def write_new(
@@ -321,16 +303,15 @@ def write_new(
 
     ``check`` is called with the float32 file before it is converted, and may raise.
     """
-    with writing(path):
-        if precision == FP32:
-            format.write(graph, path, dict(metadata), **(options or {}))
-            check(path)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            full = Path(folder) / path.name
-            format.write(graph, full, dict(metadata), **(options or {}))
-            check(full)
-            convert(full, path, format, precision, calibration)
+    if precision == FP32:
+        format.write(graph, path, dict(metadata), **(options or {}))
+        check(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        full = Path(folder) / path.name
+        format.write(graph, full, dict(metadata), **(options or {}))
+        check(full)
+        convert(full, path, format, precision, calibration)
 
 
 def convert(
@@ -361,15 +342,6 @@ def convert(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries' remarks on their own debugging modes
         format.conversions[precision].run(source, images, target)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """JobError if what is written within, for ``path``, cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise JobError(f"cannot write {path.name}: {error.strerror or error}; free some space there") from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:

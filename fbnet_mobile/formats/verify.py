@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fbnet_mobile.errors import FbnetError, JobError, UserError
-from fbnet_mobile.formats.base import check_suffix, replacing, write_new
+from fbnet_mobile.files import write_whole
+from fbnet_mobile.formats.base import check_suffix, write_new
 from fbnet_mobile.formats.report import ExportReport
 from fbnet_mobile.graph.operations import Graph
 from fbnet_mobile.graph.pixels import Normalisation, take_pixels
@@ -107,7 +108,7 @@ def export(
             few = slice(_RANDOM_INPUTS)
             _compare(expected[few], entry.load(full)(inputs[few]), TOLERANCE, path, f"the {format} file in fp32")
 
-    with replacing(path, entry) as partial, _named(partial, path):
+    with write_whole(path, replaces=entry.replaces) as partial, _named(partial, path):
         write_new(graph, partial, entry, metadata or {}, precision, calibration, options, check_unconverted)
         actual = entry.load(partial)(inputs)
         largest, relative = _compare(expected, actual, tolerance, path, f"the {format} file")

@@ -14,7 +14,8 @@ from torch import nn
 
 from fbnet_mobile.arch import Block
 from fbnet_mobile.errors import JobError
-from fbnet_mobile.formats.base import get_format, writing
+from fbnet_mobile.files import writing
+from fbnet_mobile.formats.base import get_format
 from fbnet_mobile.graph.operations import Graph
 from fbnet_mobile.graph.trace import trace
 from fbnet_mobile.measure.artifacts import Artifact
