@@ -1,8 +1,8 @@
 """Writes a graph as a Core ML package: an ML Program for iOS 15 and later, in 32-bit floats, channels first.
 
-A network with a name for each of its logits becomes a classifier, as Xcode and the Vision framework know it: beside
-"output", the logits, it gives "classLabel" and "classLabel_probs", the softmax by name. A network that takes pixels
-takes an image.
+A network with a name for each of its classes becomes a classifier, as Xcode and the Vision framework know it: beside
+"output", the logits or the probabilities, it gives "classLabel" and "classLabel_probs", the probabilities by name. A
+network that takes pixels takes an image.
 
 Built with the MIL builder of coremltools
 (https://apple.github.io/coremltools/docs-guides/source/mil-ops.html), which does not touch PyTorch. Equal
@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.formats.coreml.metadata import OWN_KEYS
+from fbnet_mobile.formats.coreml.metadata import OWN_KEYS, PREVIEW
+from fbnet_mobile.formats.metadata import ModelMetadata
 from fbnet_mobile.formats.packages import quiet
 from fbnet_mobile.graph.operations import INPUT, Graph, Node, Shape
 
@@ -62,13 +63,28 @@ def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
                 name = "output" if node.name == graph.output else node.name
                 values[node.name] = _RULES[node.op](node, operands, name)
             outputs = [values[graph.output]]
-            if labels:
+            if labels and graph.node(graph.output).op == "softmax":
+                outputs.append(mil.identity(x=values[graph.output], name=_PROBABILITIES))
+            elif labels:
                 outputs.append(mil.softmax(x=values[graph.output], axis=1, name=_PROBABILITIES))
             function.set_outputs(outputs)
         program.add_function("main", function)
         model = _package(program, ct.precision.FLOAT32, labels, graph.input_shape if graph.pixels else None)
         model.user_defined_metadata.update(metadata)
+        known = ModelMetadata.from_strings(metadata)
+        if known is not None:
+            _describe(model, known, classifies=bool(labels) and graph.pixels)
         save(model, path)
+
+
+def _describe(model: Any, metadata: ModelMetadata, *, classifies: bool) -> None:
+    """Fill in what Xcode shows of a package, and whether it lets one try it on pictures."""
+    model.author, model.license, model.version = metadata.author, metadata.license, metadata.version
+    model.short_description = metadata.description
+    model.input_description[INPUT] = "The picture." if metadata.input == "uint8" else "The picture, normalised."
+    model.output_description["output"] = f"The {metadata.scores}."
+    if classifies:
+        model.user_defined_metadata[PREVIEW] = "imageClassifier"
 
 
 def save(model: Any, path: Path) -> None:
@@ -112,6 +128,15 @@ def half(path: Path, compress: Callable[[Any], Any] | None = None) -> Any:
         target = ct.target.iOS16 if compress else _TARGET
         made = _package(program, ct.precision.FLOAT16, labels, image, target)
         made.user_defined_metadata.update(model.user_defined_metadata)
+        made.author, made.license, made.version = model.author, model.license, model.version
+        made.short_description = model.short_description
+        for described, before in (
+            (made.input_description, model.input_description),
+            (made.output_description, model.output_description),
+        ):
+            for name in before:
+                if before[name]:
+                    described[name] = before[name]
     return made
 
 
@@ -167,10 +192,10 @@ def _pipeline() -> Any:
 
 
 def _labels(graph: Graph, metadata: Mapping[str, str]) -> list[str]:
-    """Return a name for each logit, each another; none if they have no names, or are no logits."""
+    """Return a name for each class, each another; none if they have no names, or the network does not classify."""
     output = graph.node(graph.output)
     classes = json.loads(metadata.get("classes", "[]"))
-    if len(output.shape) != 2 or output.shape[1] != len(classes) or output.op == "softmax":
+    if len(output.shape) != 2 or output.shape[1] != len(classes):
         return []
     # Core ML gives the probabilities by name; among ImageNet's names two are there twice.
     return [name if classes.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(classes)]
