@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -29,9 +30,15 @@ def is_regular(path: Path) -> bool:
 
 def cannot_write(path: Path, error: OSError) -> FbnetError:
     """The one line for whatever hindered a write: what, why, and what to do about it."""
+    if isinstance(error, shutil.Error):  # of a folder of files: the reasons are there as text only
+        known = re.search(r"\[Errno (\d+)\]", str(error))
+        error = OSError(int(known[1]), os.strerror(int(known[1]))) if known else OSError("it could not be copied")
     start, reason = f"cannot write {shown(path)}", (error.strerror or str(error)).lower()
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return JobError(f"{start}: {reason}; free some space there and give the same command again")
+        place = Path(error.filename) if isinstance(error.filename, str) else path
+        elsewhere = place.is_absolute() and path.absolute().parent not in (place, *place.parents)
+        where = f"in {shown(place)}" if elsewhere else "there"
+        return JobError(f"{start}: {reason}; free some space {where} and give the same command again")
     if error.errno == errno.ENAMETOOLONG:
         return UserError(f"{start}: the name is too long; choose a shorter output path")
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP, errno.EISDIR):
@@ -59,11 +66,6 @@ def writing(path: Path) -> Iterator[None]:
         if "embedded null" not in str(error):
             raise
         raise UserError(f"cannot write {shown(path)}: a name has no zero bytes; choose another output path") from error
-    except RuntimeError as error:
-        # torch.save says no more than this where the disk is full.
-        if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
-            raise
-        raise cannot_write(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
 
 
 def refuse_foreign(path: Path, replaces: Callable[[Path], bool] = is_regular) -> None:
@@ -193,15 +195,16 @@ def locked(path: Path, what: str) -> Iterator[None]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _take(path, what)
-        holder = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "command": shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]])[:200],
-            "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-        }
-        os.truncate(descriptor, 0)
-        os.write(descriptor, (json.dumps(holder) + "\n").encode())
+    holder = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]])[:200],
+        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
     try:
+        with writing(path):
+            os.truncate(descriptor, 0)
+            os.write(descriptor, (json.dumps(holder) + "\n").encode())
         yield
     finally:
         with suppress(OSError):

@@ -118,14 +118,16 @@ def test_a_lock_says_who_has_it_and_ends_with_its_process(tmp_path: Path) -> Non
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with (
-            pytest.raises(
-                JobError, match=rf"^the phone is in use by process {holder.pid} on \S+ since \S+ \(.*lock\);"
-            ),
-            locked(tmp_path / "lock", "the phone"),
-        ):
-            pass
-        holder.kill()
+        try:
+            with (
+                pytest.raises(
+                    JobError, match=rf"^the phone is in use by process {holder.pid} on \S+ since \S+ \(.*lock\);"
+                ),
+                locked(tmp_path / "lock", "the phone"),
+            ):
+                pass
+        finally:
+            holder.kill()
     with locked(tmp_path / "lock", "the phone"):
         pass
     assert not list(tmp_path.iterdir())

@@ -93,7 +93,9 @@ def check_output(
         if not above.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{shown(above)} is not a folder")
         if not os.access(above, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            read_only = hasattr(os, "statvfs") and os.statvfs(above).f_flag & os.ST_RDONLY
+            number = errno.EROFS if read_only else errno.EACCES
+            raise OSError(number, os.strerror(number))
 
 
 def _is_there(path: Path) -> bool:

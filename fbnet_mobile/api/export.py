@@ -84,7 +84,17 @@ def export(options: ExportOptions) -> ExportResult:
 
     if fresh:
         _calibrate(module, input_shape)
-    metadata = replace(metadata, input=recipe.input, precision=recipe.precision)
+    metadata = replace(
+        metadata,
+        input=recipe.input,
+        precision=recipe.precision,
+        scores=recipe.scores or ("probabilities" if len(metadata.classes) > 1 else "logits"),
+        score_threshold=recipe.score_threshold,
+        description=recipe.description,
+        author=recipe.author,
+        license=recipe.license,
+        version=recipe.model_version,
+    )
     source: dict[str, Any] = {
         "root": options.images.place.data_root,
         "resolution": input_shape[-1],
@@ -112,6 +122,7 @@ def export(options: ExportOptions) -> ExportResult:
         tolerance=recipe.tolerance,
         min_agreement=recipe.min_agreement,
         pixels=Normalisation(metadata.mean, metadata.std) if recipe.input == "uint8" else None,
+        probabilities=metadata.scores == "probabilities",
         options=format_options,
     )
     write_arguments(kept, "export", options)

@@ -369,6 +369,7 @@ class LatencyTable:
 
         Raises:
             UserError: it cannot be written.
+            JobError: the disk is full.
         """
         shared = {"schema_version": SCHEMA_VERSION, **asdict(self.conditions)}
         records = [{**shared, "kind": kind, "blocks": keys, **asdict(row)} for (kind, keys), row in self._rows.items()]
@@ -378,10 +379,7 @@ class LatencyTable:
         for name, column in self.extra.items():
             frame[name] = [column.get(key) for key in self._rows]
         with write_whole(path) as partial:
-            try:
-                frame.to_csv(partial, index=False, float_format="%.5g", lineterminator="\n")
-            except OSError as error:
-                raise UserError(f"cannot write {path}: {error.strerror or error}; make room there") from error
+            frame.to_csv(partial, index=False, float_format="%.5g", lineterminator="\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:

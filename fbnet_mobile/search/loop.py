@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from fbnet_mobile.data.split import Split
 from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs, seeded
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import RunFolder, data_settings
-from fbnet_mobile.search.board import log_epoch, open_board
+from fbnet_mobile.search.board import Board
 from fbnet_mobile.search.derive import require_feasible
 from fbnet_mobile.search.recipe import SearchRecipe
 from fbnet_mobile.search.results import ARCHITECTURE, RESULT, Searched, SearchEpoch
@@ -75,13 +76,11 @@ def search(
         "precision": str(fabric.strategy.precision.precision),
     }
     run.folder = RunFolder(out_dir, "search", settings, SearchEpoch, fabric, results=[ARCHITECTURE, RESULT])
-    with run.folder:
+    with run.folder, ExitStack() as held:
         run.folder.resume(run.load_state_dict, run.state_dict, shared=shared_warmup, free=[_LIMITS])
         if tensorboard and fabric.is_global_zero:
-            run.board = open_board(out_dir / "tensorboard", len(run.folder.history) + 1)
+            run.board = held.enter_context(Board(out_dir / "tensorboard", len(run.folder.history) + 1))
         run_epochs(run, run.folder, show_progress=show_progress)
-        if run.board is not None:
-            run.board.close()
         derived = run.strategy.derive()
         result = Searched.of(
             space, constraints, recipe.strategy, derived.assignment, derived.most_likely, run.folder.history
@@ -93,6 +92,7 @@ def search(
 class _Search(Task[SearchEpoch]):
     title = "searching"
     folder: RunFolder[SearchEpoch]
+    board: Board | None = None
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class _Search(Task[SearchEpoch]):
         self.epochs, self.batch_size, self.seed = recipe.epochs, recipe.batch_size, recipe.seed
         self.learning_rate, self.images = recipe.learning_rate, f"{data.resolution} x {data.resolution} pixels"
         self.space, self.constraints, self.shared_warmup = space, constraints, shared_warmup
-        self.data, self.recipe, self.fabric, self.board = data, recipe, fabric, None
+        self.data, self.recipe, self.fabric = data, recipe, fabric
         self.weight_images, self.architecture_images = data.train.split(recipe.weight_share, recipe.seed)
         self.steps = self.weight_images.steps(recipe.batch_size)
 
@@ -195,7 +195,7 @@ class _Search(Task[SearchEpoch]):
         if warmup is not None and row.epoch == self.recipe.shared_epochs and not warmup.exists():
             self.folder.write_state(warmup, self.state_dict)
         if self.board is not None:
-            log_epoch(self.board, row, self.strategy.probabilities(), self.space)
+            self.board.log_epoch(row, self.strategy.probabilities(), self.space)
 
     def line(self, row: SearchEpoch) -> str:
         """See ``Task``."""

@@ -8,6 +8,8 @@ from fbnet_mobile.formats.packages import quiet
 
 OWN_KEYS = "com.github.apple.coremltools."
 """Prefix of the metadata that coremltools adds."""
+PREVIEW = "com.apple.coreml.model.preview.type"
+"""Name of the entry by which Xcode lets one try a model."""
 
 _PARTS = {"Manifest.json", "Data"}
 
@@ -24,7 +26,7 @@ def recognises(path: Path) -> bool:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the package's user-defined metadata, less what coremltools adds."""
+    """Return the package's user-defined metadata, less what coremltools and Xcode have there."""
     with quiet():
         import coremltools as ct
 
@@ -33,4 +35,4 @@ def read_metadata(path: Path) -> dict[str, str]:
             entries = dict(model.user_defined_metadata)
         except Exception as error:  # coremltools raises plain Exception and RuntimeError for what it cannot read
             raise UserError(f"{path} is no Core ML package; export it again") from error
-    return {key: value for key, value in entries.items() if not key.startswith(OWN_KEYS)}
+    return {key: value for key, value in entries.items() if not key.startswith(OWN_KEYS) and key != PREVIEW}
