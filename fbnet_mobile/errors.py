@@ -35,7 +35,8 @@ def shown(value: object, most: int = 200) -> str:
     except ValueError:  # Python writes no whole number of more than 4,300 digits
         text = "a number of thousands of digits"
     text = "".join(map(_escaped, text))
-    return text if len(text) <= most else f"{text[: most // 2]}...{text[most // 2 + 3 - most :]}"
+    end = (most - 3) // 2
+    return text if len(text) <= most else f"{text[: most - 3 - end]}...{text[-end:]}"
 
 
 def _escaped(character: str) -> str:
