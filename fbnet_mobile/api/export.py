@@ -75,15 +75,13 @@ def export(options: ExportOptions) -> ExportResult:
         raise UserError(f"{given} is for networks of timm and torchvision, as in --model timm:NAME; leave it out")
     if peer is not None and recipe.checkpoint is not None:
         raise UserError(f"the weights of {peer} are its own (--pretrained) or fresh; leave out --checkpoint")
-    module, input_shape, metadata, network = _network(recipe)
     fresh = recipe.checkpoint is None and not recipe.pretrained
+    module, input_shape, metadata, network = _network(recipe, fresh)
 
     from fbnet_mobile.data.data import load_images
     from fbnet_mobile.formats.verify import export as write
     from fbnet_mobile.graph.pixels import Normalisation
 
-    if fresh:
-        _calibrate(module, input_shape)
     metadata = replace(
         metadata,
         input=recipe.input,
@@ -134,9 +132,12 @@ def export(options: ExportOptions) -> ExportResult:
 
 
 def _network(
-    recipe: ExportRecipe,
+    recipe: ExportRecipe, fresh: bool
 ) -> "tuple[nn.Module, tuple[int, int, int, int], ModelMetadata, Architecture | None]":
-    """The module, its input's shape, what its file says of itself, and its architecture if it has one."""
+    """The module, its input's shape, what its file says of itself, and its architecture if it has one.
+
+    Of fresh weights the batch norm has the statistics of noise.
+    """
     from fbnet_mobile.arch import Architecture
     from fbnet_mobile.zoo import load_network
 
@@ -150,7 +151,10 @@ def _network(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # fresh weights, too, give the same file every time
-        return _module(recipe, network)
+        found = _module(recipe, network)
+        if fresh:
+            _calibrate(*found[:2])  # a network may draw at random in training mode, as by dropping paths
+    return found
 
 
 def _module(
