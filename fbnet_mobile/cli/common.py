@@ -69,6 +69,7 @@ class Program:
 
 def run(program: Program) -> NoReturn:
     """Run a command: options from the command line, one line and an exit code for an error."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):  # a path may hold what the encoding of the terminal does not
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -98,6 +99,14 @@ def run(program: Program) -> NoReturn:
         if not is_out_of_memory(error):
             raise
         _fail(f"too little memory: {_memory_detail(error)}; take fewer images at a time, or smaller ones", 1)
+
+
+def _open_closed_streams() -> None:
+    """Open what was closed when the program began, lest a file takes its number and gets what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, "r" if number == 0 else "w"))  # noqa: SIM115, PTH123
 
 
 def _interrupted(then: str = "") -> NoReturn:
@@ -217,11 +226,16 @@ def _called(program: Program, known: Mapping[str, RecipeField], given: dict[str,
     if common.json:
         from fbnet_mobile.documents import to_json
 
-        sys.stdout.write(to_json(record))
+        text = to_json(record)
     else:
-        for line in lines(record):
-            print(line)
-    sys.stdout.flush()
+        text = "".join(f"{line}\n" for line in lines(record))
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise JobError(f"cannot print the result: {(error.strerror or str(error)).lower()}") from error
     if failure := getattr(record, "failure", ""):
         raise JobError(failure)
 

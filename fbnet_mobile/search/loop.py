@@ -78,8 +78,8 @@ def search(
     run.folder = RunFolder(out_dir, "search", settings, SearchEpoch, fabric, results=[ARCHITECTURE, RESULT])
     with run.folder, ExitStack() as held:
         run.folder.resume(run.load_state_dict, run.state_dict, shared=shared_warmup, free=[_LIMITS])
-        if tensorboard and fabric.is_global_zero:
-            run.board = held.enter_context(Board(out_dir / "tensorboard", len(run.folder.history) + 1))
+        if tensorboard:
+            in_first_process(fabric, lambda: run.open_board(held, out_dir / "tensorboard"))
         run_epochs(run, run.folder, show_progress=show_progress)
         derived = run.strategy.derive()
         result = Searched.of(
@@ -188,6 +188,10 @@ class _Search(Task[SearchEpoch]):
         loss, accuracy = self.learned
         columns = self.strategy.columns()
         return SearchEpoch(epoch, self.weight_loss, loss, accuracy, time.monotonic() - started, columns)
+
+    def open_board(self, held: ExitStack, folder: Path) -> None:
+        """Write TensorBoard's files too, until ``held`` is closed."""
+        self.board = held.enter_context(Board(folder, len(self.folder.history) + 1))
 
     def write(self, row: SearchEpoch) -> None:
         """The warm-up for other searches, and TensorBoard's files."""

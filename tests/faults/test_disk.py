@@ -3,7 +3,9 @@
 import gc
 import importlib
 import os
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,3 +211,40 @@ def test_no_room_for_temporary_files_is_one_line(
         nothing_half_written(output)
     (disk / "filler").unlink()
     assert call(command, capfd, monkeypatch)[0] == 0
+
+
+@pytest.mark.parametrize("case", ["search", "train"])
+def test_when_the_first_process_cannot_write_the_others_end_too(
+    case: str, known: dict[str, Command], tmp_path: Path
+) -> None:
+    """Two processes as torchrun starts them, on two machines: nobody ends the one when the other has."""
+    words = [*known[case].words, "--accelerator", "cpu", "--devices", "2"]
+    if case == "search":
+        first = words[words.index("--target-latency") + 1].split(",")[0].removesuffix("us")
+        (tmp_path / "run" / f"{float(first):g}us").mkdir(parents=True)
+        (tmp_path / "run" / f"{float(first):g}us" / "tensorboard").write_text("no folder")
+    else:
+        (tmp_path / "run" / "log.csv").mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    program = f"from fbnet_mobile.cli.{case} import main; main()"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, *words],
+            cwd=tmp_path,
+            env={**os.environ, **world, "RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        said = [process.communicate(timeout=300)[1].splitlines()[-1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [2, 1]
+    assert said[0].startswith("error: cannot write run/")
+    assert said[1] == said[0].replace("error: ", "error: the first process failed: ")
