@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.formats.coreml.metadata import OWN_KEYS, PREVIEW
+from fbnet_mobile.formats.coreml.metadata import OWN_KEYS, PREVIEW, opening, recognises
 from fbnet_mobile.formats.metadata import ModelMetadata
 from fbnet_mobile.formats.packages import quiet
 from fbnet_mobile.graph.operations import INPUT, Graph, Node, Shape
@@ -88,9 +88,15 @@ def _describe(model: Any, metadata: ModelMetadata, *, classifies: bool) -> None:
 
 
 def save(model: Any, path: Path) -> None:
-    """Write a package with nothing in it that differs from one time to the next."""
+    """Write a package with nothing in it that differs from one time to the next.
+
+    Raises:
+        OSError: the disk is full.
+    """
     model.user_defined_metadata.pop(f"{OWN_KEYS}conversion_date", None)
     model.save(str(path))
+    if not _is_whole(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     (description,) = path.glob("Data/*/*.mlmodel")
     specification = type(model.get_spec()).FromString(description.read_bytes())
     description.write_bytes(specification.SerializeToString(deterministic=True))
@@ -101,6 +107,15 @@ def save(model: Any, path: Path) -> None:
     manifest.write_text(json.dumps(json.loads(text), indent=4, sort_keys=True) + "\n")
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a package's list of its items names all that are there; coremltools is silent if it cannot write it."""
+    if not recognises(path):
+        return False
+    listed = json.loads((path / "Manifest.json").read_text())["itemInfoEntries"].values()
+    items = {str(item.relative_to(path / "Data")) for item in path.glob("Data/*/*")}
+    return {entry["path"] for entry in listed} == items
+
+
 def half(path: Path, compress: Callable[[Any], Any] | None = None) -> Any:
     """Return the package that :func:`write` wrote with every value in between, and every weight, in fp16.
 
@@ -108,7 +123,7 @@ def half(path: Path, compress: Callable[[Any], Any] | None = None) -> Any:
         path: the package.
         compress: changes the weights of such a package into what Core ML reads from iOS 16 on.
     """
-    with quiet():
+    with quiet(), opening(path):
         model = ct.models.MLModel(str(path), skip_model_load=True)
         program = _program(model)
         labels: list[str] = []
