@@ -18,6 +18,7 @@ from fbnet_mobile.errors import FbnetError, JobError, UserError
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.formats.base import check_suffix, write_new
 from fbnet_mobile.formats.report import ExportReport
+from fbnet_mobile.graph.merge import merge_branches
 from fbnet_mobile.graph.operations import Graph
 from fbnet_mobile.graph.pixels import Normalisation, take_pixels
 from fbnet_mobile.graph.probabilities import as_logits, give_probabilities, softmax
@@ -54,7 +55,8 @@ def export(
     """Write a module to a file, and keep the file only if its runtime gives what PyTorch gives.
 
     Args:
-        module: takes one float tensor and returns one; exported as it behaves in evaluation.
+        module: takes one float tensor and returns one; exported as it behaves in evaluation. Branches that can be
+            merged are (:func:`fbnet_mobile.graph.merge.merge_branches`), and compared with the module as it is.
         path: ends in the format's suffix.
         format: name of a registered one, such as "tflite".
         input_shape: (1, channels, height, width).
@@ -94,7 +96,8 @@ def export(
         if pixels and images.dtype != np.uint8:
             raise UserError(f"the inputs to {purpose} on are {images.dtype}, the file takes uint8 pixels; give those")
     module = _in_float32(module)
-    graph = trace(module, input_shape)
+    merged_module, merged = merge_branches(module)
+    graph = trace(merged_module, input_shape)
     _check_weights(graph)
     _check_classes(graph, metadata or {})
     gives_them_itself = graph.node(graph.output).op == "softmax"
@@ -148,6 +151,7 @@ def export(
         pytorch_accuracy=float((own == labels).mean()) if counted else None,
         size=size,
         seconds=seconds,
+        merged=merged,
     )
 
 

@@ -149,6 +149,9 @@ def export_lines(result: ExportResult) -> Iterator[str]:
         f"{file.path}: {file.size / 1e6:.3f} MB, largest difference from PyTorch on {file.inputs} {kind} "
         f"{file.largest_difference:.2g} ({file.relative_difference:.2g} of the largest logit)"
     )
+    if file.merged:
+        parts = ", ".join(f"{count} {name}" for name, count in file.merged.items())
+        yield f"merged the branches of {parts}; the file was compared with the network as it was trained"
     if result.data is not None or file.precision != "fp32":
         answers = (
             "no answers of one logit" if file.agreement is None else f"PyTorch's answer on {file.agreement:.1%} of them"
