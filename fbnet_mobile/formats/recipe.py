@@ -44,7 +44,7 @@ class ExportRecipe:
     client: Literal["mediapipe", "openvino", "tflm", "ort-web", "ml-kit"] | None = option(
         None,
         group=_FILE,
-        names=("--for",),
+        names=("--for", "--client"),
         shown="any",
         help="What will open the file: picks --input and --scores, or says why it opens none with what was asked for.",
     )
