@@ -310,7 +310,7 @@ def write_new(
         check(path)
         format.finish(path, metadata)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         full = Path(folder) / path.name
         format.write(graph, full, dict(metadata), **(options or {}))
         check(full)

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, FiniteFloat, Json
 
 from fbnet_mobile import __version__
+from fbnet_mobile.documents import validated
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.files import validated
 
 _CHANNELS, _CLASSES, _TEXT = 1024, 1_000_000, 10_000_000
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fbnet_mobile.engine.recipe import option
+from fbnet_mobile.recipe import option
 
 _NETWORK, _FILE, _APPS, _CHECK = "Network", "File", "What apps read of it", "Check"
 

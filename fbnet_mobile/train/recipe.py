@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from fbnet_mobile.engine.recipe import SEEDS, check, option
+from fbnet_mobile.recipe import SEEDS, check, option
 
 _NETWORK, _TRAINING, _IMAGES = "Network", "Training", "Augmentation"
 

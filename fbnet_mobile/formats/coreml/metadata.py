@@ -1,6 +1,9 @@
 """What a Core ML package says of itself: its user-defined metadata."""
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fbnet_mobile.errors import UserError
@@ -12,12 +15,25 @@ PREVIEW = "com.apple.coreml.model.preview.type"
 """Name of the entry by which Xcode lets one try a model."""
 
 _PARTS = {"Manifest.json", "Data"}
+_SCRATCH = re.compile(r"Manifest\.[0-9a-f-]{36}")
+
+
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Remove what coremltools leaves in a package that it reads on a full disk: it writes the list of items anew."""
+    try:
+        yield
+    finally:
+        for entry in path.iterdir() if path.is_dir() else ():
+            if _SCRATCH.fullmatch(entry.name):
+                with suppress(OSError):
+                    entry.unlink()
 
 
 def recognises(path: Path) -> bool:
     """Whether a folder is a package: a manifest that names a model's parts, their folder, and nothing besides."""
     try:
-        if not path.is_dir() or {entry.name for entry in path.iterdir()} != _PARTS:
+        if {entry.name for entry in path.iterdir() if not _SCRATCH.fullmatch(entry.name)} != _PARTS:
             return False
         manifest = json.loads((path / "Manifest.json").read_text(encoding="utf-8"))
         return isinstance(manifest, dict) and "rootModelIdentifier" in manifest and "itemInfoEntries" in manifest
@@ -27,7 +43,7 @@ def recognises(path: Path) -> bool:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the package's user-defined metadata, less what coremltools and Xcode have there."""
-    with quiet():
+    with quiet(), opening(path):
         import coremltools as ct
 
         try:

@@ -10,7 +10,10 @@ graphs and metadata give equal bytes, once the date and the random identifiers t
 are replaced.
 """
 
+import errno
 import json
+import os
+import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.formats.coreml.metadata import OWN_KEYS, PREVIEW
+from fbnet_mobile.formats.coreml.metadata import OWN_KEYS, PREVIEW, opening, recognises
 from fbnet_mobile.formats.metadata import ModelMetadata
 from fbnet_mobile.formats.packages import quiet
 from fbnet_mobile.graph.operations import INPUT, Graph, Node, Shape
@@ -85,9 +88,15 @@ def _describe(model: Any, metadata: ModelMetadata, *, classifies: bool) -> None:
 
 
 def save(model: Any, path: Path) -> None:
-    """Write a package with nothing in it that differs from one time to the next."""
+    """Write a package with nothing in it that differs from one time to the next.
+
+    Raises:
+        OSError: the disk is full.
+    """
     model.user_defined_metadata.pop(f"{OWN_KEYS}conversion_date", None)
     model.save(str(path))
+    if not _is_whole(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     (description,) = path.glob("Data/*/*.mlmodel")
     specification = type(model.get_spec()).FromString(description.read_bytes())
     description.write_bytes(specification.SerializeToString(deterministic=True))
@@ -98,6 +107,15 @@ def save(model: Any, path: Path) -> None:
     manifest.write_text(json.dumps(json.loads(text), indent=4, sort_keys=True) + "\n")
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a package's list of its items names all that are there; coremltools is silent if it cannot write it."""
+    if not recognises(path):
+        return False
+    listed = json.loads((path / "Manifest.json").read_text())["itemInfoEntries"].values()
+    items = {str(item.relative_to(path / "Data")) for item in path.glob("Data/*/*")}
+    return {entry["path"] for entry in listed} == items
+
+
 def half(path: Path, compress: Callable[[Any], Any] | None = None) -> Any:
     """Return the package that :func:`write` wrote with every value in between, and every weight, in fp16.
 
@@ -105,7 +123,7 @@ def half(path: Path, compress: Callable[[Any], Any] | None = None) -> Any:
         path: the package.
         compress: changes the weights of such a package into what Core ML reads from iOS 16 on.
     """
-    with quiet():
+    with quiet(), opening(path):
         model = ct.models.MLModel(str(path), skip_model_load=True)
         program = _program(model)
         labels: list[str] = []
@@ -120,7 +138,8 @@ def half(path: Path, compress: Callable[[Any], Any] | None = None) -> Any:
         takes_image = model.get_spec().description.input[0].type.WhichOneof("Type") == "imageType"
         image = tuple(function.inputs[INPUT].shape) if takes_image else None
         if compress:
-            program = _program(compress(_package(program, ct.precision.FLOAT16)))
+            # Compression runs all passes, and the one left out elsewhere fails on fp16: so it comes before that.
+            program = _program(compress(_package(program, ct.precision.FLOAT16, pipeline=ct.PassPipeline())))
         target = ct.target.iOS16 if compress else _TARGET
         made = _package(program, ct.precision.FLOAT16, labels, image, target)
         made.user_defined_metadata.update(model.user_defined_metadata)
@@ -148,7 +167,12 @@ def _program(model: Any) -> Any:
 
 
 def _package(
-    program: Any, precision: Any, labels: Sequence[str] = (), image: Shape | None = None, target: Any = _TARGET
+    program: Any,
+    precision: Any,
+    labels: Sequence[str] = (),
+    image: Shape | None = None,
+    target: Any = _TARGET,
+    pipeline: Any = None,
 ) -> Any:
     """Convert a program to a package: a classifier if there are labels, of an image if its shape is given."""
     extras: dict[str, Any] = {}
@@ -156,15 +180,20 @@ def _package(
         extras["classifier_config"] = ct.ClassifierConfig(list(labels), predicted_probabilities_output=_PROBABILITIES)
     if image:
         extras["inputs"] = [ct.ImageType(name=INPUT, shape=image, color_layout=_COLOURS[image[1]])]
-    return ct.convert(
-        program,
-        convert_to="mlprogram",
-        minimum_deployment_target=target,
-        compute_precision=precision,
-        skip_model_load=True,
-        pass_pipeline=_pipeline(),
-        **extras,
-    )
+    try:
+        return ct.convert(
+            program,
+            convert_to="mlprogram",
+            minimum_deployment_target=target,
+            compute_precision=precision,
+            skip_model_load=True,
+            pass_pipeline=pipeline or _pipeline(),
+            **extras,
+        )
+    except RuntimeError as error:
+        if "[MIL FileWriter]" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir()) from error
 
 
 def _pipeline() -> Any:
@@ -273,13 +302,13 @@ def _resize(node: Node, operands: Sequence[Any], name: str) -> Any:
 def _channel_shuffle(node: Node, operands: Sequence[Any], name: str) -> Any:
     batch, channels, height, width = node.shape
     groups = node.attributes["groups"]
-    viewed = mil.reshape(x=operands[0], shape=[batch, groups, channels // groups, height, width])
-    swapped = mil.transpose(x=viewed, perm=[0, 2, 1, 3, 4])
+    viewed = mil.reshape(x=operands[0], shape=[batch, groups, channels // groups, height, width], name=f"{name}_view")
+    swapped = mil.transpose(x=viewed, perm=[0, 2, 1, 3, 4], name=f"{name}_swap")
     return mil.reshape(x=swapped, shape=list(node.shape), name=name)
 
 
 def _hard_swish(node: Node, operands: Sequence[Any], name: str) -> Any:
-    gate = mil.sigmoid_hard(x=operands[0], alpha=np.float32(1 / 6), beta=np.float32(0.5))
+    gate = mil.sigmoid_hard(x=operands[0], alpha=np.float32(1 / 6), beta=np.float32(0.5), name=f"{name}_gate")
     return mil.mul(x=operands[0], y=gate, name=name)
 
 
@@ -300,10 +329,13 @@ def _prelu(node: Node, operands: Sequence[Any], name: str) -> Any:
     (x,), slope = operands, node.weights["slope"]
     if len(node.shape) == 4:
         return mil.prelu(x=x, alpha=slope, name=name)
-    positive = mil.relu(x=x)  # the operation takes no features without height and width
-    return mil.add(x=positive, y=mil.mul(x=mil.sub(x=x, y=positive), y=slope), name=name)
+    # The operation takes no features without height and width.
+    positive = mil.relu(x=x, name=f"{name}_positive")
+    negative = mil.sub(x=x, y=positive, name=f"{name}_negative")
+    return mil.add(x=positive, y=mil.mul(x=negative, y=slope, name=f"{name}_slope"), name=name)
 
 
+# Whatever has no name gets one with a number that counts all operations of the process.
 _RULES: dict[str, Rule] = {
     "conv2d": _conv2d,
     "linear": _linear,
