@@ -1,6 +1,7 @@
 # make demo    sets everything up, then profiles, searches, trains, exports and benchmarks on this machine
 # make test    sets everything up, OpenSSH's daemon too, then passes the tests
 # make test-devices  those against Android's own daemon and an aarch64 system, which it builds first (Debian, as root)
+# make test-clients  those with what apps open files with (MediaPipe, OpenVINO, TFLite Micro, onnxruntime-web; needs Node)
 # make mutations     breaks the code on purpose, change by change, and sees that a test fails each time
 #
 # DATA=digits | path/to/images | CIFAR10   what the demo learns from
@@ -12,7 +13,7 @@ DATA ?= digits
 PIP_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-devices mutations lint
+.PHONY: demo test test-devices test-clients mutations lint
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -25,6 +26,9 @@ test: .venv/installed
 test-devices: .venv/installed
 	tools/need_sshd.sh
 	tools/device_lab.sh $(CURDIR)/$(BIN)/python -m pytest -m devices tests/devices
+
+test-clients: .venv/installed
+	tools/clients.sh $(CURDIR)/$(BIN)/python -m pytest -m clients tests/clients
 
 mutations: .venv/installed
 	tools/need_sshd.sh
