@@ -5,6 +5,7 @@ import resource
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -103,7 +104,8 @@ def guarded(folder: Path) -> Iterator[Outcome]:
 
     Raises:
         MisbehavedError: it wrote elsewhere, started a program, asked the network, unpickled, took over 20 s or 2 GB,
-            or its error is not one short line.
+            shown a library's warning, or its error is not
+            one short line.
         Exception: whatever it let escape, which a user would see as a traceback.
     """
     if not _INSTALLED:
@@ -117,7 +119,9 @@ def guarded(folder: Path) -> Iterator[Outcome]:
     _forget_peak()
     _WATCH.folder, _WATCH.problem = os.path.realpath(folder), ""
     try:
-        yield outcome
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            yield outcome
     except FbnetError as error:
         outcome.refused = error
     except _Stop:
@@ -131,6 +135,9 @@ def guarded(folder: Path) -> Iterator[Outcome]:
         tempfile.tempdir, sys.dont_write_bytecode = before, written
     if _WATCH.problem:
         raise MisbehavedError(_WATCH.problem)
+    for warning in warned:
+        if not issubclass(warning.category, DeprecationWarning | PendingDeprecationWarning | ResourceWarning):
+            raise MisbehavedError(f"showed a library's warning: {warning.category.__name__}: {warning.message}")
     used_mb = _peak_mb()
     if used_mb > MEMORY_LIMIT_MB:
         raise MisbehavedError(f"took {used_mb:.0f} MB")
