@@ -44,6 +44,14 @@ def shown(name: object) -> str:
     return escaped if len(escaped) <= 200 else f"{escaped[:100]}...{escaped[-90:]}"
 
 
+def exists(path: Path) -> bool:
+    """Whether something is at a path that a user gave; nothing is where no file can be, as at a name too long."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def is_regular(path: Path) -> bool:
     """Whether a path is a file with contents: no folder, device or pipe."""
     return path.is_file()

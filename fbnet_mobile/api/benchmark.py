@@ -54,13 +54,14 @@ def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
     if not recipe.models:
         raise UserError("no model files; name some, or see the published networks with --list-models")
 
+    from fbnet_mobile.files import exists, shown
     from fbnet_mobile.formats.base import format_of
 
     for model in recipe.models:
         if model.suffix != CHECKPOINT:
             format_of(model)
-        if not model.exists():
-            raise UserError(f"there is no model at {model}; write one with fbnet-export")
+        if not exists(model):
+            raise UserError(f"there is no model at {shown(model)}; write one with fbnet-export")
     if recipe.output is not None:
         inputs = [*recipe.models, recipe.latency_table, images.data]
         check_output(recipe.output, inputs=inputs, replaces=_is_result)
@@ -201,7 +202,6 @@ def _predicted(model: ModelResult, table: "LatencyTable", device: str, cpu: str)
 def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) -> list[ModelResult]:
     """The models with their accuracy on the test images."""
     from fbnet_mobile.arch import Architecture
-    from fbnet_mobile.blocks.network import restore
     from fbnet_mobile.data.data import load_data
     from fbnet_mobile.engine.checkpoint import load_checkpoint
     from fbnet_mobile.formats.base import format_of, read_metadata
@@ -217,8 +217,8 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
         predictor: Any
         if path.suffix == CHECKPOINT:
             checkpoint = load_checkpoint(path)
-            network = Architecture.from_yaml(checkpoint.architecture, str(path))
-            predictor, resolution = restore(network, checkpoint.state_dict, str(path)), network.resolution
+            predictor = checkpoint.network(str(path))
+            resolution = Architecture.from_yaml(checkpoint.architecture, str(path)).resolution
             metadata = ModelMetadata(checkpoint.architecture, checkpoint.classes, checkpoint.mean, checkpoint.std)
         else:
             found = ModelMetadata.from_strings(read_metadata(path), str(path))

@@ -137,7 +137,7 @@ def _network(
 
     import torch
 
-    from fbnet_mobile.blocks.network import build, restore
+    from fbnet_mobile.blocks.network import build
     from fbnet_mobile.engine.checkpoint import load_checkpoint
     from fbnet_mobile.formats.metadata import ModelMetadata
     from fbnet_mobile.zoo.mobile_cv import MEAN, STD, load_mobile_cv
@@ -155,7 +155,7 @@ def _network(
     trained = load_checkpoint(checkpoint)
     network = Architecture.from_yaml(trained.architecture, str(checkpoint))
     metadata = ModelMetadata(trained.architecture, trained.classes, trained.mean, trained.std)
-    return restore(network, trained.state_dict, str(checkpoint)), network.input_shape, metadata, network
+    return trained.network(str(checkpoint)), network.input_shape, metadata, network
 
 
 def _calibrate(module: "nn.Module", input_shape: tuple[int, int, int, int]) -> None:
