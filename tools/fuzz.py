@@ -8,7 +8,7 @@ are made by atheris too, which watches the branches that the code takes. Nothing
     python tools/fuzz.py --seed 7 --inputs 2000   # other inputs, 2,000 of each kind
     python tools/fuzz.py space table              # these kinds
 
-The smallest input found of each kind is written to build/fuzz/, and the exit code is 1 then. A count by kind comes last.
+The smallest input found of each kind is written to build/fuzz/, and the exit code is then 1. A count comes last.
 """
 
 import argparse
@@ -87,9 +87,8 @@ def one(kind: str, count: Callable[[bool], None], last: Path) -> Callable[[Any],
 
     def give(content: Any) -> None:
         last.write_bytes(written(content))
-        with own_folder() as folder:
-            with guarded(folder) as outcome:
-                target.run(content, folder)
+        with own_folder() as folder, guarded(folder) as outcome:
+            target.run(content, folder)
         count(outcome.refused is not None)
 
     return give
@@ -169,7 +168,7 @@ def by_atheris(kind: str, inputs: int, seed: int, out: Path) -> int:
         if counts.read()[0] >= inputs:
             os._exit(0)
 
-    options = [f"-seed={seed + 1}", f"-max_len={_LONGEST_INPUT}", "-timeout=60", "-rss_limit_mb=0", "-print_final_stats=0"]
+    options = [f"-seed={seed + 1}", f"-max_len={_LONGEST_INPUT}", "-timeout=60", "-rss_limit_mb=0"]
     atheris.Setup([sys.argv[0], *options, "-verbosity=0", f"-artifact_prefix={out}/{kind}-", str(corpus)], test)
     atheris.Fuzz()
     return 0

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fbnet_mobile.cost.constraint import Constraint
 from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.data.data import Data, training_batches
 from fbnet_mobile.data.split import Split
+from fbnet_mobile.engine.checkpoint import tensors_in
 from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs, seeded
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import STATE, RunFolder, data_settings, read_state
@@ -224,7 +225,7 @@ class _Search(Task[SearchEpoch]):
 
     def tensors(self) -> Iterable[Tensor]:
         """See ``Task``."""
-        return (*self.supernet.state_dict().values(), *_tensors(self.strategy.state_dict()))
+        return (*self.supernet.state_dict().values(), *tensors_in(self.strategy.state_dict()))
 
     def row(self, epoch: int, started: float) -> SearchEpoch:
         """See ``Task``."""
@@ -295,18 +296,6 @@ def _digest(constraint: Constraint) -> str:
     for name, array in constraint.costs.items():
         digest.update(name.encode() + array.tobytes())
     return digest.hexdigest()
-
-
-def _tensors(state: object) -> Iterator[Tensor]:
-    """Every tensor of a state."""
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, Mapping):
-        for value in state.values():
-            yield from _tensors(value)
-    elif isinstance(state, list | tuple):
-        for value in state:
-            yield from _tensors(value)
 
 
 def _write_result(result: SearchResult, space: SearchSpace, constraints: Sequence[Constraint], out_dir: Path) -> None:

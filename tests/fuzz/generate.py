@@ -26,7 +26,7 @@ WORDS = (
 
 PLACES = (
     *("/dev/null", "/", ".", "..", "/etc/passwd", "/proc/self/mem", "nowhere/at/all", "images", "net.yaml", "a.csv"),
-    *("best.pt", "m.tflite", "pipe", "a" * 5000, "a/" * 2500, "net.yaml/below", "~/x", "~nobody/x", "-", "--", "\udcff"),
+    *("best.pt", "m.tflite", "pipe", "a" * 5000, "a/" * 2500, "net.yaml/below", "~/x", "~nobody/x", "-", "\udcff"),
     *("host", "ssh:x y", "adb:", "ssh:-oProxyCommand=x", "digits", "timm:nothing", "torchvision:", "plugin:x", "1e9ms"),
 )
 """Paths, devices and names; the files are beside the command."""
@@ -145,10 +145,8 @@ def containers(seeds: Sequence[bytes]) -> st.SearchStrategy[bytes]:
 
     draws = st.randoms(use_true_random=False)
     seed = st.sampled_from(list(seeds))
-    return st.one_of(
-        st.builds(other_values, seed, draws), st.builds(other_values, seed, draws), st.builds(other_records, seed, draws),
-        blobs(seeds),
-    )  # fmt: skip
+    values, records = st.builds(other_values, seed, draws), st.builds(other_records, seed, draws)
+    return st.one_of(values, values, records, blobs(seeds))
 
 
 def _odd_values() -> list[Any]:

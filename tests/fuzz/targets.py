@@ -120,8 +120,8 @@ def devices(content: bytes, folder: Path) -> None:
 
 
 def table(content: bytes, folder: Path) -> None:
-    from fbnet_mobile.arch import Architecture
     from fbnet_mobile.api.profile import compare, show
+    from fbnet_mobile.arch import Architecture
     from fbnet_mobile.latency.table import LatencyTable
     from fbnet_mobile.report.console import comparison_lines, profile_lines
     from fbnet_mobile.report.document import to_json
@@ -274,7 +274,7 @@ def _make_entry(path: bytes, kind: str, data: bytes) -> None:
     elif kind == "pipe":
         os.mkfifo(path)
     elif kind == "link":
-        os.symlink(data[:100].replace(b"\0", b"") or b".", path)
+        os.symlink(data, path)  # noqa: PTH211
     else:
         with open(path, "xb") as file:  # noqa: PTH123  (not into what a link or a pipe of another entry leads to)
             file.write(data)
@@ -476,6 +476,11 @@ def _runs() -> None:
     commands()
 
 
+def _given() -> None:
+    commands()
+    seeds.files_to_give()
+
+
 def _images() -> None:
     seeds.encoded_pictures()
     for layout in range(3):
@@ -502,7 +507,7 @@ TARGETS: tuple[Target, ...] = (
     Target("metadata", texts([seeds.METADATA]), metadata, 6_000, guided=_encoded([seeds.METADATA])),
     Target("image-folder", st.deferred(_image_folders), image_folder, 5_000, _images),
     Target("model-file", st.deferred(_model_files), model_file, 4_000, seeds.models),
-    Target("command-line", st.deferred(_command_lines), command_line, 8_000, lambda: (commands(), seeds.files_to_give())),
+    Target("command-line", st.deferred(_command_lines), command_line, 8_000, _given),
 )
 
 
@@ -513,6 +518,7 @@ def own_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as name:
         os.chdir(name)
         try:
-            yield Path(name).resolve()
+            with mock.patch("os.fsync"):  # which takes longer than all the rest
+                yield Path(name).resolve()
         finally:
             os.chdir(before)
