@@ -254,7 +254,7 @@ def image_folder(content: tuple[int, list[tuple[bytes, str, bytes]]], folder: Pa
     shutil.copytree(seeds.pictures(layout), root)
     for name, kind, data in entries:
         with contextlib.suppress(OSError, ValueError):  # a name that no file can have
-            _make_entry(os.fsencode(root) + b"/" + name, kind, data)
+            _make_entry(os.fsencode(root.resolve()), name, kind, data)
     source = str(root)
     memory = 0 if len(entries) % 3 == 2 else 10**8
     found = load_data(source, resolution=8, memory_limit=memory, workers=0, show_progress=False)
@@ -265,8 +265,10 @@ def image_folder(content: tuple[int, list[tuple[bytes, str, bytes]]], folder: Pa
     load_images(source, "train", 2, resolution=8)
 
 
-def _make_entry(path: bytes, kind: str, data: bytes) -> None:
-    if b"\0" in path or b"/../" in path:
+def _make_entry(root: bytes, name: bytes, kind: str, data: bytes) -> None:
+    path = root + b"/" + name
+    inside = os.path.realpath(os.path.dirname(path)).startswith(root)  # noqa: PTH120  (names of bytes)
+    if b"\0" in path or os.path.lexists(path) or not inside:
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120  (names of bytes)
     if kind == "folder":
