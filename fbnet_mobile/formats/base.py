@@ -308,7 +308,7 @@ def replacing(path: Path, format: Format) -> Iterator[Path]:  # noqa: A002
             f"cannot write {path}: the {kind} of that name is no {format.name} model, and is left as it is; choose "
             "another output path, or remove it"
         )
-    with write_whole(path) as partial:
+    with write_whole(path, replaces=format.replaces) as partial:
         yield partial
 
 
