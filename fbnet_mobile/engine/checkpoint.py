@@ -152,6 +152,7 @@ def _is_plain(tensor: Tensor) -> bool:
     """Whether it is numbers in memory, each of its own: a few bytes may say that they are a trillion equal numbers."""
     return (
         tensor.layout is torch.strided
+        and not tensor.requires_grad
         and tensor.device.type == "cpu"
         and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
     )

@@ -409,7 +409,7 @@ class LatencyTable:
             try:
                 if record["schema_version"] != str(SCHEMA_VERSION):
                     raise ValueError(
-                        f"schema version {record['schema_version']!r}, but this release reads {SCHEMA_VERSION}"
+                        f"schema version {str(record['schema_version'])[:40]!r}, but this release reads {SCHEMA_VERSION}"
                     )
                 current = Conditions(**_checked(_ConditionsFields, record))
                 if conditions is None:

@@ -76,7 +76,7 @@ def two_lines(*_: Any) -> None:
 
 def divide(*_: Any) -> None:
     try:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("planted")
     except LookupError:
         pass
 
@@ -97,7 +97,7 @@ def swallow(*_: Any) -> None:
         (swallow, MisbehavedError, "wrote outside its folder: open /tmp/fuzz-outside"),
         (run_something, MisbehavedError, "ran something: subprocess.Popen"),
         (two_lines, MisbehavedError, "not one short line"),
-        (divide, ZeroDivisionError, ""),
+        (divide, ZeroDivisionError, "planted"),
     ],
 )
 def test_a_fault_of_a_parser_is_found(
