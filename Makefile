@@ -2,6 +2,7 @@
 # make test    sets everything up, OpenSSH's daemon too, then passes the tests
 # make test-devices  those against Android's own daemon and an aarch64 system, which it builds first (Debian, as root)
 # make fuzz    sets everything up, a fuzzer too, then gives every parser and command 100,000 inputs that nobody would write
+# make mutations     breaks the code on purpose, change by change, and sees that a test fails each time
 #
 # DATA=digits | path/to/images | CIFAR10   what the demo learns from
 # FUZZ="--seed 7 space"                    what tools/fuzz.py is told: other inputs, fewer kinds
@@ -14,7 +15,7 @@ PIP_ARGS ?=
 FUZZ ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-devices fuzz lint
+.PHONY: demo test test-devices mutations fuzz lint
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -30,6 +31,10 @@ test-devices: .venv/installed
 
 fuzz: .venv/installed-fuzz
 	$(BIN)/python tools/fuzz.py $(FUZZ)
+
+mutations: .venv/installed
+	tools/need_sshd.sh
+	$(BIN)/python tools/mutations.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

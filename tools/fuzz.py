@@ -37,7 +37,7 @@ _MOST_BYTES = 4 * 2**30
 _LONGEST_INPUT = 2**15
 _LIMIT_S = 3600
 _PARSERS = (
-    *("yaml", "fbnet_mobile.arch", "fbnet_mobile.blocks", "fbnet_mobile.space", "fbnet_mobile.engine.recipe"),
+    *("yaml", "fbnet_mobile.arch", "fbnet_mobile.blocks", "fbnet_mobile.space", "fbnet_mobile.recipe"),
     *("fbnet_mobile.files", "fbnet_mobile.devices", "fbnet_mobile.latency.table", "fbnet_mobile.measure.jobs"),
     *("fbnet_mobile.measure.profile", "fbnet_mobile.measure.samples", "fbnet_mobile.formats.metadata"),
     *("fbnet_mobile.cli.common", "fbnet_mobile.api.call", "fbnet_mobile.api.profile", "fbnet_mobile.report.console"),
@@ -230,7 +230,7 @@ def main() -> int:
     if unknown := set(asked.kinds) - {each.kind for each in TARGETS}:
         parser.error(f"no kind {sorted(unknown)[0]}; there are {', '.join(each.kind for each in TARGETS)}")
     chosen = [each for each in TARGETS if not asked.kinds or each.kind in asked.kinds]
-    jobs = []
+    jobs: list[tuple[str, str, int]] = []
     for each in chosen:
         jobs.append((each.kind, _RUNS, asked.inputs or each.inputs))
         if each.guided():
@@ -238,12 +238,12 @@ def main() -> int:
     with ThreadPoolExecutor(asked.jobs) as pool:
         results = list(pool.map(lambda job: start(*job, asked.seed, asked.out.resolve()), jobs))
     print(f"{'kind':16} {'by':10} {'inputs':>8} {'refused':>8} {'accepted':>8} {'found':>6} {'s':>5}")
-    for each in results:
-        accepted = each.inputs - each.refused
-        print(f"{each.kind:16} {each.way:10} {each.inputs:8} {each.refused:8} {accepted:8} ", end="")
-        print(f"{int(bool(each.found)):6} {each.seconds:5.0f}")
-    print(f"{sum(each.inputs for each in results)} inputs, seed {asked.seed}")
-    found = [each.found for each in results if each.found]
+    for result in results:
+        accepted = result.inputs - result.refused
+        print(f"{result.kind:16} {result.way:10} {result.inputs:8} {result.refused:8} {accepted:8} ", end="")
+        print(f"{int(bool(result.found)):6} {result.seconds:5.0f}")
+    print(f"{sum(result.inputs for result in results)} inputs, seed {asked.seed}")
+    found = [result.found for result in results if result.found]
     for line in found:
         print(f"found {line}")
     return 1 if found else 0

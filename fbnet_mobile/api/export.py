@@ -75,16 +75,24 @@ def export(options: ExportOptions) -> ExportResult:
         raise UserError(f"{given} is for networks of timm and torchvision, as in --model timm:NAME; leave it out")
     if peer is not None and recipe.checkpoint is not None:
         raise UserError(f"the weights of {peer} are its own (--pretrained) or fresh; leave out --checkpoint")
-    module, input_shape, metadata, network = _network(recipe)
     fresh = recipe.checkpoint is None and not recipe.pretrained
+    module, input_shape, metadata, network = _network(recipe, fresh)
 
     from fbnet_mobile.data.data import load_images
     from fbnet_mobile.formats.verify import export as write
     from fbnet_mobile.graph.pixels import Normalisation
 
-    if fresh:
-        _calibrate(module, input_shape)
-    metadata = replace(metadata, input=recipe.input, precision=recipe.precision)
+    metadata = replace(
+        metadata,
+        input=recipe.input,
+        precision=recipe.precision,
+        scores=recipe.scores or ("probabilities" if len(metadata.classes) > 1 else "logits"),
+        score_threshold=recipe.score_threshold,
+        description=recipe.description,
+        author=recipe.author,
+        license=recipe.license,
+        version=recipe.model_version,
+    )
     source: dict[str, Any] = {
         "root": options.images.place.data_root,
         "resolution": input_shape[-1],
@@ -112,6 +120,7 @@ def export(options: ExportOptions) -> ExportResult:
         tolerance=recipe.tolerance,
         min_agreement=recipe.min_agreement,
         pixels=Normalisation(metadata.mean, metadata.std) if recipe.input == "uint8" else None,
+        probabilities=metadata.scores == "probabilities",
         options=format_options,
     )
     write_arguments(kept, "export", options)
@@ -123,13 +132,16 @@ def export(options: ExportOptions) -> ExportResult:
 
 
 def _network(
-    recipe: ExportRecipe,
+    recipe: ExportRecipe, fresh: bool
 ) -> "tuple[nn.Module, tuple[int, int, int, int], ModelMetadata, Architecture | None]":
-    """The module, its input's shape, what its file says of itself, and its architecture if it has one."""
+    """The module, its input's shape, what its file says of itself, and its architecture if it has one.
+
+    Of fresh weights the batch norm has the statistics of noise.
+    """
     from fbnet_mobile.arch import Architecture
     from fbnet_mobile.zoo import load_network
 
-    checkpoint, network = recipe.checkpoint, None
+    network = None
     if recipe.architecture is not None:
         network = Architecture.load(recipe.architecture)
     elif recipe.model is not None and ":" not in recipe.model:
@@ -137,13 +149,25 @@ def _network(
 
     import torch
 
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # fresh weights, too, give the same file every time
+        found = _module(recipe, network)
+        if fresh:
+            _calibrate(*found[:2])  # a network may draw at random in training mode, as by dropping paths
+    return found
+
+
+def _module(
+    recipe: ExportRecipe, network: "Architecture | None"
+) -> "tuple[nn.Module, tuple[int, int, int, int], ModelMetadata, Architecture | None]":
+    from fbnet_mobile.arch import Architecture
     from fbnet_mobile.blocks.network import build
     from fbnet_mobile.engine.checkpoint import load_checkpoint
     from fbnet_mobile.formats.metadata import ModelMetadata
     from fbnet_mobile.zoo.mobile_cv import MEAN, STD, load_mobile_cv
     from fbnet_mobile.zoo.peers import load_peer
 
-    torch.manual_seed(0)  # fresh weights, too, give the same file every time
+    checkpoint = recipe.checkpoint
     if network is not None:
         module = build(network) if checkpoint is None else load_mobile_cv(checkpoint, network)
         mean, std = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)) if checkpoint is None else (MEAN, STD)
@@ -208,7 +232,7 @@ def _latency(
     from fbnet_mobile.formats.base import get_format
     from fbnet_mobile.measure.benchmark import benchmark
     from fbnet_mobile.measure.jobs import runtime_version
-    from fbnet_mobile.report.progress import steps
+    from fbnet_mobile.progress import steps
 
     runtime, threads = get_format(file_format).runtime, device.settings.threads or 1
     statistic = table.conditions.statistic if table is not None else "min"

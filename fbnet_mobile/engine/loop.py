@@ -3,7 +3,7 @@
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Generic
 
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.engine.allocator import tune_allocator
+from fbnet_mobile.engine.checkpoint import tensors_in
 from fbnet_mobile.engine.processes import mean
-from fbnet_mobile.engine.progress import ProgressBar
 from fbnet_mobile.engine.run_folder import Row, RunFolder
 from fbnet_mobile.errors import JobError, enough_memory
+from fbnet_mobile.progress import ProgressBar
 
 _REPORT_STEPS = 20
 
@@ -76,10 +77,6 @@ class Task(ABC, Generic[Row]):
         """How the epoch stands, for the progress bar; after ``losses``."""
 
     @abstractmethod
-    def tensors(self) -> Iterable[Tensor]:
-        """Weights, which must stay finite."""
-
-    @abstractmethod
     def row(self, epoch: int, started: float) -> Row:
         """Close the epoch; ``started`` is when it began, by ``time.monotonic``."""
 
@@ -93,7 +90,7 @@ class Task(ABC, Generic[Row]):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What is needed to continue: tensors and plain values."""
+        """What is needed to continue: tensors, which must stay finite, and plain values."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -156,7 +153,7 @@ def run_epochs(task: Task[Row], folder: RunFolder[Row], *, show_progress: bool =
                         note = f"epoch {epoch}/{task.epochs} {task.note()}"
                     bar.advance(task.batch_size, note)
                 # The last step may have spoilt the weights, which no loss has seen yet.
-                if not all(bool(value.isfinite().all()) for value in task.tensors()):
+                if not all(bool(value.isfinite().all()) for value in tensors_in(task.state_dict())):
                     raise _exploded("the weights became infinite", epoch, task, folder)
                 row = task.row(epoch, started)
             speed = images / max(time.monotonic() - started, 1e-9)

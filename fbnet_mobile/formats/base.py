@@ -10,14 +10,13 @@ import importlib
 import tempfile
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fbnet_mobile.errors import FbnetError, JobError, UserError
-from fbnet_mobile.files import shown, write_whole
+from fbnet_mobile.errors import FbnetError, JobError, UserError, shown
+from fbnet_mobile.files import write_whole
 from fbnet_mobile.formats.packages import needs
 from fbnet_mobile.registry import Registry, unknown
 
@@ -174,6 +173,7 @@ class Format:
         version: the version of the runtime on this machine; UserError with the line that installs it if it is missing.
         read_metadata: the strings that ``write`` stored in a file; UserError if it is none of the format.
         recognises: whether what exists at a path is a file of the format, so may be replaced by another.
+        finish: completes a file in its last precision, given its metadata, by what else than its runtime reads of it.
         conversions: to other precisions than fp32, by name.
         options: names of what may be asked of ``write`` besides.
         install: the command that installs the runtime on a device.
@@ -191,6 +191,7 @@ class Format:
     version: Callable[[], str]
     read_metadata: Callable[[Path], dict[str, str]]
     recognises: Callable[[Path], bool]
+    finish: Callable[[Path, Mapping[str, str]], None] = lambda path, metadata: None
     conversions: Mapping[str, Conversion] = field(default_factory=dict)
     options: frozenset[str] = frozenset()
     install: str = ""
@@ -291,25 +292,8 @@ def write(
     """
     entry = check_suffix(path, format)
     entry.check(precision, calibration is not None, options)
-    with replacing(path, entry) as partial:
+    with write_whole(path, replaces=entry.replaces) as partial:
         write_new(graph, partial, entry, metadata or {}, precision, calibration, options or {})
-
-
-@contextmanager
-def replacing(path: Path, format: Format) -> Iterator[Path]:  # noqa: A002
-    """As :func:`fbnet_mobile.files.write_whole`, for a file of a format.
-
-    Raises:
-        UserError: ``path`` holds what is no file of the format, or cannot be written to.
-    """
-    if path.exists() and not format.replaces(path):
-        kind = "folder" if path.is_dir() else "file"
-        raise UserError(
-            f"cannot write {path}: the {kind} of that name is no {format.name} model, and is left as it is; choose "
-            "another output path, or remove it"
-        )
-    with write_whole(path, replaces=format.replaces) as partial:
-        yield partial
 
 
 def write_new(
@@ -326,16 +310,17 @@ def write_new(
 
     ``check`` is called with the float32 file before it is converted, and may raise.
     """
-    with writing(path):
-        if precision == FP32:
-            format.write(graph, path, dict(metadata), **(options or {}))
-            check(path)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            full = Path(folder) / path.name
-            format.write(graph, full, dict(metadata), **(options or {}))
-            check(full)
-            convert(full, path, format, precision, calibration)
+    if precision == FP32:
+        format.write(graph, path, dict(metadata), **(options or {}))
+        check(path)
+        format.finish(path, metadata)
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        full = Path(folder) / path.name
+        format.write(graph, full, dict(metadata), **(options or {}))
+        check(full)
+        convert(full, path, format, precision, calibration)
+    format.finish(path, metadata)
 
 
 def convert(
@@ -366,15 +351,6 @@ def convert(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries' remarks on their own debugging modes
         format.conversions[precision].run(source, images, target)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """JobError if what is written within, for ``path``, cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise JobError(f"cannot write {path.name}: {error.strerror or error}; free some space there") from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:

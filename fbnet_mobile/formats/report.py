@@ -1,6 +1,7 @@
 """What an export found, as plain data."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -13,7 +14,7 @@ class ExportReport:
         format: its format.
         precision: of what it stores: "fp32", "fp16" or "int8".
         inputs: number of inputs compared.
-        largest_difference: between any two logits.
+        largest_difference: between any two logits; of probabilities, between logits of mean 0 that give them.
         relative_difference: the same, divided by the largest absolute logit of PyTorch's.
         agreement: part of the answers (the class, or channel, of the largest logit) that is PyTorch's, from 0 to 1;
             None for a network of one logit, which has no such answers.
@@ -21,6 +22,7 @@ class ExportReport:
         pytorch_accuracy: the same of PyTorch's answers.
         size: of the file, or of the folder's files together, in bytes.
         seconds: that the export and its check took.
+        merged: how many modules of each class had their branches merged.
     """
 
     path: Path
@@ -34,3 +36,4 @@ class ExportReport:
     pytorch_accuracy: float | None
     size: int
     seconds: float
+    merged: Mapping[str, int] = field(default_factory=dict)

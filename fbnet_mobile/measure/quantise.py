@@ -26,7 +26,7 @@ def write(graph: Graph, path: Path, format: str, precision: str, first: bool = T
 
     Raises:
         UserError: an unknown format or precision, or a missing package.
-        JobError: the file cannot be written, as on a full disk.
+        OSError: the file cannot be written, as on a full disk.
     """
     entry = formats.get_format(format)
     conversion = entry.conversions.get(precision)
@@ -36,7 +36,7 @@ def write(graph: Graph, path: Path, format: str, precision: str, first: bool = T
         return
     full = path.with_name(f"full-{path.name}")
     formats.write_new(graph, full, entry, {})
-    with formats.writing(path), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries' remarks on their own debugging modes
         path.write_bytes(conversion.for_measuring(full.read_bytes(), first, last))
         full.unlink()

@@ -136,7 +136,7 @@ INT8 = ("--precision", "int8", "--calibration-data")
         ),
         (("export", *GOOD, *INT8, "images", "-o", "out.tflite"), "cannot decode images/b/3.png"),
         (("export", *GOOD, *INT8, "images", "-o", "out.onnx"), "cannot decode images/b/3.png"),
-        (("export", *GOOD, *INT8, "none", "-o", "out.onnx"), "none is no folder and no known data set"),
+        (("export", *GOOD, *INT8, "none", "-o", "out.onnx"), "unknown data source 'none'"),
         (("export", *GOOD, *INT8[:2], "-o", "out.onnx"), "int8 for onnx needs images to calibrate its activations on"),
         (("export", "--model", "timm:test_vit", "-o", "out.onnx"), "cannot export permute in 'patch_embed'"),
         (("export", *GOOD, "--device", "toaster", "-o", "out.onnx"), "unknown device 'toaster'"),

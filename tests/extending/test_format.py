@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fbnet_mobile.blocks import build
+from fbnet_mobile.blocks.network import build
 from fbnet_mobile.data.data import load_data
 from fbnet_mobile.engine.checkpoint import Checkpoint, save_checkpoint
 from fbnet_mobile.latency.table import LatencyTable
@@ -56,5 +56,5 @@ def test_a_format_from_outside(command_with: Callable[[str], Callable], tmp_path
     assert re.search(r"cannot write \S+ \(in '\S+'\) to npz: it has no relu6", refused.stderr)
     (tmp_path / "c.npz").write_bytes(b"another's")
     refused = run("export", "--checkpoint", "best.pt", "-o", "c.npz", code=2)
-    assert "the file of that name is no npz model, and is left as it is" in refused.stderr
+    assert "a file stands there that is no earlier result" in refused.stderr
     assert (tmp_path / "c.npz").read_bytes() == b"another's"

@@ -129,9 +129,9 @@ def test_only_a_file_of_the_format_is_replaced(name: str, tmp_path: Path) -> Non
     (folder / "Manifest.json").write_text("{}")
     text.write_text("what somebody wrote")
     for path in (folder, text):
-        with pytest.raises(UserError, match=rf"is no {name} model, and is left as it is; choose another"):
+        with pytest.raises(UserError, match="stands there that is no earlier result; choose another"):
             write(graph, path, name)
-        with pytest.raises(UserError, match=rf"is no {name} model, and is left as it is; choose another"):
+        with pytest.raises(UserError, match="stands there that is no earlier result; choose another"):
             export(nn.Conv2d(3, 4, 1), path, format=name, input_shape=(1, 3, 2, 2))
     assert text.read_text() == "what somebody wrote"
     assert sorted(path.name for path in folder.iterdir()) == ["Data", "Manifest.json"]
@@ -140,7 +140,7 @@ def test_only_a_file_of_the_format_is_replaced(name: str, tmp_path: Path) -> Non
         assert read_metadata(again) == {"number": number}
     if again.is_dir():
         (again / "notes.txt").write_text("mine")
-        with pytest.raises(UserError, match="is left as it is"):
+        with pytest.raises(UserError, match="a folder stands there that is no earlier result"):
             write(graph, again, name)
         assert (again / "notes.txt").read_text() == "mine"
 

@@ -1,7 +1,9 @@
 """Right inputs, from which the wrong ones are made."""
 
+import atexit
 import io
 import json
+import os
 import random
 import shutil
 import struct
@@ -234,11 +236,13 @@ class Saying(Steady):
 def _kept() -> Path:
     """A folder that lasts as long as this process, more or less."""
     folder = Path(tempfile.mkdtemp(prefix="fuzz-seeds-"))
-    import atexit
-    import os
-
     owner = os.getpid()
-    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True))
+
+    def remove() -> None:
+        if os.getpid() == owner:  # and no child of it
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
     return folder
 
 
@@ -248,7 +252,10 @@ def table_text(classes: int = 10) -> str:
     draw, space = random.Random(0), SPACE.with_classes(classes)
 
     def row(latency_us: float) -> Measurement:
-        return Measurement(latency_us, *[latency_us] * 5, 50, 4, 0.01, session="2026-01-01T00:00:00.000Z")
+        same: dict[str, Any] = dict.fromkeys(
+            ("latency_us", "min_us", "p10_us", "median_us", "p90_us", "mean_us"), latency_us
+        )
+        return Measurement(**same, runs=50, rounds=4, uncertainty=0.01, session="2026-01-01T00:00:00.000Z")
 
     rows = {("invocation", ""): row(1.0)}
     rows |= {("block", block.key): row(2.0 + block.macs / 1e3) for block in space.candidates()}
@@ -324,7 +331,7 @@ def run_again(what: str, out: Path) -> None:
 
     from fbnet_mobile.arch import Architecture
     from fbnet_mobile.blocks.network import build
-    from fbnet_mobile.cost.constraint import count_constraint
+    from fbnet_mobile.cost.constraint import limit_on
     from fbnet_mobile.search.loop import search
     from fbnet_mobile.search.recipe import SearchRecipe
     from fbnet_mobile.train.loop import train
@@ -333,7 +340,7 @@ def run_again(what: str, out: Path) -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
     if what == "search":
         recipe = SearchRecipe(epochs=1, batch_size=8, learning_rate=0.05)
-        macs = count_constraint(SPACE, "macs", 100_000)
+        macs = limit_on(SPACE, "macs", 100_000)
         search(SPACE, [macs], _data(), recipe, out, fabric, show_progress=False)
     else:
         torch.manual_seed(0)
@@ -345,7 +352,7 @@ def run_again(what: str, out: Path) -> None:
 def inherit(folder: Path) -> None:
     """Take the weights of a search."""
     from fbnet_mobile.arch import Architecture
-    from fbnet_mobile.search.loop import inherited_network
+    from fbnet_mobile.search.inherit import inherited_network
 
     inherited_network(folder, Architecture.load(folder / "architecture.yaml"))
 
@@ -380,9 +387,8 @@ def pictures(layout: int) -> Path:
 def encoded_pictures() -> list[bytes]:
     """A small picture in each format, some with EXIF tags of types that cameras do not write."""
     import numpy as np
-    from PIL import Image, ImageFile
+    from PIL import Image
 
-    del ImageFile
     pixels = np.random.default_rng(0).integers(0, 255, (9, 11, 3), dtype=np.uint8)
     picture, found = Image.fromarray(pixels), []
     Image.init()
@@ -406,8 +412,8 @@ def encoded_pictures() -> list[bytes]:
     add(picture.convert("CMYK"), "JPEG")
     add(picture, "TIFF", compression="tiff_lzw")
     # A width as a fraction, and a resolution as text.
-    for kind, value in ((5, struct.pack("<II", 1, 3)), (2, b"wide\0\0\0\0")):
-        entry = struct.pack("<HHII", 0x0100, kind, 1 if kind == 5 else 8, 26)
+    for number, value in ((5, struct.pack("<II", 1, 3)), (2, b"wide\0\0\0\0")):
+        entry = struct.pack("<HHII", 0x0100, number, 1 if number == 5 else 8, 26)
         body = b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 0) + value
         found.append(found[1][:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 8) + b"Exif\0\0" + body + found[1][2:])
     return found

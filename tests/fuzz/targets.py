@@ -92,7 +92,7 @@ def space(content: bytes, folder: Path) -> None:
 def recipe(content: bytes, folder: Path) -> None:
     from fbnet_mobile.api.call import command_line, write_arguments
     from fbnet_mobile.cli.common import _configured
-    from fbnet_mobile.engine.recipe import build, plain
+    from fbnet_mobile.recipe import build, plain
 
     path = _file(folder, "args.yaml", content)
     name = next((name for name in commands() if content.startswith(f"# fbnet-{name}".encode())), "train")
@@ -122,9 +122,9 @@ def devices(content: bytes, folder: Path) -> None:
 def table(content: bytes, folder: Path) -> None:
     from fbnet_mobile.api.profile import compare, show
     from fbnet_mobile.arch import Architecture
+    from fbnet_mobile.documents import to_json
     from fbnet_mobile.latency.table import LatencyTable
     from fbnet_mobile.report.console import comparison_lines, profile_lines
-    from fbnet_mobile.report.document import to_json
 
     path = _file(folder, "t.csv", content)
     found = LatencyTable.load(path)
@@ -435,15 +435,14 @@ def _no_work() -> Iterator[None]:
     places = (
         *("fbnet_mobile.measure.profile.profile", "fbnet_mobile.search.loop.search", "fbnet_mobile.train.loop.train"),
         *("fbnet_mobile.formats.verify.export", "fbnet_mobile.measure.benchmark.benchmark"),
-        *("fbnet_mobile.cli.devices.list_devices", "fbnet_mobile.cli.devices.check_device"),
+        *("fbnet_mobile.api.devices.list_devices", "fbnet_mobile.api.devices.check_device"),
         *("fbnet_mobile.zoo.peers.load_peer", "fbnet_mobile.devices.host.HostDevice.run"),
         *("fbnet_mobile.devices.remote.subprocess.Popen", "fbnet_mobile.devices.adb.attached_devices"),
-        *("fbnet_mobile.devices.ssh.subprocess.Popen", "fbnet_mobile.data.sources.torchvision.open_torchvision"),
+        "fbnet_mobile.devices.ssh.subprocess.Popen",
     )
     with contextlib.ExitStack() as stack:
         for place in places:
-            with contextlib.suppress(AttributeError):
-                stack.enter_context(mock.patch(place, _work))
+            stack.enter_context(mock.patch(place, _work))
         yield
 
 
@@ -458,7 +457,7 @@ def _command_lines() -> st.SearchStrategy[list[str]]:
 def _options() -> Mapping[str, Sequence[str]]:
     """The names of every command's options."""
     from fbnet_mobile.api.call import option_names
-    from fbnet_mobile.engine.recipe import recipe_fields
+    from fbnet_mobile.recipe import recipe_fields
 
     found = {}
     for name, module in commands().items():

@@ -14,6 +14,7 @@ import onnx
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.onnx.run import load, version
 from fbnet_mobile.formats.packages import needs, quiet
+from fbnet_mobile.graph.probabilities import PROBABILITIES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,6 +72,7 @@ def int8(source: Path, images: Images, target: Path) -> None:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
+            nodes_to_exclude=[PROBABILITIES],  # 8 bits hold none under 1/256
         )
     quantised = onnx.load(target)
     onnx.helper.set_model_props(quantised, entries)

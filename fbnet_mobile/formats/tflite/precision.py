@@ -45,6 +45,8 @@ def int8(source: Path, images: Images, target: Path) -> None:
     settings = recipe.static_wi8_ai8()
     for border in ("INPUT", "OUTPUT"):
         settings.append({"regex": ".*", "operation": border, "algorithm_key": "no_quantize", "op_config": {}})
+    # 8 bits hold no probability under 1/256, of which a thousand classes have hardly any other.
+    settings.append({"regex": "^output;?$", "operation": "SOFTMAX", "algorithm_key": "no_quantize", "op_config": {}})
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(settings)
     channels_last = [image[None].transpose(0, 2, 3, 1) for image in images]
