@@ -220,7 +220,7 @@ def test_wrong_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UserError, match=r"inputs to calibrate on have the shape \(2, 3, 4, 4\)"):
         export(layer, tmp_path / "m.onnx", format="onnx", input_shape=shape, precision="int8", calibration=images)
     assert not get_format("coreml").calibrates("int8")
-    monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
+    monkeypatch.setitem(sys.modules, "litert_quantizer", None)
     with pytest.raises(UserError, match=r"pip install 'fbnet-mobile\[int8\]'"):
         export(layer, tmp_path / "m.tflite", format="tflite", input_shape=shape, precision="fp16")
     assert not list(tmp_path.iterdir())

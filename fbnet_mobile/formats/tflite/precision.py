@@ -1,6 +1,6 @@
 """TFLite in fp16 and int8, by Google's quantiser of TFLite files.
 
-See https://github.com/google-ai-edge/ai-edge-quantizer.
+See https://github.com/google-ai-edge/litert-quantizer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _RANGE = (-4.0, 4.0)
 def fp16(source: Path, images: Images, target: Path) -> None:
     """Keep the weights of layers as 16-bit floats."""
     with _quantiser():
-        from ai_edge_quantizer import quantizer, recipe_manager
+        from litert_quantizer import quantizer, recipe_manager
 
     recipe = recipe_manager.RecipeManager()
     recipe.add_weight_only_config(".*", "*", 16, algorithm_key="float_casting")
@@ -40,7 +40,7 @@ def fp16(source: Path, images: Images, target: Path) -> None:
 def int8(source: Path, images: Images, target: Path) -> None:
     """Quantise weights, per channel, and activations to the ranges that they have on the images."""
     with _quantiser():
-        from ai_edge_quantizer import calibrator, quantizer, recipe, recipe_manager
+        from litert_quantizer import calibrator, quantizer, recipe, recipe_manager
 
     settings = recipe.static_wi8_ai8()
     for border in ("INPUT", "OUTPUT"):
@@ -62,7 +62,7 @@ def int8(source: Path, images: Images, target: Path) -> None:
 
 @contextmanager
 def _quantiser() -> Iterator[None]:
-    with needs("ai_edge_quantizer", "fbnet-mobile[int8]"), quiet():
+    with needs("litert_quantizer", "fbnet-mobile[int8]"), quiet():
         yield
 
 
@@ -77,7 +77,7 @@ def _widen_for_dead_channels(content: bytes, ranges: MutableMapping[str, Any]) -
     """Widen, in place, the ranges of weights and of feature maps that are next to zero.
 
     Training, and blocks that start as the identity, leave many. A bias is an int32 in steps of the input's times
-    the channel's weights'; where that step is next to nothing the bias does not fit, and ai-edge-quantizer 0.10
+    the channel's weights'; where that step is next to nothing the bias does not fit, and litert-quantizer 0.11
     writes the most negative one. And LiteRT does not load a layer whose step of sums is less than 2^-32, or more
     than 256, of the step of its result.
     """
@@ -109,7 +109,7 @@ def _widen_for_dead_channels(content: bytes, ranges: MutableMapping[str, Any]) -
 
 
 _NOTHING = 1e-9
-"""A feature map of a smaller range is zero: ai-edge-quantizer gives none a smaller one."""
+"""A feature map of a smaller range is zero: litert-quantizer gives none a smaller one."""
 
 
 def _step(entry: Mapping[str, Any]) -> float:
@@ -124,7 +124,7 @@ def int8_for_measuring(content: bytes, first: bool, last: bool) -> bytes:
     ends (``last``) one converts from and to float32.
     """
     with _quantiser():
-        from ai_edge_quantizer import quantizer, recipe
+        from litert_quantizer import quantizer, recipe
 
     settings = recipe.static_wi8_ai8()
     for border, float32 in (("INPUT", first), ("OUTPUT", last)):
