@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fbnet_mobile.formats.int8 import Quantised
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class ExportReport:
         pytorch_accuracy: the same of PyTorch's answers.
         size: of the file, or of the folder's files together, in bytes.
         seconds: that the export and its check took.
+        quantised: how it was quantised: the ranges, layers in float32, and what each layer suffers; None if it was not.
     """
 
     path: Path
@@ -34,3 +39,4 @@ class ExportReport:
     pytorch_accuracy: float | None
     size: int
     seconds: float
+    quantised: "Quantised | None" = None
