@@ -1,6 +1,7 @@
 # make demo    sets everything up, then profiles, searches, trains, exports and benchmarks on this machine
 # make test    sets everything up, OpenSSH's daemon too, then passes the tests
 # make test-devices  those against Android's own daemon and an aarch64 system, which it builds first (Debian, as root)
+# make mutations     breaks the code on purpose, change by change, and sees that a test fails each time
 #
 # DATA=digits | path/to/images | CIFAR10   what the demo learns from
 # PYTHON=python3.11                        which Python the virtual environment is made with
@@ -11,7 +12,7 @@ DATA ?= digits
 PIP_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-devices lint
+.PHONY: demo test test-devices mutations lint
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -24,6 +25,10 @@ test: .venv/installed
 test-devices: .venv/installed
 	tools/need_sshd.sh
 	tools/device_lab.sh $(CURDIR)/$(BIN)/python -m pytest -m devices tests/devices
+
+mutations: .venv/installed
+	tools/need_sshd.sh
+	$(BIN)/python tools/mutations.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -127,7 +127,8 @@ def onnxruntime(**settings: Any) -> Quantiser:
         found = dict(settings)
         if "calibrate_method" in found:
             found["calibrate_method"] = CalibrationMethod[found["calibrate_method"]]
-        quantize_static(prepared, path, _Reader(images), **found)
+        with quiet():
+            quantize_static(prepared, path, _Reader(images), **found)
 
     return quantise
 

@@ -44,7 +44,8 @@ from fbnet_mobile.latency.table import BLOCK, MEASURED, NETWORK, LatencyTable, M
 from fbnet_mobile.measure.artifacts import artifacts
 from fbnet_mobile.measure.build import build
 from fbnet_mobile.measure.plan import MeasuringPlan
-from fbnet_mobile.measure.profile import NETWORK_REPEATS, NETWORKS, profile
+from fbnet_mobile.measure.profile import NETWORK_REPEATS, profile
+from fbnet_mobile.measure.recipe import ProfileRecipe
 from fbnet_mobile.measure.rounds import Measured, Model, measure, new_session
 from fbnet_mobile.measure.samples import Journal
 from fbnet_mobile.report.console import latency
@@ -125,7 +126,7 @@ def profiled(options: argparse.Namespace) -> dict[str, float]:
             options.table,
             threads=options.threads,
             precision=options.precision,
-            networks=NETWORKS + options.networks,
+            networks=ProfileRecipe.networks + options.networks,
             plan=plan,
             progress=progress,
         )

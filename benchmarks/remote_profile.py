@@ -60,7 +60,9 @@ def main() -> None:
             code = "from fbnet_mobile.cli.profile import main; main()"
             command = [sys.executable, "-c", code, "--device", f"this-over-{name}", "--space", options.space]
             begun = time.monotonic()
-            subprocess.run([*command, "--rounds", options.rounds, "-o", str(table)], check=True, stdout=sys.stderr)
+            command += ["--rounds", options.rounds, "-o", str(table)]
+            environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+            subprocess.run(command, check=True, stdout=sys.stderr, env=environment)
             results.append(_result(name, time.monotonic() - begun, table, folder / "host.csv"))
             results[-1]["relative_wall"] = results[-1]["wall_s"] / results[0]["wall_s"]
             shown = "{device:5} {wall_s:7.1f} s, {relative_wall:.2f} of the host's; {rows} rows, which differ from "

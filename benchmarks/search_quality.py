@@ -26,6 +26,7 @@ import argparse
 import functools
 import itertools
 import json
+import os
 import random
 import shlex
 import statistics
@@ -396,7 +397,8 @@ def fbnet(command: str, *arguments: object) -> None:
     """Print one of the commands and run it; end as it does if it fails, which it has then explained."""
     words = [f"fbnet-{command}", *map(str, arguments)]
     print(f"$ {shlex.join(words)}", flush=True)
-    ended = subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:]], check=False)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    ended = subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:]], check=False, env=environment)
     if ended.returncode:
         sys.exit(ended.returncode)
 

@@ -1,4 +1,4 @@
-"""The two ways a command ends early; each becomes one line on stderr and an exit code."""
+"""The two ways a command ends early, each of which becomes one line on stderr and an exit code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +18,33 @@ class UserError(FbnetError):
 
 class JobError(FbnetError):
     """The request was right, but the job could not be finished (a device went away, a check failed)."""
+
+
+def shown(value: object, most: int = 200) -> str:
+    """What a user gave, for a message: on one line, control characters escaped, the middle of what is long left out.
+
+    >>> shown("a" + chr(10) + "b")
+    'a\\nb'
+
+    Args:
+        value: a name, a path or a number.
+        most: how many characters there may be.
+    """
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        text = "a number of thousands of digits"
+    text = "".join(map(_escaped, text))
+    end = (most - 3) // 2
+    return text if len(text) <= most else f"{text[: most - 3 - end]}...{text[-end:]}"
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    if "\udc80" <= character <= "\udcff":  # how Python keeps a byte of a name that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return ascii(character)[1:-1]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

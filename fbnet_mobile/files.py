@@ -1,47 +1,26 @@
 """Files of the user's: written whole or not at all, locked while in use, read with errors of one line."""
 
-import difflib
 import errno
 import functools
 import json
-import math
 import os
+import re
 import shlex
 import shutil
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
 
-import yaml
-from pydantic import BaseModel, ValidationError
-
-from fbnet_mobile.errors import FbnetError, JobError, UserError
-
-Model = TypeVar("Model", bound=BaseModel)
+from fbnet_mobile.errors import FbnetError, JobError, UserError, shown
 
 _SCRATCH = ".partial-"
 _DAY_S = 24 * 3600
-_YAML_CHARACTERS, _YAML_DEPTH, _YAML_NODES, _YAML_DIGITS = 2**18, 40, 50_000, 18
 _TEXT_BYTES = 2**28
-
-
-def shown(name: object) -> str:
-    """A path or another name for a message: on one line, with control characters escaped, the middle of a long one cut.
-
-    >>> shown("a" + chr(10) + "b")
-    'a\\nb'
-    """
-    escaped = "".join(
-        character if character.isprintable() else ascii(character)[1:-1]
-        for character in os.fsencode(str(name)).decode("utf-8", "backslashreplace")
-    )
-    return escaped if len(escaped) <= 200 else f"{escaped[:100]}...{escaped[-90:]}"
 
 
 def is_regular(path: Path) -> bool:
@@ -51,9 +30,15 @@ def is_regular(path: Path) -> bool:
 
 def cannot_write(path: Path, error: OSError) -> FbnetError:
     """The one line for whatever hindered a write: what, why, and what to do about it."""
+    if isinstance(error, shutil.Error):  # of a folder of files: the reasons are there as text only
+        known = re.search(r"\[Errno (\d+)\]", str(error))
+        error = OSError(int(known[1]), os.strerror(int(known[1]))) if known else OSError("it could not be copied")
     start, reason = f"cannot write {shown(path)}", (error.strerror or str(error)).lower()
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return JobError(f"{start}: {reason}; free some space there and give the same command again")
+        place = Path(error.filename) if isinstance(error.filename, str) else path
+        elsewhere = place.is_absolute() and path.absolute().parent not in (place, *place.parents)
+        where = f"in {shown(place)}" if elsewhere else "there"
+        return JobError(f"{start}: {reason}; free some space {where} and give the same command again")
     if error.errno == errno.ENAMETOOLONG:
         return UserError(f"{start}: the name is too long; choose a shorter output path")
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP, errno.EISDIR):
@@ -81,11 +66,6 @@ def writing(path: Path) -> Iterator[None]:
         if "embedded null" not in str(error):
             raise
         raise UserError(f"cannot write {shown(path)}: a name has no zero bytes; choose another output path") from error
-    except RuntimeError as error:
-        # torch.save says no more than this where the disk is full.
-        if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
-            raise
-        raise cannot_write(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
 
 
 def refuse_foreign(path: Path, replaces: Callable[[Path], bool] = is_regular) -> None:
@@ -97,7 +77,7 @@ def refuse_foreign(path: Path, replaces: Callable[[Path], bool] = is_regular) ->
     """
     name = os.fspath(path)
     if not path.name:
-        raise UserError(f"cannot write {shown(name)!r}: it names no file; choose another output path")
+        raise UserError(f"cannot write '{shown(name)}': it names no file; choose another output path")
     if not all(character.isprintable() or "\udc80" <= character <= "\udcff" for character in name):
         raise UserError(f"cannot write {shown(name)}: control characters in a name; choose another output path")
     with writing(path):
@@ -198,46 +178,6 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a file, on a line of its own even if the last one was cut off when a process was killed.
-
-    Raises:
-        UserError: the file cannot be written to.
-        JobError: the disk is full or broken.
-    """
-    with writing(path), path.open("a+b") as file:
-        cut = False
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            cut = file.read(1) != b"\n"
-        file.write((b"\n" if cut else b"") + line.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write plain values as JSON; a number that is not finite becomes null.
-
-    Raises:
-        UserError: see ``write_whole``.
-        JobError: see ``write_whole``.
-    """
-    with write_whole(path) as partial:
-        text = json.dumps(_finite(content), indent=2, allow_nan=False, default=str)
-        partial.write_text(text + "\n", encoding="utf-8")
-
-
-def _finite(content: object) -> object:
-    match content:
-        case float():
-            return content if math.isfinite(content) else None
-        case Mapping():
-            return {str(key): _finite(value) for key, value in content.items()}
-        case list() | tuple():
-            return [_finite(value) for value in content]
-    return content
-
-
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
     """Hold the file ``path`` for this process while the block runs; it says who holds it, and is removed after.
@@ -255,15 +195,16 @@ def locked(path: Path, what: str) -> Iterator[None]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _take(path, what)
-        holder = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "command": shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]])[:200],
-            "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-        }
-        os.truncate(descriptor, 0)
-        os.write(descriptor, (json.dumps(holder) + "\n").encode())
+    holder = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]])[:200],
+        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
     try:
+        with writing(path):
+            os.truncate(descriptor, 0)
+            os.write(descriptor, (json.dumps(holder) + "\n").encode())
         yield
     finally:
         with suppress(OSError):
@@ -322,108 +263,3 @@ def read_text(path: Path) -> str:
         raise UserError(f"cannot read {shown(path)}: not a text file") from error
     except ValueError as error:  # a zero byte in the name
         raise UserError(f"cannot read {shown(path)}: {error}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML of bounded depth, size and digits; a date stays text."""
-
-    # Without dates: 2026-02-30 is then text like any other, and refused by the field that it stands in.
-    yaml_implicit_resolvers = {  # noqa: RUF012  (yaml's own name for it)
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._depth = 0
-        self._sizes: dict[int, int] = {}
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """One value, counted as often as aliases repeat it."""
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        mark, self._depth = event.start_mark, self._depth + 1
-        if self._depth > _YAML_DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"nested more than {_YAML_DEPTH} deep", problem_mark=mark)
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        if isinstance(event, yaml.AliasEvent):
-            if id(node) not in self._sizes:
-                raise yaml.MarkedYAMLError(problem="a value inside itself", problem_mark=mark)
-            return node
-        if isinstance(node, yaml.MappingNode):
-            children = [part for pair in node.value for part in pair]
-        else:
-            children = node.value if isinstance(node, yaml.SequenceNode) else []
-        size = 1 + sum(self._sizes[id(child)] for child in children)
-        self._sizes[id(node)] = size
-        if size > _YAML_NODES:
-            raise yaml.MarkedYAMLError(problem=f"more than {_YAML_NODES:,} values", problem_mark=mark)
-        return node
-
-    def construct_scalar(self, node: Any) -> Any:
-        """Text, but no halves of characters."""
-        value = super().construct_scalar(node)
-        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-            raise yaml.MarkedYAMLError(problem="half of a surrogate pair", problem_mark=node.start_mark)
-        return value
-
-    def construct_yaml_int(self, node: Any) -> int:
-        """A number of at most 18 digits."""
-        if len(node.value) > _YAML_DIGITS + 2:
-            raise yaml.MarkedYAMLError(
-                problem=f"a number of more than {_YAML_DIGITS} digits", problem_mark=node.start_mark
-            )
-        return int(super().construct_yaml_int(node))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-
-
-def parse_yaml(text: str, where: str) -> object:
-    """Parse YAML without tags: at most 256 Ki characters, 40 levels, 50,000 values, and 18 digits of an integer.
-
-    Raises:
-        UserError: it is not YAML, or exceeds these bounds; the message has ``where`` and the line.
-    """
-    where = shown(where)
-    if len(text) > _YAML_CHARACTERS:
-        raise UserError(f"{where}: {len(text):,} characters; at most {_YAML_CHARACTERS:,} are read")
-    try:
-        loader = _Loader(text)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{where}{line}: not valid YAML ({shown(error.problem or error.context)})") from error
-    # What constructors raise for values that an explicit tag does not fit, such as `!!int x`.
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"{where}: not valid YAML") from error
-
-
-def validated(model: type[Model], data: object, where: str) -> Model:
-    """Check ``data`` against a pydantic model.
-
-    Raises:
-        UserError: the first thing that is wrong, in one line; a misspelt field gets the nearest known one.
-    """
-    where = shown(where)
-    try:
-        return model.model_validate(data)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
-    except ValidationError as error:
-        raise UserError(f"{where}: {first_problem(error, tuple(model.model_fields))}") from error
-
-
-def first_problem(error: ValidationError, known_fields: Sequence[str] = ()) -> str:
-    """One line for the first thing that pydantic found wrong; a misspelt field before one that is then missing."""
-    problems = error.errors(include_url=False)
-    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    field = shown(".".join(str(part) for part in first["loc"]))
-    message = shown(first["msg"].removeprefix("Value error, "))
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1])[:80], known_fields, n=1)
-        message = "unknown field" + (f"; did you mean {near[0]!r}?" if near else "")
-    return f"{field}: {message}" if field else message

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Generic, TypeVar
 
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import UserError, shown
 
 Entry = TypeVar("Entry")
 
@@ -27,9 +27,8 @@ def unknown(what: str, name: str, known: Collection[str], choose: str = "") -> s
     >>> unknown("format", "TFLit", ["onnx", "tflite"])
     "unknown format 'TFLit'; did you mean 'tflite'? choose one of onnx, tflite"
     """
-    shown = name if len(name) <= 40 else name[:37] + "..."
     hint = nearest(name, known) or ";"
-    return f"unknown {what} {shown!r}{hint} {choose or 'choose one of ' + ', '.join(known)}"
+    return f"unknown {what} '{shown(name, 40)}'{hint} {choose or 'choose one of ' + ', '.join(known)}"
 
 
 def nearest(name: str, known: Collection[str]) -> str:

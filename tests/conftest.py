@@ -9,6 +9,9 @@ from PIL import Image
 
 # Tests run small networks, for which threads cost more than they gain, and next to other programs much more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Processes that tests start use the code of this tree too, whichever is installed.
+ROOT = str(Path(__file__).parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,6 @@
 """The whole job on a space of a few blocks and scikit-learn's digits: every command, every format."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -14,7 +13,6 @@ import pytest
 from fbnet_mobile.latency.table import ROUND, LatencyTable
 from fbnet_mobile.space import load_space
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "COLUMNS": "1000"}
 SPACE = """
 name: tiny
 resolution: 16
@@ -34,7 +32,7 @@ head: {conv_channels: [32, 64]}
 
 def fbnet(command: str, *arguments: object, cwd: Path) -> str:
     words = [str(Path(sys.executable).parent / f"fbnet-{command}"), *map(str, arguments)]
-    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -51,7 +49,7 @@ def table(folder: Path) -> Path:
     """Profiled with a kill -9 in the middle, and completed by the same command."""
     command = ["--space", "tiny.yaml", "--rounds", "4", "-o", "host.csv", "--networks", "4"]
     program = str(Path(sys.executable).parent / "fbnet-profile")
-    killed = subprocess.Popen([program, *command], cwd=folder, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+    killed = subprocess.Popen([program, *command], cwd=folder, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     journal = folder / "host.csv.work" / "samples.jsonl"
     while not (journal.exists() and '"line":"sample"' in journal.read_text()):
@@ -84,7 +82,7 @@ def test_from_images_to_files_that_agree_with_pytorch(folder: Path, table: Path)
     search = ("--latency-table", table, *data, "--target-latency", "12us", "--epochs", 2, "--batch-size", 32)
     reach = subprocess.run(
         [str(Path(sys.executable).parent / "fbnet-search"), *map(str, search), "-o", "search"],
-        cwd=folder, capture_output=True, text=True, check=False, env=ENVIRONMENT,
+        cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if reach.returncode == 2:  # this machine is slower than 12 us: take the middle of what it says is reachable
         found = re.search(r"take ([\d.]+) to ([\d.]+) us", reach.stderr)
@@ -123,7 +121,7 @@ def test_search_refuses_a_table_of_another_space(folder: Path, table: Path) -> N
     words = ["--latency-table", str(table), "--space", "small", "--data", "digits", "--target-latency", "1ms"]
     done = subprocess.run(
         [str(Path(sys.executable).parent / "fbnet-search"), *words, "-o", "other"],
-        cwd=folder, capture_output=True, text=True, check=False, env=ENVIRONMENT,
+        cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     # A few blocks of the two spaces are the same.

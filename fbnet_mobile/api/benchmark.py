@@ -19,7 +19,6 @@ from fbnet_mobile.api.prediction import predict
 from fbnet_mobile.data.recipe import TestData
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.measure.recipe import BenchmarkRecipe, DeviceOptions
-from fbnet_mobile.report.document import to_json
 from fbnet_mobile.report.records import (
     BenchmarkResult,
     ModelResult,
@@ -87,10 +86,9 @@ def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
         models = _judged(models, images, recipe.images)
     result = BenchmarkResult(options.device.device, facts, tuple(models))
     if recipe.output is not None:
-        from fbnet_mobile.files import write_whole
+        from fbnet_mobile.documents import write_json
 
-        with write_whole(recipe.output, replaces=_is_result) as partial:
-            partial.write_text(to_json(result), encoding="utf-8")
+        write_json(recipe.output, result, replaces=_is_result)
         write_arguments(arguments_path(recipe.output), "benchmark", options)
     return result
 
@@ -153,7 +151,7 @@ def _described(model: Path, threads: int, statistic: str) -> ModelResult:
 def _measured(models: Sequence[ModelResult], device: "Device") -> list[ModelResult]:
     """The models with the latency of those that the device runs."""
     from fbnet_mobile.measure.benchmark import benchmark as measure
-    from fbnet_mobile.report.progress import steps
+    from fbnet_mobile.progress import steps
 
     found = {model.model: model for model in models}
     with steps() as progress:
@@ -200,13 +198,11 @@ def _predicted(model: ModelResult, table: "LatencyTable", device: str, cpu: str)
 
 def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) -> list[ModelResult]:
     """The models with their accuracy on the test images."""
-    from fbnet_mobile.arch import Architecture
-    from fbnet_mobile.blocks.network import restore
     from fbnet_mobile.data.data import load_data
     from fbnet_mobile.engine.checkpoint import load_checkpoint
     from fbnet_mobile.formats.base import format_of, read_metadata
     from fbnet_mobile.formats.metadata import ModelMetadata
-    from fbnet_mobile.train.evaluate import evaluate
+    from fbnet_mobile.train.evaluate import Predict, evaluate
 
     source = images.data
     assert source is not None
@@ -214,11 +210,10 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
     judged = []
     for model in models:
         path = model.model
-        predictor: Any
+        predictor: Predict
         if path.suffix == CHECKPOINT:
             checkpoint = load_checkpoint(path)
-            network = Architecture.from_yaml(checkpoint.architecture, str(path))
-            predictor, resolution = restore(network, checkpoint.state_dict, str(path)), network.resolution
+            predictor, resolution = checkpoint.network(str(path)), checkpoint.resolution
             metadata = ModelMetadata(checkpoint.architecture, checkpoint.classes, checkpoint.mean, checkpoint.std)
         else:
             found = ModelMetadata.from_strings(read_metadata(path), str(path))

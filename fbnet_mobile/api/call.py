@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fbnet_mobile import __version__
-from fbnet_mobile.engine.recipe import RecipeField, build, plain, recipe_fields, shorten, span
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import UserError, shown
+from fbnet_mobile.recipe import RecipeField, build, plain, recipe_fields, span
 
 Options = TypeVar("Options")
 Result = TypeVar("Result")
@@ -80,7 +80,7 @@ def check_output(
     Raises:
         UserError: what is wrong with the path.
     """
-    from fbnet_mobile.files import is_regular, refuse_foreign, shown, writing
+    from fbnet_mobile.files import is_regular, refuse_foreign, writing
 
     for given in inputs:
         if given is not None and _same(path, Path(given)):
@@ -93,7 +93,9 @@ def check_output(
         if not above.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{shown(above)} is not a folder")
         if not os.access(above, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            read_only = hasattr(os, "statvfs") and os.statvfs(above).f_flag & os.ST_RDONLY
+            number = errno.EROFS if read_only else errno.EACCES
+            raise OSError(number, os.strerror(number))
 
 
 def _is_there(path: Path) -> bool:
@@ -183,4 +185,4 @@ def option_names(item: RecipeField) -> tuple[str, ...]:
 
 def first_line(error: BaseException) -> str:
     """What an error of a library says, on one line."""
-    return shorten((str(error).strip() or type(error).__name__).splitlines()[0], 300)
+    return shown((str(error).strip() or type(error).__name__).splitlines()[0], 300)

@@ -87,16 +87,24 @@ def export(options: ExportOptions) -> ExportResult:
         raise UserError(f"{given} is for networks of timm and torchvision, as in --model timm:NAME; leave it out")
     if peer is not None and recipe.checkpoint is not None:
         raise UserError(f"the weights of {peer} are its own (--pretrained) or fresh; leave out --checkpoint")
-    module, input_shape, metadata, network = _network(recipe)
     fresh = recipe.checkpoint is None and not recipe.pretrained
+    module, input_shape, metadata, network = _network(recipe, fresh)
 
     from fbnet_mobile.data.data import load_images
     from fbnet_mobile.formats.verify import export as write
     from fbnet_mobile.graph.pixels import Normalisation
 
-    if fresh:
-        _calibrate(module, input_shape)
-    metadata = replace(metadata, input=recipe.input, precision=recipe.precision)
+    metadata = replace(
+        metadata,
+        input=recipe.input,
+        precision=recipe.precision,
+        scores=recipe.scores or ("probabilities" if len(metadata.classes) > 1 else "logits"),
+        score_threshold=recipe.score_threshold,
+        description=recipe.description,
+        author=recipe.author,
+        license=recipe.license,
+        version=recipe.model_version,
+    )
     source: dict[str, Any] = {
         "root": options.images.place.data_root,
         "resolution": input_shape[-1],
@@ -125,6 +133,7 @@ def export(options: ExportOptions) -> ExportResult:
         # The answers of fresh weights mean nothing.
         min_agreement=0.0 if fresh and recipe.min_agreement is None else recipe.min_agreement,
         pixels=Normalisation(metadata.mean, metadata.std) if recipe.input == "uint8" else None,
+        probabilities=metadata.scores == "probabilities",
         options=format_options,
     )
     write_arguments(kept, "export", options)
@@ -136,13 +145,16 @@ def export(options: ExportOptions) -> ExportResult:
 
 
 def _network(
-    recipe: ExportRecipe,
+    recipe: ExportRecipe, fresh: bool
 ) -> "tuple[nn.Module, tuple[int, int, int, int], ModelMetadata, Architecture | None]":
-    """The module, its input's shape, what its file says of itself, and its architecture if it has one."""
+    """The module, its input's shape, what its file says of itself, and its architecture if it has one.
+
+    Of fresh weights the batch norm has the statistics of noise.
+    """
     from fbnet_mobile.arch import Architecture
     from fbnet_mobile.zoo import load_network
 
-    checkpoint, network = recipe.checkpoint, None
+    network = None
     if recipe.architecture is not None:
         network = Architecture.load(recipe.architecture)
     elif recipe.model is not None and ":" not in recipe.model:
@@ -150,13 +162,25 @@ def _network(
 
     import torch
 
-    from fbnet_mobile.blocks.network import build, restore
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # fresh weights, too, give the same file every time
+        found = _module(recipe, network)
+        if fresh:
+            _calibrate(*found[:2])  # a network may draw at random in training mode, as by dropping paths
+    return found
+
+
+def _module(
+    recipe: ExportRecipe, network: "Architecture | None"
+) -> "tuple[nn.Module, tuple[int, int, int, int], ModelMetadata, Architecture | None]":
+    from fbnet_mobile.arch import Architecture
+    from fbnet_mobile.blocks.network import build
     from fbnet_mobile.engine.checkpoint import load_checkpoint
     from fbnet_mobile.formats.metadata import ModelMetadata
     from fbnet_mobile.zoo.mobile_cv import MEAN, STD, load_mobile_cv
     from fbnet_mobile.zoo.peers import load_peer
 
-    torch.manual_seed(0)  # fresh weights, too, give the same file every time
+    checkpoint = recipe.checkpoint
     if network is not None:
         module = build(network) if checkpoint is None else load_mobile_cv(checkpoint, network)
         mean, std = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)) if checkpoint is None else (MEAN, STD)
@@ -168,7 +192,7 @@ def _network(
     trained = load_checkpoint(checkpoint)
     network = Architecture.from_yaml(trained.architecture, str(checkpoint))
     metadata = ModelMetadata(trained.architecture, trained.classes, trained.mean, trained.std)
-    return restore(network, trained.state_dict, str(checkpoint)), network.input_shape, metadata, network
+    return trained.network(str(checkpoint)), network.input_shape, metadata, network
 
 
 def _calibrate(module: "nn.Module", input_shape: tuple[int, int, int, int]) -> None:
@@ -221,7 +245,7 @@ def _latency(
     from fbnet_mobile.formats.base import get_format
     from fbnet_mobile.measure.benchmark import benchmark
     from fbnet_mobile.measure.jobs import runtime_version
-    from fbnet_mobile.report.progress import steps
+    from fbnet_mobile.progress import steps
 
     runtime, threads = get_format(file_format).runtime, device.settings.threads or 1
     statistic = table.conditions.statistic if table is not None else "min"

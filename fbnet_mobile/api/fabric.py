@@ -1,15 +1,18 @@
 """Where weights are trained, from the options."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fbnet_mobile.api.call import first_line
-from fbnet_mobile.engine.recipe import MachineOptions, shorten
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import UserError, shown
+from fbnet_mobile.recipe import MachineOptions
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _MOST = 1024
 
 
-def make_fabric(machine: MachineOptions) -> Any:
+def make_fabric(machine: MachineOptions) -> "Fabric":
     """A launched ``lightning_fabric.Fabric``.
 
     Raises:
@@ -17,7 +20,7 @@ def make_fabric(machine: MachineOptions) -> Any:
     """
     devices = machine.devices
     if devices != "auto" and not (devices.isascii() and devices.isdecimal() and 1 <= int(devices[:9]) <= _MOST):
-        raise UserError(f"{shorten(devices)!r} is not a number of devices; give one from 1 to {_MOST}, or auto")
+        raise UserError(f"'{shown(devices, 40)}' is not a number of devices; give one from 1 to {_MOST}, or auto")
 
     from lightning_fabric import Fabric
 

@@ -1,7 +1,6 @@
 """From a search space and a device to a latency table."""
 
 import math
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,8 +37,9 @@ class ProfileOptions:
 def profile(options: ProfileOptions) -> ProfileResult:
     """Measure every candidate block of a search space on a device into a latency table.
 
-    Rows measured in the table at the output path are kept; an interrupted run continues where it was. All options are
-    kept beside the table, in NAME.args.yaml.
+    Rows measured in the table at the output path are kept, and estimated ones are measured; an interrupted run
+    continues where it was when it is started again in the same way. All options are kept beside the table, in
+    NAME.args.yaml.
     """
     recipe = options.recipe
     budget_s = None if recipe.budget is None else parse_seconds(recipe.budget)
@@ -66,7 +66,7 @@ def profile(options: ProfileOptions) -> ProfileResult:
 
     from fbnet_mobile.measure.plan import MeasuringPlan
     from fbnet_mobile.measure.profile import profile as measure
-    from fbnet_mobile.report.progress import steps
+    from fbnet_mobile.progress import steps
 
     candidates, positions = len(space.candidates()), sum(1 for _ in space.all_blocks())
     say(
@@ -85,7 +85,10 @@ def profile(options: ProfileOptions) -> ProfileResult:
             statistic=recipe.statistic,
             networks=recipe.networks,
             plan=MeasuringPlan(
-                min_rounds=min(4, recipe.rounds), max_rounds=recipe.rounds, budget_s=budget_s, seed=recipe.seed
+                min_rounds=min(MeasuringPlan.min_rounds, recipe.rounds),
+                max_rounds=recipe.rounds,
+                budget_s=budget_s,
+                seed=recipe.seed,
             ),
             progress=progress,
         )
@@ -109,11 +112,7 @@ def show(table: Path) -> ProfileResult:
     from fbnet_mobile.latency.table import LatencyTable
 
     loaded = LatencyTable.load(table)
-    conditions = loaded.conditions
-    words = ["fbnet-profile", "--device", conditions.device, "--runtime", conditions.runtime]
-    words += ["--space", conditions.space, "--threads", str(conditions.threads), "--precision", conditions.precision]
-    words += ["--statistic", conditions.statistic, "-o", str(table)]
-    return described_table(table, loaded, shlex.join(words))
+    return described_table(table, loaded, loaded.command(table))
 
 
 def compare(first: Path, second: Path) -> TableComparison:

@@ -13,9 +13,9 @@ from fbnet_mobile.api.call import (
     write_arguments,
 )
 from fbnet_mobile.data.recipe import TrainingData
-from fbnet_mobile.engine.recipe import MachineOptions
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.report.records import LimitMet, NetworkFound, SearchReport
+from fbnet_mobile.recipe import MachineOptions
+from fbnet_mobile.report.records import LimitMet, NetworkFound, SearchResult
 from fbnet_mobile.search.recipe import SearchRecipe, SearchTask
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fbnet_mobile.cost.constraint import Constraint
     from fbnet_mobile.latency.table import LatencyTable
-    from fbnet_mobile.search.results import SearchResult
+    from fbnet_mobile.search.results import Searched
     from fbnet_mobile.space import SearchSpace
 
 
@@ -38,7 +38,7 @@ class SearchOptions:
 
 
 @takes(SearchOptions)
-def search(options: SearchOptions) -> SearchReport:
+def search(options: SearchOptions) -> SearchResult:
     """Find the most accurate network of a search space within limits, by FBNetV2's DMaskingNAS.
 
     Writes architecture.yaml, result.json and args.yaml into the output folder. An interrupted search continues where it
@@ -94,7 +94,7 @@ def search(options: SearchOptions) -> SearchReport:
         found.append(_found(folder, result, space, constraints))
     if fabric.is_global_zero:
         write_arguments(kept, "search", options)
-    return SearchReport(space.name, float(space.size()), tuple(remarks), tuple(found))
+    return SearchResult(space.name, float(space.size()), tuple(remarks), tuple(found))
 
 
 class _Asked:
@@ -156,12 +156,12 @@ def _limited(
     return searches, list(remarks)
 
 
-def _found(
-    folder: Path, result: "SearchResult", space: "SearchSpace", constraints: "Sequence[Constraint]"
-) -> NetworkFound:
+def _found(folder: Path, result: "Searched", space: "SearchSpace", constraints: "Sequence[Constraint]") -> NetworkFound:
+    from fbnet_mobile.search.results import ARCHITECTURE
+
     network, likely = result.architecture, space.architecture(result.most_likely)
     return NetworkFound(
-        architecture=folder / "architecture.yaml",
+        architecture=folder / ARCHITECTURE,
         limits=tuple(
             LimitMet(
                 constraint.quantity.name if constraint.quantity else constraint.name,

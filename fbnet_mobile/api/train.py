@@ -12,8 +12,8 @@ from fbnet_mobile.api.call import (
     write_arguments,
 )
 from fbnet_mobile.data.recipe import TrainingData
-from fbnet_mobile.engine.recipe import MachineOptions
-from fbnet_mobile.report.records import TrainReport
+from fbnet_mobile.recipe import MachineOptions
+from fbnet_mobile.report.records import TrainResult
 from fbnet_mobile.train.recipe import TrainRecipe, TrainTask
 
 
@@ -28,7 +28,7 @@ class TrainOptions:
 
 
 @takes(TrainOptions)
-def train(options: TrainOptions) -> TrainReport:
+def train(options: TrainOptions) -> TrainResult:
     """Train the network of an architecture file; best.pt in the output folder is its checkpoint.
 
     The classifier gets as many classes as the data have. An interrupted training continues where it was when it is
@@ -43,11 +43,10 @@ def train(options: TrainOptions) -> TrainReport:
 
     network = load_architecture(task.architecture)
 
-    from lightning_fabric import seed_everything
-
     from fbnet_mobile.api.fabric import make_fabric
     from fbnet_mobile.blocks.network import build
     from fbnet_mobile.data.data import load_data
+    from fbnet_mobile.engine.loop import seeded
     from fbnet_mobile.train.loop import train as run
 
     fabric = make_fabric(options.machine)
@@ -68,19 +67,19 @@ def train(options: TrainOptions) -> TrainReport:
         if fabric.is_global_zero:
             say(remarks[-1])
         network = network.with_classes(len(data.classes))
-    seed_everything(recipe.seed, verbose=False)
     if task.inherit is not None:
-        from fbnet_mobile.search.loop import inherited_network
+        from fbnet_mobile.search.inherit import inherited_network
 
         module, initial_weights = inherited_network(task.inherit, network), f"inherited from {task.inherit}"
     else:
-        module, initial_weights = build(network), "random"
+        with seeded(fabric, recipe.seed):
+            module, initial_weights = build(network), "random"
     result = run(
         module, data, recipe, task.output, fabric, architecture=network.to_yaml(), initial_weights=initial_weights
     )
     if fabric.is_global_zero:
         write_arguments(kept, "train", options)
-    return TrainReport(
+    return TrainResult(
         checkpoint=result.checkpoint,
         val_accuracy=result.val_accuracy,
         val_images=len(data.val),

@@ -18,7 +18,8 @@ from fbnet_mobile.arch.fields import (
     named_fields,
     require_sensible,
 )
-from fbnet_mobile.files import first_problem, parse_yaml, read_text, validated, write_whole
+from fbnet_mobile.documents import first_problem, parse_yaml, validated
+from fbnet_mobile.files import read_text, write_whole
 
 _DERIVED = ("in_channels", "resolution")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from pydantic import BaseModel, Field
 
 from fbnet_mobile.arch.fields import STRICT, Count, Resolution, Stride
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.registry import Registry
 
 if TYPE_CHECKING:
@@ -161,11 +161,10 @@ class Block(BaseModel, ABC):
             UserError: the text is not the key of a block, down to the last character.
         """
         kind, *fields = key.split(" ")
-        shown = repr(key if len(key) <= 200 else key[:197] + "...")
         try:
             block = BLOCKS.get(kind).model_validate_strings(dict(field.split("=", 1) for field in fields))
         except ValueError as error:
-            raise UserError(f"not a block: {shown}") from error
+            raise UserError(f"not a block: '{shown(key)}'") from error
         if block.key != key:
-            raise UserError(f"not a block: {shown}; its key is {block.key!r}")
+            raise UserError(f"not a block: '{shown(key)}'; its key is {block.key!r}")
         return block

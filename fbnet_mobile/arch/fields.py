@@ -27,6 +27,10 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Resolution = Annotated[int, Field(ge=1, le=8192)]
 """Height and width of a square map, pixels."""
 Stride = Annotated[int, Field(ge=1, le=64)]
+Flag = Annotated[bool | None, AfterValidator(lambda on: on or None)]
+"""What most networks are without, and then None: a block's key leaves it out, so that "without" is said in one way."""
+Groups = Annotated[Count | None, AfterValidator(lambda groups: None if groups == 1 else groups)]
+"""Of a convolution; likewise None where there is but one."""
 
 
 def _odd(size: int) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from fbnet_mobile.api import benchmark as api
 from fbnet_mobile.cli.common import Lines, Program, run
-from fbnet_mobile.engine.recipe import option
+from fbnet_mobile.recipe import option
 from fbnet_mobile.report.console import benchmark_lines, zoo_lines
 
 
@@ -18,25 +18,22 @@ class Instead:
     )
 
 
+def _look(asked: Instead) -> tuple[Any, Lines] | None:
+    return (api.published(), zoo_lines) if asked.list_models else None
+
+
 PROGRAM = Program(
     name="benchmark",
-    text="Measure the latency of model files on a device, and their accuracy on labelled images. Latency is the time "
-    'of one inference, of one image, without copying the input; the statistic that the table uses, or else "min", is '
-    "compared with the prediction.",
     example="fbnet-benchmark model.tflite --device host --latency-table host.csv --data path/to/images",
     options=api.BenchmarkOptions,
     work=api.benchmark,
     lines=benchmark_lines,
     continues=False,
     instead=Instead,
-    look=lambda asked: _look(asked),
+    look=_look,
 )
 
 
 def main() -> None:
     """Entry point."""
     run(PROGRAM)
-
-
-def _look(asked: Instead) -> tuple[Any, Lines] | None:
-    return (api.published(), zoo_lines) if asked.list_models else None

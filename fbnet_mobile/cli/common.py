@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import click
 
 from fbnet_mobile.api.call import described, option_names
-from fbnet_mobile.engine.recipe import RecipeField, build, option, recipe_fields, shorten
-from fbnet_mobile.errors import FbnetError, JobError, UserError, is_out_of_memory
+from fbnet_mobile.errors import FbnetError, JobError, UserError, is_out_of_memory, shown
+from fbnet_mobile.recipe import RecipeField, build, option, recipe_fields
 from fbnet_mobile.registry import nearest
 
 Lines = Callable[[Any], Iterable[str]]
@@ -48,10 +48,9 @@ class Program:
 
     Attributes:
         name: after "fbnet-".
-        text: what it does, for ``--help``.
         example: a command line.
         options: the recipe that its options are made from.
-        work: called with the options that were given, by name; returns a record.
+        work: called with the options that were given, by name; returns a record. What it says of itself is the help.
         lines: the record for people.
         continues: whether the same command takes up what an interrupted one left.
         instead: a recipe of options that ask for something else than the work, if there are any.
@@ -59,7 +58,6 @@ class Program:
     """
 
     name: str
-    text: str
     example: str
     options: type
     work: Callable[..., Any]
@@ -71,6 +69,7 @@ class Program:
 
 def run(program: Program) -> NoReturn:
     """Run a command: options from the command line, one line and an exit code for an error."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):  # a path may hold what the encoding of the terminal does not
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -102,6 +101,14 @@ def run(program: Program) -> NoReturn:
         _fail(f"too little memory: {_memory_detail(error)}; take fewer images at a time, or smaller ones", 1)
 
 
+def _open_closed_streams() -> None:
+    """Open what was closed when the program began, lest a file takes its number and gets what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, "r" if number == 0 else "w"))  # noqa: SIM115, PTH123
+
+
 def _interrupted(then: str = "") -> NoReturn:
     print(f"interrupted{then}", file=sys.stderr)
     sys.exit(130)
@@ -120,8 +127,7 @@ def _memory_detail(error: Exception) -> str:
 
 def one_line(text: str) -> str:
     """A message as one line: control characters escaped, and words of hundreds of characters shortened."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:60]}...{word[0][-60:]}", shown)
+    return re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: shown(word[0], 123), shown(text, sys.maxsize))
 
 
 class _Command(click.Command):
@@ -167,7 +173,7 @@ def _command(program: Program) -> click.Command:
         name=f"fbnet-{program.name}",
         callback=called,
         params=[_parameter(item) for item in known.values()],
-        help=program.text,
+        help=(program.work.__doc__ or "").partition("\n\n    Args:")[0],
         epilog=f"Example: {program.example}",
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
@@ -218,13 +224,18 @@ def _called(program: Program, known: Mapping[str, RecipeField], given: dict[str,
     if not _first_process():
         return
     if common.json:
-        from fbnet_mobile.report.document import to_json
+        from fbnet_mobile.documents import to_json
 
-        sys.stdout.write(to_json(record))
+        text = to_json(record)
     else:
-        for line in lines(record):
-            print(line)
-    sys.stdout.flush()
+        text = "".join(f"{line}\n" for line in lines(record))
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise JobError(f"cannot print the result: {(error.strerror or str(error)).lower()}") from error
     if failure := getattr(record, "failure", ""):
         raise JobError(failure)
 
@@ -240,7 +251,8 @@ def _configured(path: Path, program: Program) -> dict[str, Any]:
     Raises:
         UserError: the file is no mapping of the command's options to values.
     """
-    from fbnet_mobile.files import parse_yaml, read_text
+    from fbnet_mobile.documents import parse_yaml
+    from fbnet_mobile.files import read_text
 
     known = {item.name for item in recipe_fields(program.options)}
     content = parse_yaml(read_text(path), str(path))
@@ -250,9 +262,7 @@ def _configured(path: Path, program: Program) -> dict[str, Any]:
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name not in known:
-            raise UserError(
-                f"{path}: unknown option {shorten(str(key))!r} for fbnet-{program.name}{nearest(name, known)}"
-            )
+            raise UserError(f"{path}: unknown option '{shown(key, 40)}' for fbnet-{program.name}{nearest(name, known)}")
         found[name] = value
     return found
 

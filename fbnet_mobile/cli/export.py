@@ -6,9 +6,6 @@ from fbnet_mobile.report.console import export_lines
 
 PROGRAM = Program(
     name="export",
-    text="Export a network to TFLite, ONNX or Core ML. The file is run in its own runtime and compared with PyTorch "
-    "before it is put in place: on test images of --data, or on random inputs without. With --device it is then "
-    "measured where it will run.",
     example="fbnet-export --checkpoint runs/train/best.pt --format tflite -o model.tflite",
     options=api.ExportOptions,
     work=api.export,

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fbnet_mobile.api import devices
 from fbnet_mobile.api import profile as api
 from fbnet_mobile.cli.common import Lines, Program, run
-from fbnet_mobile.engine.recipe import option
+from fbnet_mobile.recipe import option
 from fbnet_mobile.report.console import check_lines, comparison_lines, device_lines, profile_lines
 
 _INSTEAD = "Instead of measuring"
@@ -29,29 +30,7 @@ class Instead:
     )
 
 
-PROGRAM = Program(
-    name="profile",
-    text="Measure every candidate block of a search space on a device into a latency table. Blocks that the table at "
-    "the output path has are kept, and estimated ones are measured; an interrupted run continues where it was when the "
-    "same command is given again.",
-    example="fbnet-profile --device host --runtime litert --space small -o host.csv",
-    options=api.ProfileOptions,
-    work=api.profile,
-    lines=profile_lines,
-    continues=True,
-    instead=Instead,
-    look=lambda asked: _look(asked),
-)
-
-
-def main() -> None:
-    """Entry point."""
-    run(PROGRAM)
-
-
 def _look(asked: Instead) -> tuple[Any, Lines] | None:
-    from fbnet_mobile.cli import devices
-
     if asked.list_devices:
         return devices.list_devices(), device_lines
     if asked.check_device is not None:
@@ -61,3 +40,20 @@ def _look(asked: Instead) -> tuple[Any, Lines] | None:
     if asked.compare is not None:
         return api.compare(*asked.compare), comparison_lines
     return None
+
+
+PROGRAM = Program(
+    name="profile",
+    example="fbnet-profile --device host --runtime litert --space small -o host.csv",
+    options=api.ProfileOptions,
+    work=api.profile,
+    lines=profile_lines,
+    continues=True,
+    instead=Instead,
+    look=_look,
+)
+
+
+def main() -> None:
+    """Entry point."""
+    run(PROGRAM)

@@ -6,9 +6,6 @@ from fbnet_mobile.report.console import search_lines
 
 PROGRAM = Program(
     name="search",
-    text="Find the most accurate network of a search space within a latency budget, by FBNetV2's DMaskingNAS. Writes "
-    "architecture.yaml, result.json and args.yaml into the output folder. An interrupted search continues where it was "
-    "when the same command is given again; a finished one is not run again.",
     example="fbnet-search --latency-table host.csv --data path/to/images --target-latency 0.3ms -o runs/search",
     options=api.SearchOptions,
     work=api.search,

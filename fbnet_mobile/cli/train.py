@@ -6,9 +6,6 @@ from fbnet_mobile.report.console import train_lines
 
 PROGRAM = Program(
     name="train",
-    text="Train the network of an architecture file; best.pt in the output folder is its checkpoint. The classifier "
-    "gets as many classes as the data have. An interrupted training continues where it was when the same command is "
-    "given again; a finished one is not run again.",
     example="fbnet-train --architecture runs/search/architecture.yaml --data path/to/images -o runs/train",
     options=api.TrainOptions,
     work=api.train,

@@ -1,5 +1,6 @@
 """A limit on what a network may cost."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -78,6 +79,14 @@ class Constraint:
             f"({table['cpu']})"
         )
 
+    @property
+    def digest(self) -> str:
+        """What it says that every block costs, in few letters; the limit is no part of it."""
+        found = hashlib.sha256(repr((self.fixed, self.peak)).encode())
+        for name, array in self.costs.items():
+            found.update(name.encode() + array.tobytes())
+        return found.hexdigest()
+
     def __str__(self) -> str:
         """The constraint for people."""
         return f"{self.label} of at most {self.readable(self.limit)}"
@@ -122,8 +131,3 @@ def limit_on(
 def latency_constraint(space: SearchSpace, table: LatencyTable, limit_us: float, number: int = 1) -> Constraint:
     """A limit on the latency that a table predicts, in microseconds; see ``limit_on``."""
     return limit_on(space, "latency", limit_us, table, number)
-
-
-def count_constraint(space: SearchSpace, count: str, limit: float) -> Constraint:
-    """A limit on a quantity that needs no table; see ``limit_on``."""
-    return limit_on(space, count, limit)

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.registry import Registry
 
 if TYPE_CHECKING:  # options are made from this module, and these take longer to load than help may take
@@ -95,8 +95,7 @@ def parse_amount(text: str, units: Mapping[str, float], what: str) -> float:
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([^\W\d_]*)\s*", text)
     value = float(match[1]) * units.get(match[2], math.nan) if match else math.nan
     if not (math.isfinite(value) and value > 0):
-        shown = text if len(text) <= 40 else text[:37] + "..."
-        raise UserError(f"{shown!r} is not {what}")
+        raise UserError(f"'{shown(text, 40)}' is not {what}")
     return value
 
 

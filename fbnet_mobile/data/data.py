@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fbnet_mobile.data.augment import AUGMENTATIONS, augment, normalise
-from fbnet_mobile.data.sources import Source, open_source, show_name
+from fbnet_mobile.data.sources import Source, open_source
 from fbnet_mobile.data.split import Split, hold_out, limited
 from fbnet_mobile.data.store import FileStore, MemoryStore, Store, check_all, decode_all
-from fbnet_mobile.engine.progress import ProgressBar
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import UserError, shown
+from fbnet_mobile.progress import ProgressBar
 
 MEMORY_LIMIT = 2 * 10**9
 """Bytes of decoded pixels up to which a data set is held in memory."""
@@ -174,7 +174,7 @@ def load_data(
 
 def _left_out(source: str, skipped: Mapping[str, int]) -> str:
     counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()))
-    return f"{show_name(source)}: left out {counts}"
+    return f"{shown(source)}: left out {counts}"
 
 
 def _fingerprint(source: Source, seed: int, limit: int | None) -> str:
@@ -216,7 +216,7 @@ def _open(source: str, root: Path | None, resolution: int, seed: int) -> Source:
     opened = open_source(source, root)
     if len(opened.classes) < 2:
         raise UserError(
-            f"{show_name(source)} has only one class ({', '.join(opened.classes)}); training needs at least two"
+            f"{shown(source)} has only one class ({', '.join(opened.classes)}); training needs at least two"
         )
     return opened
 

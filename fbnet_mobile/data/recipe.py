@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fbnet_mobile.engine.recipe import SEEDS, option
+from fbnet_mobile.recipe import SEEDS, option
 
 _IMAGES = "Images"
 

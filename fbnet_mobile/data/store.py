@@ -14,8 +14,8 @@ from torchvision.transforms import v2
 from fbnet_mobile.data.augment import CROP_AREA, derive_seed
 from fbnet_mobile.data.decode import check_image, read_image, read_pixels, without_warnings
 from fbnet_mobile.data.sources.base import Images
-from fbnet_mobile.engine.progress import ProgressBar
 from fbnet_mobile.errors import UserError
+from fbnet_mobile.progress import ProgressBar
 
 _CHUNK = 128
 

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from fbnet_mobile.documents import parse_yaml, validated
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.files import parse_yaml, read_text, validated
+from fbnet_mobile.files import read_text
 
 _NAME_LENGTH = 100
 _CORES = 1024

@@ -1,5 +1,6 @@
 """Checkpoint files: tensors and plain values only, so that opening one cannot run code."""
 
+import io
 import pickle
 import zipfile
 from dataclasses import dataclass, field, fields
@@ -14,8 +15,9 @@ from torch import Tensor
 from fbnet_mobile import __version__
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks.network import Network, restore
-from fbnet_mobile.errors import UserError
-from fbnet_mobile.files import first_problem, shown, write_whole
+from fbnet_mobile.documents import first_problem
+from fbnet_mobile.errors import UserError, shown
+from fbnet_mobile.files import write_whole
 
 _FORMAT = "fbnet-mobile checkpoint 1"
 
@@ -130,8 +132,11 @@ def write_tensors(path: Path, content: dict[str, Any], file_format: str) -> None
         UserError: the folder cannot be written to.
         JobError: writing failed half-way, as on a full disk.
     """
+    # In memory first: torch says by errors of many kinds, and not always, that a disk is full.
+    packed = io.BytesIO()
+    torch.save({"format": file_format, **content}, packed)
     with write_whole(path) as partial:
-        torch.save({"format": file_format, **content}, partial)
+        partial.write_bytes(packed.getbuffer())
 
 
 def read_tensors(path: Path, file_format: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Generic
 
@@ -14,9 +14,9 @@ from torch import Tensor
 from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.engine.allocator import tune_allocator
 from fbnet_mobile.engine.processes import mean
-from fbnet_mobile.engine.progress import ProgressBar
 from fbnet_mobile.engine.run_folder import Row, RunFolder
 from fbnet_mobile.errors import JobError, enough_memory
+from fbnet_mobile.progress import ProgressBar
 
 _REPORT_STEPS = 20
 
@@ -76,10 +76,6 @@ class Task(ABC, Generic[Row]):
         """How the epoch stands, for the progress bar; after ``losses``."""
 
     @abstractmethod
-    def tensors(self) -> Iterable[Tensor]:
-        """Weights, which must stay finite."""
-
-    @abstractmethod
     def row(self, epoch: int, started: float) -> Row:
         """Close the epoch; ``started`` is when it began, by ``time.monotonic``."""
 
@@ -93,7 +89,7 @@ class Task(ABC, Generic[Row]):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What is needed to continue: tensors and plain values."""
+        """What is needed to continue: tensors, which must stay finite, and plain values."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -156,12 +152,24 @@ def run_epochs(task: Task[Row], folder: RunFolder[Row], *, show_progress: bool =
                         note = f"epoch {epoch}/{task.epochs} {task.note()}"
                     bar.advance(task.batch_size, note)
                 # The last step may have spoilt the weights, which no loss has seen yet.
-                if not all(bool(value.isfinite().all()) for value in task.tensors()):
+                if not all(bool(value.isfinite().all()) for value in _tensors(task.state_dict())):
                     raise _exploded("the weights became infinite", epoch, task, folder)
                 row = task.row(epoch, started)
             speed = images / max(time.monotonic() - started, 1e-9)
             folder.save(row, task.state_dict, lambda: task.write(folder.history[-1]))
             bar.say(f"epoch {epoch}/{task.epochs}: {task.line(row)}, {speed:,.0f} images/s")
+
+
+def _tensors(state: object) -> Iterator[Tensor]:
+    """Every tensor of a state."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, Mapping):
+        for value in state.values():
+            yield from _tensors(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from _tensors(value)
 
 
 def _exploded(what: str, epoch: int, task: Task[Row], folder: RunFolder[Row]) -> JobError:

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from fbnet_mobile.data.data import Data
 from fbnet_mobile.engine.checkpoint import load_checkpoint
-from fbnet_mobile.errors import UserError
-from fbnet_mobile.files import shown
+from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.registry import Registry
 
 Teach = Callable[[Tensor], Tensor]
@@ -21,7 +21,15 @@ Teach = Callable[[Tensor], Tensor]
 
 
 class LossSettings(Protocol):
-    """What the losses here read of a recipe (``TrainRecipe``)."""
+    """What is read here of a recipe (``TrainRecipe``)."""
+
+    @property
+    def loss(self) -> str:
+        """Name of the loss."""
+
+    @property
+    def teacher(self) -> str:
+        """Path of the teacher's checkpoint; empty for none."""
 
     @property
     def label_smoothing(self) -> float:
@@ -122,7 +130,7 @@ class Teacher:
             detail = first or f"{len(checkpoint.classes)} classes where the data have {len(classes)}"
             raise UserError(f"the teacher {shown(path)} has {shown(detail)}; give one trained on the same classes")
         network = checkpoint.network(str(path)).requires_grad_(False).eval()
-        self._network = network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network.to(fabric.device).to(memory_format=torch.channels_last)
         self._precision, self._resolution = fabric.strategy.precision, checkpoint.resolution
 
         def channels(values: Sequence[float]) -> Tensor:
@@ -146,3 +154,19 @@ class Teacher:
         with self._precision.forward_context():
             logits: Tensor = self._network(self._precision.convert_input(images))
         return logits.float()
+
+
+def make_loss(recipe: LossSettings, data: Data, fabric: Fabric) -> tuple[Loss, Teacher | None]:
+    """The loss of a recipe, and its teacher if it learns from one.
+
+    Raises:
+        UserError: no such loss, a teacher that is missing or of no use, or none for these classes.
+    """
+    loss = LOSSES.get(recipe.loss)(recipe)
+    if not recipe.teacher:
+        if loss.needs_teacher:
+            raise UserError(f"the loss {recipe.loss} learns from a teacher; give its checkpoint with --teacher")
+        return loss, None
+    if not loss.needs_teacher:
+        raise UserError(f"the loss {recipe.loss} has no use for a teacher; give --loss distillation with --teacher")
+    return loss, Teacher(Path(recipe.teacher), data.classes, data.mean, data.std, fabric)

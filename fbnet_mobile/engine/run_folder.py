@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -16,10 +15,11 @@ from typing_extensions import TypedDict
 
 from fbnet_mobile import __version__
 from fbnet_mobile.data.data import Data
+from fbnet_mobile.documents import first_problem
 from fbnet_mobile.engine.checkpoint import read_tensors, write_tensors
 from fbnet_mobile.engine.processes import in_first_process
-from fbnet_mobile.errors import UserError
-from fbnet_mobile.files import first_problem, locked, remove_leftovers, shown, write_whole, writing
+from fbnet_mobile.errors import UserError, shown
+from fbnet_mobile.files import locked, remove_leftovers, write_whole, writing
 
 STATE, LOG = "last.pt", "log.csv"
 
@@ -223,7 +223,7 @@ class RunFolder(Generic[Row]):
     def _content(self, state: dict[str, Any]) -> State:
         return {
             "settings": self.settings,
-            "history": [asdict(row) for row in self.history],  # type: ignore[call-overload]
+            "history": self._rows.dump_python(self.history),
             "precision": self.fabric.strategy.precision.state_dict(),
             "tool_version": __version__,
             "task": state,

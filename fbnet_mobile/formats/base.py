@@ -171,6 +171,7 @@ class Format:
         version: the version of the runtime on this machine; UserError with the line that installs it if it is missing.
         read_metadata: the strings that ``write`` stored in a file; UserError if it is none of the format.
         recognises: whether what exists at a path is a file of the format, so may be replaced by another.
+        finish: completes a file in its last precision, given its metadata, by what else than its runtime reads of it.
         conversions: to other precisions than fp32, by name.
         options: names of what may be asked of ``write`` besides.
         install: the command that installs the runtime on a device.
@@ -188,6 +189,7 @@ class Format:
     version: Callable[[], str]
     read_metadata: Callable[[Path], dict[str, str]]
     recognises: Callable[[Path], bool]
+    finish: Callable[[Path, Mapping[str, str]], None] = lambda path, metadata: None
     conversions: Mapping[str, Conversion] = field(default_factory=dict)
     options: frozenset[str] = frozenset()
     install: str = ""
@@ -318,13 +320,16 @@ def write_new(
     if precision == FP32:
         format.write(graph, path, dict(metadata), **own)
         check(path)
+        format.finish(path, metadata)
         return None
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         full = Path(folder) / path.name
         format.write(graph, full, dict(metadata), **own)
         check(full)
         rest = {name: value for name, value in (options or {}).items() if name not in own}
-        return convert(full, path, format, precision, calibration, rest)
+        chosen = convert(full, path, format, precision, calibration, rest)
+    format.finish(path, metadata)
+    return chosen
 
 
 def convert(

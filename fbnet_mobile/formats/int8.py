@@ -18,6 +18,7 @@ from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import Session
 from fbnet_mobile.formats.ranges import METHODS, Ranges, observe
 from fbnet_mobile.graph.operations import Graph
+from fbnet_mobile.graph.probabilities import as_logits
 from fbnet_mobile.registry import unknown
 
 Array = NDArray[np.float32]
@@ -125,7 +126,7 @@ def quantise(
     kept = frozenset() if keep == AUTO else _matching((keep,) if isinstance(keep, str) else keep, tuple(reads))
     seen = observe(quantiser.values(images))
     judged = images[np.unique(np.linspace(0, len(images) - 1, min(_JUDGED, len(images))).astype(int))]
-    expected = quantiser.session()(judged)
+    expected = _logits(quantiser.session()(judged))
     errors: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         numbers = iter(range(10_000))
@@ -133,7 +134,7 @@ def quantise(
         def tried(found: Ranges, keep: Collection[str]) -> tuple[Path, Array]:
             path = Path(folder) / f"{next(numbers)}{quantiser.suffix}"
             quantiser.write(found, keep, path)
-            return path, quantiser.session(path)(judged)
+            return path, _logits(quantiser.session(path)(judged))
 
         attempts: dict[str, tuple[Ranges, Path, Array]] = {}
         for method in methods:
@@ -193,6 +194,12 @@ def with_costs(quantised: Quantised, graph: Graph) -> Quantised:
 def _numbered(name: str, stem: str) -> bool:
     """Whether the name is the stem, or that with digits behind, as a format makes names unique."""
     return name.startswith(stem) and (name == stem or name[len(stem) :].isdigit())
+
+
+def _logits(results: Array) -> Array:
+    """Return what a network gives, but logits for probabilities, which hide what happens to unlikely classes."""
+    given = results.ndim == 2 and results.shape[1] > 1 and results.min() >= 0
+    return as_logits(results) if given and np.abs(results.sum(1) - 1).max() < 0.01 else results
 
 
 def relative_error(expected: Array, actual: Array) -> float:

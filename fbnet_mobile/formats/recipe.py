@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fbnet_mobile.engine.recipe import option
+from fbnet_mobile.recipe import option
 
-_NETWORK, _FILE, _CHECK = "Network", "File", "Check"
+_NETWORK, _FILE, _APPS, _CHECK = "Network", "File", "What apps read of it", "Check"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,19 @@ class ExportRecipe:
     )
     sensitivity: bool = option(
         False, group=_CHECK, help="int8: print what each layer suffers and what it costs to compute."
+    )
+    scores: Literal["probabilities", "logits"] | None = option(
+        None,
+        group=_FILE,
+        shown="probabilities, if it has classes",
+        help="What the file gives for each class: probabilities, the softmax of the logits, or the logits.",
+    )
+    description: str = option("", group=_APPS, shown="none", help="The model in a sentence.")
+    author: str = option("", group=_APPS, shown="none", help="Who made it.")
+    license: str = option("", group=_APPS, shown="none", help="Terms of its use, such as Apache-2.0.")
+    model_version: str = option("", group=_APPS, shown="none", help="Its version, as you count.")
+    score_threshold: float = option(
+        0.0, group=_APPS, low=0, high=1, help="TFLite: the least probability that an app should show."
     )
     images: int = option(256, group=_CHECK, low=1, help="How many test images of --data to compare on, at most.")
     tolerance: float | None = option(

@@ -1,6 +1,7 @@
 """What an export found, as plain data."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ class ExportReport:
         format: its format.
         precision: of what it stores: "fp32", "fp16" or "int8".
         inputs: number of inputs compared.
-        largest_difference: between any two logits.
+        largest_difference: between any two logits; of probabilities, between logits of mean 0 that give them.
         relative_difference: the same, divided by the largest absolute logit of PyTorch's.
         agreement: part of the answers (the class, or channel, of the largest logit) that is PyTorch's, from 0 to 1;
             None for a network of one logit, which has no such answers.
@@ -26,6 +27,7 @@ class ExportReport:
         size: of the file, or of the folder's files together, in bytes.
         seconds: that the export and its check took.
         quantised: how it was quantised: the ranges, layers in float32, and what each layer suffers; None if it was not.
+        merged: how many modules of each class had their branches merged.
     """
 
     path: Path
@@ -40,3 +42,4 @@ class ExportReport:
     size: int
     seconds: float
     quantised: "Quantised | None" = None
+    merged: Mapping[str, int] = field(default_factory=dict)

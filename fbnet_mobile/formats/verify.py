@@ -19,8 +19,10 @@ from fbnet_mobile.files import write_whole
 from fbnet_mobile.formats.base import check_suffix, write_new
 from fbnet_mobile.formats.int8 import Quantised, with_costs
 from fbnet_mobile.formats.report import ExportReport
+from fbnet_mobile.graph.merge import merge_branches
 from fbnet_mobile.graph.operations import Graph
 from fbnet_mobile.graph.pixels import Normalisation, take_pixels
+from fbnet_mobile.graph.probabilities import as_logits, give_probabilities, softmax
 from fbnet_mobile.graph.trace import evaluation, trace
 
 __all__ = ["ExportReport", "export"]
@@ -52,12 +54,14 @@ def export(
     tolerance: float | None = None,
     min_agreement: float | None = None,
     pixels: Normalisation | None = None,
+    probabilities: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> ExportReport:
     """Write a module to a file, and keep the file only if its runtime gives what PyTorch gives.
 
     Args:
-        module: takes one float tensor and returns one; exported as it behaves in evaluation.
+        module: takes one float tensor and returns one; exported as it behaves in evaluation. Branches that can be
+            merged are (:func:`fbnet_mobile.graph.merge.merge_branches`), and compared with the module as it is.
         path: ends in the format's suffix.
         format: name of a registered one, such as "tflite".
         input_shape: (1, channels, height, width).
@@ -74,6 +78,8 @@ def export(
             :data:`MIN_AGREEMENT` where the tolerance of the conversion is infinite. The accuracy may then not fall by
             more than :data:`MAX_LOSS` either.
         pixels: let the file take uint8 images, from 0 to 255, and normalise them so itself.
+        probabilities: let the file give the softmax of the network's logits; compared are then logits that give the
+            file's probabilities.
         options: of the format and the conversion; see :attr:`fbnet_mobile.formats.base.Format.options` and
             :attr:`fbnet_mobile.formats.base.Conversion.options`.
 
@@ -101,12 +107,18 @@ def export(
         if pixels and images.dtype != np.uint8:
             raise UserError(f"the inputs to {purpose} on are {images.dtype}, the file takes uint8 pixels; give those")
     module = _in_float32(module)
-    graph = trace(module, input_shape)
+    merged_module, merged = merge_branches(module)
+    graph = trace(merged_module, input_shape)
     _check_weights(graph)
     _check_classes(graph, metadata or {})
+    gives_them_itself = graph.node(graph.output).op == "softmax"
     if pixels:
         graph = take_pixels(graph, pixels)
+    if probabilities:
+        graph = give_probabilities(graph)
     expected = _outputs(module, pixels.normalise(inputs) if pixels else inputs)
+    if probabilities:
+        expected = as_logits(expected if gives_them_itself else softmax(expected))
     answers = expected.shape[1] > 1
     conversion = entry.conversions.get(precision)
     if tolerance is None:
@@ -118,16 +130,20 @@ def export(
         min_agreement = MIN_AGREEMENT if judged else 0.0
     counted = labels is not None and answers
 
+    def run(file: Path, images: NDArray[Any]) -> NDArray[np.float32]:
+        found = entry.load(file)(images)
+        return as_logits(found) if probabilities and found.ndim == 2 else found
+
     def check_unconverted(full: Path) -> None:
         if conversion is not None:
             few = slice(_RANDOM_INPUTS)
-            _compare(expected[few], entry.load(full)(inputs[few]), TOLERANCE, path, f"the {format} file in fp32")
+            _compare(expected[few], run(full, inputs[few]), TOLERANCE, path, f"the {format} file in fp32")
 
     with write_whole(path, replaces=entry.replaces) as partial, _named(partial, path):
         quantised = write_new(graph, partial, entry, metadata or {}, precision, calibration, options, check_unconverted)
         if quantised is not None:
             quantised = with_costs(quantised, graph)
-        actual = entry.load(partial)(inputs)
+        actual = run(partial, inputs)
         advice = _advice(quantised) if judged else ""
         largest, relative = _compare(expected, actual, tolerance, path, f"the {format} file", advice)
         found, own = actual.argmax(1), expected.argmax(1)
@@ -162,6 +178,7 @@ def export(
         pytorch_accuracy=pytorch_accuracy,
         size=size,
         seconds=seconds,
+        merged=merged,
         quantised=quantised,
     )
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -13,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from fbnet_mobile.arch import Architecture, Block
 from fbnet_mobile.devices.base import UNKNOWN
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.latency.calibration import Calibration, Network, PredictionError, calibrate, left_out_error
 from fbnet_mobile.space import SearchSpace
@@ -241,13 +242,25 @@ class LatencyTable:
         candidates = space.candidates()
         missing = self.missing(candidates)
         if missing:
-            conditions = self.conditions
             raise UserError(
                 f"the latency table lacks {len(missing)} of the {len(candidates)} candidate blocks of space {name}, "
-                f"'{missing[0].key}' first; measure them with: fbnet-profile --device {conditions.device} "
-                f"--runtime {conditions.runtime} --space {name} --classes {space.classes} "
-                f"--threads {conditions.threads} --precision {conditions.precision} -o {path}"
+                f"'{missing[0].key}' first; measure them with: {self.command(path, name, space.classes)}"
             )
+
+    def command(self, path: Path, space: str | None = None, classes: int | None = None) -> str:
+        """The command that measures into the table what it lacks of a space, of its own one by default."""
+        own = self.conditions
+        words: dict[str, object] = {
+            "--device": own.device,
+            "--runtime": own.runtime,
+            "--space": space or own.space,
+            **({"--classes": classes} if classes is not None else {}),
+            "--threads": own.threads,
+            "--precision": own.precision,
+            "--statistic": own.statistic,
+            "-o": path,
+        }
+        return shlex.join(["fbnet-profile", *(str(word) for pair in words.items() for word in pair)])
 
     def error(self) -> PredictionError | None:
         """The error on the table's whole networks, leaving each out of the fit; None with fewer than three."""
@@ -356,6 +369,7 @@ class LatencyTable:
 
         Raises:
             UserError: it cannot be written.
+            JobError: the disk is full.
         """
         shared = {"schema_version": SCHEMA_VERSION, **asdict(self.conditions)}
         records = [{**shared, "kind": kind, "blocks": keys, **asdict(row)} for (kind, keys), row in self._rows.items()]
@@ -365,10 +379,7 @@ class LatencyTable:
         for name, column in self.extra.items():
             frame[name] = [column.get(key) for key in self._rows]
         with write_whole(path) as partial:
-            try:
-                frame.to_csv(partial, index=False, float_format="%.5g", lineterminator="\n")
-            except OSError as error:
-                raise UserError(f"cannot write {path}: {error.strerror or error}; make room there") from error
+            frame.to_csv(partial, index=False, float_format="%.5g", lineterminator="\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -490,10 +501,8 @@ def _checked(schema: type[BaseModel], record: Mapping[Any, Any]) -> dict[str, An
     except ValidationError as error:
         (problem, *_) = error.errors(include_url=False)
         name = str(problem["loc"][0])
-        shown = str(record[name])
-        shown = shown if len(shown) <= 40 else shown[:37] + "..."
         message = problem["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{name} is {shown!r}: {message[0].lower()}{message[1:]}") from error
+        raise ValueError(f"{name} is '{shown(record[name], 40)}': {message[0].lower()}{message[1:]}") from error
 
 
 def _measurement(record: Mapping[Any, Any]) -> Measurement:
@@ -518,8 +527,7 @@ def _is_number(text: str) -> bool:
 def _number(name: str, text: str) -> float:
     value = float(text) if _is_number(text) else math.nan
     if not 0 <= value <= _MOST_EXTRA:
-        shown = text if len(text) <= 40 else text[:37] + "..."
-        raise ValueError(f"{name} is {shown!r}: it must be a number from 0 to {_MOST_EXTRA:g}, or empty")
+        raise ValueError(f"{name} is '{shown(text, 40)}': it must be a number from 0 to {_MOST_EXTRA:g}, or empty")
     return value
 
 
@@ -529,8 +537,7 @@ _MOST_EXTRA = 1e15
 def _check_kind(kind: str, keys: str) -> None:
     kinds = (INVOCATION, BLOCK, NETWORK, ROUND)
     if kind not in kinds:
-        shown = kind if len(kind) <= 40 else kind[:37] + "..."
-        raise ValueError(f"kind {shown!r} is not one of {', '.join(kinds)}")
+        raise ValueError(f"kind '{shown(kind, 40)}' is not one of {', '.join(kinds)}")
     if kind == ROUND:
         _round_fields(keys)
     elif kind == INVOCATION:

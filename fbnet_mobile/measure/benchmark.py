@@ -36,11 +36,6 @@ class Benchmarked:
     models: tuple[Path, ...]
     measurements: tuple[Measurement, ...]
 
-    def conditions(self) -> dict[str, object]:
-        """For :meth:`LatencyTable.mismatch`; the precision, which is each file's own, is to be added."""
-        names = ("device", "cpu", "runtime", "runtime_version", "threads")
-        return {name: getattr(self, name) for name in names}
-
 
 def benchmark(
     models: Sequence[Path],

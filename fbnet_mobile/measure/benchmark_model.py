@@ -68,14 +68,16 @@ def parse_output(lines: Sequence[str]) -> Sample | None:
     if average_us is not None and mean_us is not None and abs(mean_us - average_us) > _AGREE * average_us:
         return None
     try:
-        return Sample(
-            runs=int(found["count"]),
-            load_us=load_us,  # type: ignore[arg-type]  # None is refused
-            min_us=found.get("min", equal),  # type: ignore[arg-type]
-            p10_us=equal,
-            median_us=found.get("median", equal),
-            p90_us=equal,
-            mean_us=mean_us,  # type: ignore[arg-type]
+        return Sample.model_validate(
+            {
+                "runs": int(found["count"]),
+                "load_us": load_us,
+                "min_us": found.get("min", equal),
+                "p10_us": equal,
+                "median_us": found.get("median", equal),
+                "p90_us": equal,
+                "mean_us": mean_us,
+            }
         )
     except (ValidationError, OverflowError, ValueError):
         return None

@@ -76,8 +76,9 @@ def _write(artifact: Artifact, folder: Path, scratch: Path) -> None:
     blocks, path = artifact.blocks, file_of(artifact, folder)
     first = not blocks or blocks[0].in_channels == _IMAGE_CHANNELS
     last = not blocks or blocks[-1].out_resolution == 1
-    write(graph_of(blocks), scratch / path.name, artifact.format, artifact.precision, first, last)
-    (scratch / path.name).replace(path)
+    with writing(path):
+        write(graph_of(blocks), scratch / path.name, artifact.format, artifact.precision, first, last)
+        (scratch / path.name).replace(path)
 
 
 def _write_on(

@@ -86,8 +86,10 @@ def run_models(
             hot_c = _cooled(device)
             with closing(_outcomes(device, runtime, threads, part, plan)) as outcomes:
                 for outcome in outcomes:
-                    hot = isinstance(outcome, Sample) and hot_c is not None
-                    yield done, outcome.model_copy(update={"hot_c": hot_c}) if hot else outcome  # type: ignore[union-attr]
+                    if isinstance(outcome, Sample) and hot_c is not None:
+                        yield done, outcome.model_copy(update={"hot_c": hot_c})
+                    else:
+                        yield done, outcome
                     done, losses, failures = done + 1, 0, 0
         except DeviceFullError as problem:
             if len(part) == 1:

@@ -33,6 +33,7 @@ from fbnet_mobile.latency.table import (
 )
 from fbnet_mobile.measure.artifacts import Artifact, artifacts
 from fbnet_mobile.measure.plan import MeasuringPlan
+from fbnet_mobile.measure.recipe import ProfileRecipe
 from fbnet_mobile.measure.rounds import Measured, Model, measure, new_session, summary
 from fbnet_mobile.measure.samples import BuiltLine, ChosenLine, Journal, Turn
 from fbnet_mobile.space import SearchSpace
@@ -40,8 +41,6 @@ from fbnet_mobile.space import SearchSpace
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, of how many)."""
 
-NETWORKS = 40
-"""Whole networks to calibrate with, unless told otherwise."""
 NETWORK_REPEATS = 10
 """How often a whole network is measured in each round: it is long, so few runs of it fit in one turn."""
 _REFERENCE_EVERY = 50
@@ -87,9 +86,9 @@ def profile(
     out: Path,
     *,
     threads: int = 1,
-    precision: str = "fp32",
-    statistic: str = "min",
-    networks: int = NETWORKS,
+    precision: str = ProfileRecipe.precision,
+    statistic: str = ProfileRecipe.statistic,
+    networks: int = ProfileRecipe.networks,
     plan: MeasuringPlan | None = None,
     progress: Progress = lambda *_: None,
 ) -> Profiled:

@@ -9,7 +9,6 @@ come out.
 import warnings
 from pathlib import Path
 
-from fbnet_mobile.files import writing
 from fbnet_mobile.formats import base as formats
 from fbnet_mobile.graph.operations import Graph
 
@@ -27,18 +26,17 @@ def write(graph: Graph, path: Path, format: str, precision: str, first: bool = T
 
     Raises:
         UserError: an unknown format or precision, or a missing package.
-        JobError: the file cannot be written, as on a full disk.
+        OSError: the file cannot be written, as on a full disk.
     """
     entry = formats.get_format(format)
     conversion = entry.conversions.get(precision)
-    with writing(path):
-        if conversion is None or conversion.for_measuring is None:
-            entry.check(precision, calibrated=False)
-            formats.write_new(graph, path, entry, {}, precision)
-            return
-        full = path.with_name(f"full-{path.name}")
-        formats.write_new(graph, full, entry, {})
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the libraries' remarks on their own debugging modes
-            path.write_bytes(conversion.for_measuring(full.read_bytes(), first, last))
+    if conversion is None or conversion.for_measuring is None:
+        entry.check(precision, calibrated=False)
+        formats.write_new(graph, path, entry, {}, precision)
+        return
+    full = path.with_name(f"full-{path.name}")
+    formats.write_new(graph, full, entry, {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries' remarks on their own debugging modes
+        path.write_bytes(conversion.for_measuring(full.read_bytes(), first, last))
         full.unlink()

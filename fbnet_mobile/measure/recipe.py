@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fbnet_mobile.engine.recipe import SEEDS, option
+from fbnet_mobile.measure.plan import MeasuringPlan
+from fbnet_mobile.recipe import SEEDS, option
 
 _BLOCKS, _MEASURING, _DEVICE = "Blocks", "Measuring", "Device"
 
@@ -59,7 +60,9 @@ class ProfileRecipe:
     statistic: Literal["min", "median", "mean"] = option(
         "min", group=_MEASURING, help="Which statistic is a row's latency."
     )
-    rounds: int = option(6, group=_MEASURING, low=2, high=1000, help="Most rounds over all models.")
+    rounds: int = option(
+        MeasuringPlan.max_rounds, group=_MEASURING, low=2, high=1000, help="Most rounds over all models."
+    )
     budget: str | None = option(
         None,
         group=_MEASURING,
@@ -67,7 +70,13 @@ class ProfileRecipe:
         help="End within this time, such as 90s, 3m, 1h; blocks that there is no time for are estimated, and the same "
         "command without a budget measures them.",
     )
-    seed: int = option(0, group=_MEASURING, low=0, high=SEEDS, help="Of the measuring order and of the networks drawn.")
+    seed: int = option(
+        MeasuringPlan.seed,
+        group=_MEASURING,
+        low=0,
+        high=SEEDS,
+        help="Of the measuring order and of the networks drawn.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -162,8 +162,10 @@ def loaded(job: dict[str, Any]) -> Any:
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("loader", job["loader"])
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
 
     def load(path: str) -> Any:
         return module.load(path, job["threads"])

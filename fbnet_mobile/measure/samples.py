@@ -12,7 +12,6 @@ import errno
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import IO, Annotated, Literal, Self
@@ -20,7 +19,7 @@ from typing import IO, Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from fbnet_mobile.devices.base import UNKNOWN, DeviceState
-from fbnet_mobile.errors import JobError
+from fbnet_mobile.files import writing
 
 LEAST_US, MOST_US = 1e-3, 1e10
 """What a latency can be: a nanosecond, the unit of the clocks, to nearly three hours."""
@@ -188,7 +187,7 @@ class Journal:
         session: that measures now.
 
     Raises:
-        JobError: the file cannot be read or written.
+        FbnetError: the file cannot be read or written.
     """
 
     def __init__(self, path: Path | None, session: Session) -> None:
@@ -203,7 +202,8 @@ class Journal:
         self._began = monotonic()
         self._file: IO[bytes] | None = None
         if path is not None:
-            self._guarded(lambda: self._open(path))
+            with writing(path):
+                self._open(path)
             self._write(session)
 
     def close(self) -> None:
@@ -229,7 +229,7 @@ class Journal:
         """Keep a line.
 
         Raises:
-            JobError: it cannot be written; what was written before is kept.
+            FbnetError: it cannot be written; what was written before is kept.
         """
         self._keep(line)
         self._write(line)
@@ -249,15 +249,12 @@ class Journal:
                 self.chosen.append(line)
 
     def _write(self, line: Session | _Event) -> None:
-        file = self._file
-        if file is not None:
-            text = line.model_dump_json().encode() + b"\n"
-
-            def write() -> None:
-                if file.write(text) != len(text):  # not buffered: what did not fit is not written later either
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-            self._guarded(write)
+        if self._file is None or self.path is None:
+            return
+        text = line.model_dump_json().encode() + b"\n"
+        with writing(self.path):
+            if self._file.write(text) != len(text):  # not buffered: what did not fit is not written later either
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _open(self, path: Path) -> None:
         """Read what is there, and cut off a line that an interruption left unfinished."""
@@ -282,12 +279,3 @@ class Journal:
             self._keep(line)
         elif line.is_like(self.session):
             self._known.add(line.begun)
-
-    def _guarded(self, work: Callable[[], object]) -> None:
-        try:
-            work()
-        except OSError as error:
-            raise JobError(
-                f"cannot write {self.path}: {error.strerror or error}; what was measured until now is kept: mend that "
-                "and run the same command again to continue"
-            ) from error

@@ -1,21 +1,26 @@
 """Records as the lines that people read, one function for each."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fbnet_mobile.report.records import (
     BenchmarkResult,
     DeviceCheck,
     DeviceList,
     ExportResult,
+    FileLatency,
     ModelResult,
     NetworkFound,
     ProfileResult,
     PublishedNetworks,
-    SearchReport,
+    SearchResult,
     TableComparison,
-    TrainReport,
+    TrainResult,
 )
+
+if TYPE_CHECKING:
+    from fbnet_mobile.formats.int8 import Quantised
+    from fbnet_mobile.latency.table import Conditions, Measurement
 
 
 def latency(latency_us: float) -> str:
@@ -28,7 +33,7 @@ def threads(count: int) -> str:
     return f"{count} thread{'s' if count > 1 else ''}"
 
 
-def _conditions(conditions: Any) -> str:
+def _conditions(conditions: "Conditions") -> str:
     return (
         f"{conditions.device} ({conditions.cpu}), {conditions.runtime} {conditions.runtime_version}, "
         f"{threads(conditions.threads)}, {conditions.precision}, {conditions.statistic}"
@@ -105,7 +110,7 @@ def check_lines(result: DeviceCheck) -> Iterator[str]:
         yield f"note     {note}"
 
 
-def search_lines(result: SearchReport) -> Iterator[str]:
+def search_lines(result: SearchResult) -> Iterator[str]:
     """The networks that were found, beside what was most probable whatever the limits."""
     for found in result.found:
         yield from _found_lines(found)
@@ -129,7 +134,7 @@ def _found_lines(found: NetworkFound) -> Iterator[str]:
     )
 
 
-def train_lines(result: TrainReport) -> Iterator[str]:
+def train_lines(result: TrainResult) -> Iterator[str]:
     """A trained network's accuracy."""
     yield (
         f"{result.checkpoint}: accuracy {result.val_accuracy:.2%} on the {result.val_images} validation images, "
@@ -146,6 +151,9 @@ def export_lines(result: ExportResult) -> Iterator[str]:
         f"{file.path}: {file.size / 1e6:.3f} MB, largest difference from PyTorch on {file.inputs} {kind} "
         f"{file.largest_difference:.2g} ({file.relative_difference:.2g} of the largest logit)"
     )
+    if file.merged:
+        parts = ", ".join(f"{count} {name}" for name, count in file.merged.items())
+        yield f"merged the branches of {parts}; the file was compared with the network as it was trained"
     if result.data is not None or file.precision != "fp32":
         answers = (
             "no answers of one logit" if file.agreement is None else f"PyTorch's answer on {file.agreement:.1%} of them"
@@ -168,7 +176,7 @@ def export_lines(result: ExportResult) -> Iterator[str]:
         yield from _latency_lines(result.latency, result.latency.measured, result.latency.device, result.latency.cpu)
 
 
-def _quantised_lines(quantised: Any, sensitivity: bool) -> Iterator[str]:
+def _quantised_lines(quantised: "Quantised", sensitivity: bool) -> Iterator[str]:
     """How a file was quantised, and what each of its layers suffers."""
     errors = ", ".join(f"{name} {error:.2%}" for name, error in quantised.errors.items())
     kept = f"; in float32: {', '.join(quantised.kept)}" if quantised.kept else ""
@@ -181,7 +189,9 @@ def _quantised_lines(quantised: Any, sensitivity: bool) -> Iterator[str]:
         yield f"{layer.snr_db:>12.1f} dB {layer.added:>11.2%} {layer.macs / total:>6.1%}  {layer.name}"
 
 
-def _latency_lines(result: Any, measured: Any, device: str, cpu: str, indent: str = "") -> Iterator[str]:
+def _latency_lines(
+    result: FileLatency | ModelResult, measured: "Measurement", device: str, cpu: str, indent: str = ""
+) -> Iterator[str]:
     values = ", ".join(
         f"{name} {latency(value)}"
         for name in ("min", "p10", "median", "p90", "mean")

@@ -182,7 +182,7 @@ class NetworkFound:
 
 
 @dataclass(frozen=True)
-class SearchReport:
+class SearchResult:
     """What a search of a space came to; ``remarks`` say what was changed in what was asked for."""
 
     space: str
@@ -197,7 +197,7 @@ class SearchReport:
 
 
 @dataclass(frozen=True)
-class TrainReport:
+class TrainResult:
     """A trained network.
 
     Attributes:

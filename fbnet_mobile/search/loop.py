@@ -1,8 +1,8 @@
 """The search: the supernet's weights trained on samples of a strategy, until it derives one network."""
 
-import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,30 +10,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from pydantic import BaseModel
 from torch import Tensor
 
-from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks.network import Network
 from fbnet_mobile.cost.constraint import Constraint
 from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.data.data import Data, training_batches
 from fbnet_mobile.data.split import Split
 from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs, seeded
 from fbnet_mobile.engine.processes import in_first_process
-from fbnet_mobile.engine.run_folder import STATE, RunFolder, data_settings, read_state
-from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.files import read_text, shown, write_json
-from fbnet_mobile.search.board import log_epoch, open_board
+from fbnet_mobile.engine.run_folder import RunFolder, data_settings
+from fbnet_mobile.search.board import Board
 from fbnet_mobile.search.derive import require_feasible
-from fbnet_mobile.search.inherit import inherit
 from fbnet_mobile.search.recipe import SearchRecipe
-from fbnet_mobile.search.results import Met, SearchEpoch, SearchResult
+from fbnet_mobile.search.results import ARCHITECTURE, RESULT, Searched, SearchEpoch
 from fbnet_mobile.search.strategies.base import STRATEGIES, SearchContext, Step
 from fbnet_mobile.search.supernet import Supernet
-from fbnet_mobile.space import Option, SearchSpace
+from fbnet_mobile.space import SearchSpace
 
-ARCHITECTURE, RESULT = "architecture.yaml", "result.json"
 _LIMITS = "limits"
 
 
@@ -48,7 +41,7 @@ def search(
     shared_warmup: Path | None = None,
     tensorboard: bool = False,
     show_progress: bool = True,
-) -> SearchResult:
+) -> Searched:
     """Search a space for the most accurate network within constraints, or continue where an earlier run stopped.
 
     ``out_dir`` gets ``architecture.yaml``, ``result.json``, ``log.csv`` (a ``SearchEpoch`` a line) and ``last.pt``
@@ -78,60 +71,28 @@ def search(
         **asdict(recipe),
         **data_settings(data),
         "space": space.model_dump_json(),
-        "constraints": [[constraint.name, _digest(constraint)] for constraint in constraints],
+        "constraints": [[constraint.name, constraint.digest] for constraint in constraints],
         _LIMITS: [constraint.limit for constraint in constraints],
         "precision": str(fabric.strategy.precision.precision),
     }
     run.folder = RunFolder(out_dir, "search", settings, SearchEpoch, fabric, results=[ARCHITECTURE, RESULT])
-    with run.folder:
+    with run.folder, ExitStack() as held:
         run.folder.resume(run.load_state_dict, run.state_dict, shared=shared_warmup, free=[_LIMITS])
-        if tensorboard and fabric.is_global_zero:
-            run.board = open_board(out_dir / "tensorboard", len(run.folder.history) + 1)
+        if tensorboard:
+            in_first_process(fabric, lambda: run.open_board(held, out_dir / "tensorboard"))
         run_epochs(run, run.folder, show_progress=show_progress)
-        if run.board is not None:
-            run.board.close()
-        result = run.derive()
-        in_first_process(fabric, lambda: _write_result(result, space, constraints, out_dir))
-    return result
-
-
-def inherited_network(folder: Path, architecture: Architecture) -> Network:
-    """The network that a search found, with the weights of the supernet that it was found in.
-
-    Args:
-        folder: of a finished search.
-        architecture: the network; must be the one that the search derived.
-
-    Raises:
-        UserError: the folder holds no finished search, or one that derived another network.
-    """
-    state = read_state(folder / STATE, "search")
-    try:
-        found = _Found.model_validate_json(read_text(folder / RESULT)).assignment
-        space = SearchSpace.model_validate_json(state["settings"]["space"])  # type: ignore[arg-type]
-        supernet = Supernet(space, state["settings"]["mode"])  # type: ignore[arg-type]
-        supernet.load_state_dict(state["task"]["supernet"])
-        network, blocks = inherit(supernet, found), space.architecture(found).blocks
-    except UserError:
-        raise
-    except Exception as error:  # whatever a damaged file makes of them
-        raise UserError(f"{shown(folder)}: {RESULT} or {STATE} is damaged; give the search's command again") from error
-    if blocks != architecture.blocks:
-        raise UserError(
-            f"{shown(folder)} found another network than {architecture.name}; give the folder that found it"
+        derived = run.strategy.derive()
+        result = Searched.of(
+            space, constraints, recipe.strategy, derived.assignment, derived.most_likely, run.folder.history
         )
-    return network
-
-
-class _Found(BaseModel):
-    """Of ``result.json`` what is read again."""
-
-    assignment: dict[str, Option]
+        in_first_process(fabric, lambda: result.save(out_dir))
+    return result
 
 
 class _Search(Task[SearchEpoch]):
     title = "searching"
     folder: RunFolder[SearchEpoch]
+    board: Board | None = None
 
     def __init__(
         self,
@@ -147,7 +108,7 @@ class _Search(Task[SearchEpoch]):
         self.epochs, self.batch_size, self.seed = recipe.epochs, recipe.batch_size, recipe.seed
         self.learning_rate, self.images = recipe.learning_rate, f"{data.resolution} x {data.resolution} pixels"
         self.space, self.constraints, self.shared_warmup = space, constraints, shared_warmup
-        self.data, self.recipe, self.fabric, self.board = data, recipe, fabric, None
+        self.data, self.recipe, self.fabric = data, recipe, fabric
         self.weight_images, self.architecture_images = data.train.split(recipe.weight_share, recipe.seed)
         self.steps = self.weight_images.steps(recipe.batch_size)
 
@@ -222,15 +183,15 @@ class _Search(Task[SearchEpoch]):
     def _accuracy(self) -> str:
         return "" if self.learned[1] is None else f"architecture accuracy {self.learned[1]:.1%}"
 
-    def tensors(self) -> Iterable[Tensor]:
-        """See ``Task``."""
-        return (*self.supernet.state_dict().values(), *_tensors(self.strategy.state_dict()))
-
     def row(self, epoch: int, started: float) -> SearchEpoch:
         """See ``Task``."""
         loss, accuracy = self.learned
         columns = self.strategy.columns()
         return SearchEpoch(epoch, self.weight_loss, loss, accuracy, time.monotonic() - started, columns)
+
+    def open_board(self, held: ExitStack, folder: Path) -> None:
+        """Write TensorBoard's files too, until ``held`` is closed."""
+        self.board = held.enter_context(Board(folder, len(self.folder.history) + 1))
 
     def write(self, row: SearchEpoch) -> None:
         """The warm-up for other searches, and TensorBoard's files."""
@@ -238,7 +199,7 @@ class _Search(Task[SearchEpoch]):
         if warmup is not None and row.epoch == self.recipe.shared_epochs and not warmup.exists():
             self.folder.write_state(warmup, self.state_dict)
         if self.board is not None:
-            log_epoch(self.board, row, self.strategy.probabilities(), self.space)
+            self.board.log_epoch(row, self.strategy.probabilities(), self.space)
 
     def line(self, row: SearchEpoch) -> str:
         """See ``Task``."""
@@ -258,69 +219,3 @@ class _Search(Task[SearchEpoch]):
         self.supernet.load_state_dict(state["supernet"])
         load_optimizer(self.optimizer, state["optimizer"])
         self.strategy.load_state_dict(state["strategy"])
-
-    def derive(self) -> SearchResult:
-        """The network to train."""
-        space, derived = self.space, self.strategy.derive()
-        met = tuple(
-            Met(
-                name=constraint.name,
-                limit=constraint.limit,
-                value=constraint.total(space, derived.assignment),
-                most_likely=constraint.total(space, derived.most_likely),
-            )
-            for constraint in self.constraints
-        )
-        for constraint, each in zip(self.constraints, met, strict=True):
-            if each.value > each.limit * (1 + 1e-9):
-                raise JobError(
-                    f"the strategy {self.recipe.strategy} derived a network with {constraint.label} "
-                    f"{constraint.readable(each.value)}, above {constraint.readable(each.limit)}; use another strategy"
-                )
-        description = f"found in space {space.name} for " + " and ".join(each.described for each in self.constraints)
-        return SearchResult(
-            architecture=space.architecture(
-                derived.assignment, f"{space.name}-{self.constraints[0].short}", description
-            ),
-            assignment=derived.assignment,
-            most_likely=derived.most_likely,
-            constraints=met,
-            history=tuple(self.folder.history),
-        )
-
-
-def _digest(constraint: Constraint) -> str:
-    """What a constraint says that every block costs, in few letters."""
-    digest = hashlib.sha256(repr((constraint.fixed, constraint.peak)).encode())
-    for name, array in constraint.costs.items():
-        digest.update(name.encode() + array.tobytes())
-    return digest.hexdigest()
-
-
-def _tensors(state: object) -> Iterator[Tensor]:
-    """Every tensor of a state."""
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, Mapping):
-        for value in state.values():
-            yield from _tensors(value)
-    elif isinstance(state, list | tuple):
-        for value in state:
-            yield from _tensors(value)
-
-
-def _write_result(result: SearchResult, space: SearchSpace, constraints: Sequence[Constraint], out_dir: Path) -> None:
-    result.architecture.save(out_dir / ARCHITECTURE)
-    content = {
-        "constraints": [
-            {**asdict(met), "conditions": constraint.conditions}
-            for met, constraint in zip(result.constraints, constraints, strict=True)
-        ],
-        "macs": result.architecture.macs,
-        "params": result.architecture.params,
-        "peak_activations": result.architecture.peak_activations,
-        "space": space.name,
-        "assignment": result.assignment,
-        "most_likely": result.most_likely,
-    }
-    write_json(out_dir / RESULT, content)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fbnet_mobile.engine.recipe import SEEDS, Option, check, option
+from fbnet_mobile.recipe import SEEDS, Option, check, option
 
 Mode = Literal["shared", "candidates", "paths"]
 Objective = Literal["constraint", "product"]

@@ -1,10 +1,19 @@
 """What a search comes to, as plain records."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.space import Option
+from fbnet_mobile.documents import write_json
+from fbnet_mobile.errors import JobError
+from fbnet_mobile.space import Option, SearchSpace
+
+if TYPE_CHECKING:
+    from fbnet_mobile.cost.constraint import Constraint
+
+ARCHITECTURE, RESULT = "architecture.yaml", "result.json"
 
 
 @dataclass(frozen=True)
@@ -48,19 +57,22 @@ class Met:
         limit: the most that was allowed.
         value: what the network costs.
         most_likely: what the network would cost that takes each choice's most probable option, whatever its cost.
+        conditions: under which the cost was measured; empty if it is counted.
     """
 
     name: str
     limit: float
     value: float
     most_likely: float
+    conditions: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class SearchResult:
+class Searched:
     """What a search came to.
 
     Attributes:
+        space: name of the search space.
         architecture: the most probable network within the constraints.
         assignment: its choices.
         most_likely: the choices of the network that takes each one's most probable option, whatever its costs.
@@ -68,8 +80,68 @@ class SearchResult:
         history: every epoch.
     """
 
+    space: str
     architecture: Architecture
     assignment: Mapping[str, Option]
     most_likely: Mapping[str, Option]
     constraints: tuple[Met, ...]
     history: tuple[SearchEpoch, ...]
+
+    @classmethod
+    def of(
+        cls,
+        space: SearchSpace,
+        constraints: "Sequence[Constraint]",
+        strategy: str,
+        assignment: Mapping[str, Option],
+        most_likely: Mapping[str, Option],
+        history: Sequence[SearchEpoch],
+    ) -> Self:
+        """The result of a search whose strategy derived these choices.
+
+        Raises:
+            JobError: they exceed a limit, which is the strategy's fault.
+        """
+        for each in constraints:
+            value = each.total(space, assignment)
+            if value > each.limit * (1 + 1e-9):
+                raise JobError(
+                    f"the strategy {strategy} derived a network with {each.label} {each.readable(value)}, above "
+                    f"{each.readable(each.limit)}; use another strategy"
+                )
+        description = f"found in space {space.name} for " + " and ".join(each.described for each in constraints)
+        return cls(
+            space=space.name,
+            architecture=space.architecture(assignment, f"{space.name}-{constraints[0].short}", description),
+            assignment=assignment,
+            most_likely=most_likely,
+            constraints=tuple(
+                Met(
+                    name=each.name,
+                    limit=each.limit,
+                    value=each.total(space, assignment),
+                    most_likely=each.total(space, most_likely),
+                    conditions=each.conditions,
+                )
+                for each in constraints
+            ),
+            history=tuple(history),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write ``architecture.yaml`` and ``result.json``.
+
+        Raises:
+            FbnetError: the folder cannot be written to.
+        """
+        self.architecture.save(folder / ARCHITECTURE)
+        content = {
+            "constraints": self.constraints,
+            "macs": self.architecture.macs,
+            "params": self.architecture.params,
+            "peak_activations": self.architecture.peak_activations,
+            "space": self.space,
+            "assignment": self.assignment,
+            "most_likely": self.most_likely,
+        }
+        write_json(folder / RESULT, content)

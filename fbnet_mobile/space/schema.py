@@ -18,7 +18,7 @@ from fbnet_mobile.arch.fields import (
     named_fields,
     printable,
 )
-from fbnet_mobile.files import validated
+from fbnet_mobile.documents import validated
 from fbnet_mobile.registry import unknown
 from fbnet_mobile.space.positions import CANDIDATE, Option
 

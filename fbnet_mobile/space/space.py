@@ -16,8 +16,9 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from fbnet_mobile.arch import BLOCKS, Architecture, Block
 from fbnet_mobile.arch.fields import MAX_BLOCKS, STRICT, Count, Description, Name, named_fields, require_sensible
+from fbnet_mobile.documents import first_problem, parse_yaml, validated
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.files import first_problem, parse_yaml, read_text, validated
+from fbnet_mobile.files import read_text
 from fbnet_mobile.registry import unknown
 from fbnet_mobile.space.positions import RESOLUTION, Option, Position
 from fbnet_mobile.space.schema import MAX_STAGES, HeadChoices, Resolutions, Stage, Stem

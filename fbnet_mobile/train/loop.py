@@ -1,27 +1,26 @@
 """Training one network, continued where it was interrupted."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
 from fbnet_mobile.data.augment import AUGMENTATIONS
 from fbnet_mobile.data.data import Data, training_batches
 from fbnet_mobile.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs
-from fbnet_mobile.engine.losses import LOSSES, Teacher
+from fbnet_mobile.engine.losses import make_loss
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import RunFolder, data_settings
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.train.average import moving_average
 from fbnet_mobile.train.evaluate import evaluate
 from fbnet_mobile.train.recipe import TrainRecipe
-from fbnet_mobile.train.results import EpochResult, TrainResult
+from fbnet_mobile.train.results import EpochResult, Trained
 
 CHECKPOINT = "best.pt"
 
@@ -36,7 +35,7 @@ def train(
     architecture: str,
     initial_weights: str = "random",
     show_progress: bool = True,
-) -> TrainResult:
+) -> Trained:
     """Train ``module``, or continue where an earlier run in ``out_dir`` stopped.
 
     After every epoch the folder holds ``last.pt`` (what is needed to continue), ``best.pt`` (the
@@ -84,7 +83,7 @@ def train(
         run_epochs(run, folder, show_progress=show_progress)
         best = run.finish()
     assert best.test_accuracy is not None
-    return TrainResult(out_dir / CHECKPOINT, best.val_accuracy, best.test_accuracy, tuple(folder.history), first_epoch)
+    return Trained(out_dir / CHECKPOINT, best.val_accuracy, best.test_accuracy, tuple(folder.history), first_epoch)
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -107,8 +106,7 @@ class _Training(Task[EpochResult]):
         self.images = f"{data.resolution} x {data.resolution} pixels"
         self.data, self.recipe, self.fabric = data, recipe, fabric
         self.architecture, self.checkpoint, self.best = architecture, checkpoint, -1.0
-        self.loss = LOSSES.get(recipe.loss)(recipe)
-        self.teacher = self._teacher()
+        self.loss, self.teacher = make_loss(recipe, data, fabric)
 
         self.module = module.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
@@ -118,29 +116,8 @@ class _Training(Task[EpochResult]):
             nesterov=recipe.momentum > 0,
         )
         self.parallel, self.optimizer = fabric.setup(module, self.optimizer)
-        self.average: AveragedModel | None = None
-        if recipe.ema_decay:
-            self.average = AveragedModel(module, multi_avg_fn=self._blend, use_buffers=True)
+        self.average = moving_average(module, recipe.ema_decay) if recipe.ema_decay else None
         self.means = Means(fabric, 2)
-
-    def _teacher(self) -> Teacher | None:
-        recipe, data = self.recipe, self.data
-        if not recipe.teacher:
-            if self.loss.needs_teacher:
-                raise UserError(f"the loss {recipe.loss} learns from a teacher; give its checkpoint with --teacher")
-            return None
-        if not self.loss.needs_teacher:
-            raise UserError(f"the loss {recipe.loss} has no use for a teacher; give --loss distillation with --teacher")
-        return Teacher(Path(recipe.teacher), data.classes, data.mean, data.std, self.fabric)
-
-    def _blend(self, averages: Any, weights: Any, count: Any) -> None:
-        steps = int(count)
-        decay = min(self.recipe.ema_decay, (1 + steps) / (10 + steps))
-        for average, weight in zip(averages, weights, strict=True):
-            if average.is_floating_point():
-                average.lerp_(weight, 1 - decay)
-            else:
-                average.copy_(weight)
 
     def run(self, epoch: int) -> Iterator[None]:
         """See ``Task``."""
@@ -180,10 +157,6 @@ class _Training(Task[EpochResult]):
     def note(self) -> str:
         """See ``Task``."""
         return f"loss {self.loss_now:.3f} accuracy {self.accuracy_now:.1%}"
-
-    def tensors(self) -> Iterable[Tensor]:
-        """See ``Task``."""
-        return self.module.state_dict().values()
 
     @property
     def evaluated(self) -> nn.Module:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from fbnet_mobile.engine.recipe import SEEDS, check, option
+from fbnet_mobile.recipe import SEEDS, check, option
 
 _NETWORK, _TRAINING, _IMAGES = "Network", "Training", "Augmentation"
 
@@ -28,7 +28,11 @@ class TrainRecipe:
     )
     momentum: float = option(0.9, group=_TRAINING, low=0, below=1, help="Nesterov's.")
     weight_decay: float = option(5e-4, group=_TRAINING, low=0, help="On weights, not on biases and batch norm.")
-    loss: str = option("cross_entropy", group=_TRAINING, help="What is minimised: cross_entropy, or a plugin's.")
+    loss: str = option(
+        "cross_entropy",
+        group=_TRAINING,
+        help="What is minimised: cross_entropy, distillation (with a teacher), or a plugin's.",
+    )
     teacher: str = option("", group=_TRAINING, shown="none", help="Checkpoint of a network that the loss learns from.")
     label_smoothing: float = option(
         0.1, group=_TRAINING, low=0, high=1, help="Share of the target spread over all classes."

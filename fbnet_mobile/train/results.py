@@ -30,7 +30,7 @@ class EpochResult:
 
 
 @dataclass(frozen=True)
-class TrainResult:
+class Trained:
     """What training came to.
 
     Attributes:

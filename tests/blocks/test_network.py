@@ -1,14 +1,11 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
 from fbnet_mobile.arch import BLOCKS
 from fbnet_mobile.blocks.network import build, calibrate_batch_norm
 from fbnet_mobile.zoo import load_network
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_calibration_takes_the_statistics_of_the_images_and_leaves_the_rest_as_it_was() -> None:
@@ -35,8 +32,6 @@ def test_every_kind_and_every_space_loads_without_torch() -> None:
         "activation=relu bias=False').params == 232\n"
         "print(' '.join(BLOCKS), 'torch' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)}
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout == "conv head inverted_residual False\n", done.stderr
     assert {"conv", "head", "inverted_residual"} <= set(BLOCKS)

@@ -11,7 +11,6 @@ import pytest
 
 from fbnet_mobile.cli.common import one_line
 
-ROOT = Path(__file__).parents[2]
 TRAIN = ("train", "--architecture", "fbnetv2-f1", "--data", "digits")
 LONG = "x" * 5000
 
@@ -168,7 +167,7 @@ def test_a_terminal_without_the_letters_of_a_path_still_shows_it(tmp_path: Path)
             capture_output=True,
             check=False,
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": locale, "PYTHONIOENCODING": "ascii"},
+            env={**os.environ, "LC_ALL": locale, "PYTHONIOENCODING": "ascii"},
         )
         assert done.returncode == 2
         assert done.stderr.startswith(b"error: ")
@@ -204,3 +203,25 @@ def test_limits_are_checked_before_the_images_are_read(
     assert call(words, monkeypatch) == 2
     assert message in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def list_models(redirected: str) -> "subprocess.CompletedProcess[str]":
+    """What a shell says of the list of published networks as JSON, its streams redirected."""
+    program = "from fbnet_mobile.cli.benchmark import main; main()"
+    return subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" --list-models --json {redirected}', sys.executable, program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_result_that_cannot_be_printed_is_one_line() -> None:
+    done = list_models("> /dev/full")
+    assert (done.returncode, done.stderr) == (1, "error: cannot print the result: no space left on device\n")
+
+
+def test_closed_streams_are_no_fault() -> None:
+    assert (list_models(">&-").returncode, list_models(">&-").stderr) == (0, "")
+    done = list_models("2>&- <&-")
+    assert len(json.loads(done.stdout)["networks"]) == 14

@@ -11,10 +11,10 @@ import yaml
 
 from fbnet_mobile.cli import benchmark, export, profile, search, train
 from fbnet_mobile.cli.common import CommonOptions, Program, _command, run
-from fbnet_mobile.engine.recipe import build, plain, recipe_fields
 from fbnet_mobile.formats.base import FORMATS
 from fbnet_mobile.latency.table import STATISTICS
 from fbnet_mobile.measure.recipe import ProfileRecipe
+from fbnet_mobile.recipe import build, plain, recipe_fields
 
 PROGRAMS = {
     program.name: program for module in (profile, search, train, export, benchmark) for program in [module.PROGRAM]
@@ -130,7 +130,7 @@ def test_importing_the_package_loads_nothing_that_is_slow() -> None:
         "import sys, fbnet_mobile as fm; assert not {'torch', 'numpy', 'pandas', 'pydantic'} & set(sys.modules);"
         "assert fm.__version__; fm.load_space('small'); assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_help_is_in_groups(capsys: pytest.CaptureFixture[str]) -> None:

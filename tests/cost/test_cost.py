@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fbnet_mobile.cost.bounds import clamped, cost_range
-from fbnet_mobile.cost.constraint import Constraint, count_constraint, latency_constraint
+from fbnet_mobile.cost.constraint import Constraint, latency_constraint, limit_on
 from fbnet_mobile.cost.expectation import ExpectedPeak, expected_cost
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.latency.table import BLOCK, INVOCATION, Conditions, LatencyTable, Measurement
@@ -80,7 +80,7 @@ def by_hand(cost: str, assignment: dict[str, Option]) -> float:
 
 @pytest.mark.parametrize("cost", ["latency", "macs", "params", "peak_activations"])
 def test_expected_cost_equals_the_mean_over_all_networks(cost: Any, choices: Choices) -> None:
-    constraint = thousand_macs() if cost == "latency" else count_constraint(SPACE, cost, math.inf)
+    constraint = thousand_macs() if cost == "latency" else limit_on(SPACE, cost, math.inf)
     expected = expected_cost(SPACE, constraint)
     mean = sum(probability(assignment, choices) * by_hand(cost, assignment) for assignment in assignments())
     found = expected(choices.probabilities())
@@ -97,7 +97,7 @@ def test_expected_cost_equals_the_mean_over_all_networks(cost: Any, choices: Cho
 
 
 def test_expected_peak_of_many_levels_is_a_close_upper_bound(choices: Choices, monkeypatch: pytest.MonkeyPatch) -> None:
-    costs = count_constraint(SPACE, "peak_activations", math.inf).costs
+    costs = limit_on(SPACE, "peak_activations", math.inf).costs
     with torch.no_grad():
         exact = float(ExpectedPeak(SPACE, costs)(choices.probabilities()))
         monkeypatch.setattr("fbnet_mobile.cost.expectation._LEVELS", 8)
@@ -145,7 +145,7 @@ def test_several_constraints_are_all_met_by_the_most_probable_network(choices: C
         constraints = [
             thousand_macs(limits[0]),
             Constraint("second", limits[1], second),
-            *(count_constraint(SPACE, count, limit) for count, limit in zip(counts, limits[2:], strict=True)),
+            *(limit_on(SPACE, count, limit) for count, limit in zip(counts, limits[2:], strict=True)),
         ]
         found = most_probable(SPACE, log_probabilities(choices), constraints, use_at_least=0.0)
         assert all(constraint.total(SPACE, found) <= constraint.limit for constraint in constraints)
@@ -185,10 +185,10 @@ def test_a_budget_out_of_reach_names_the_range(choices: Choices) -> None:
         ):
             most_probable(SPACE, log_probabilities(choices), [thousand_macs(budget)])
     with pytest.raises(UserError, match=r"has peak activations of at most 900: the reachable range is"):
-        most_probable(SPACE, log_probabilities(choices), [count_constraint(SPACE, "peak_activations", 900)])
+        most_probable(SPACE, log_probabilities(choices), [limit_on(SPACE, "peak_activations", 900)])
     # The cheapest in one is not the cheapest in the other.
     costs = SPACE.costs(lambda block: 1000.0 - block.params / 100)
-    both = [Constraint("less", 0, costs), count_constraint(SPACE, "params", 0)]
+    both = [Constraint("less", 0, costs), limit_on(SPACE, "params", 0)]
     both = [replace(each, limit=cost_range(SPACE, each).lowest + 1e-6) for each in both]
     said = r"was found that has less of at most ([\d,]+) \(alone it can be \1\) and params of at most ([\d,]+) \(.*\2\)"
     with pytest.raises(UserError, match=said):
@@ -210,7 +210,7 @@ def test_a_limit_above_the_largest_network_becomes_that_and_is_said() -> None:
     assert 0.98 * most <= by_hand("latency", found) <= constraint.limit
     assert clamped(SPACE, thousand_macs(most))[1] == ""
     largest = max(by_hand("peak_activations", one) for one in assignments())
-    assert clamped(SPACE, count_constraint(SPACE, "peak_activations", 1e9))[0].limit == pytest.approx(largest)
+    assert clamped(SPACE, limit_on(SPACE, "peak_activations", 1e9))[0].limit == pytest.approx(largest)
 
 
 def test_gumbel_softmax_draws_options_as_often_as_softmax_says(choices: Choices) -> None:
@@ -239,7 +239,7 @@ head: {conv_channels: 16}
 
 
 def test_costs_worked_out_by_hand() -> None:
-    macs = count_constraint(BY_HAND, "macs", 10_000)
+    macs = limit_on(BY_HAND, "macs", 10_000)
     first = BY_HAND.first()
     assert [macs.total(BY_HAND, first | {"stage1.out_channels": width}) for width in (8, 16)] == [9920, 17216]
     assert (cost_range(BY_HAND, macs).lowest, cost_range(BY_HAND, macs).highest) == (9920, 17216)
@@ -252,11 +252,11 @@ def test_costs_worked_out_by_hand() -> None:
     assert with_fixed.total(BY_HAND, first) == 10_020
 
     skipping = BY_HAND.changed(stages=[{**BY_HAND.stages[0].model_dump(), "skip": True}])
-    macs = count_constraint(skipping, "macs", 10_000)
+    macs = limit_on(skipping, "macs", 10_000)
     probabilities["stage1.block2.skip"] = torch.tensor([0.25, 0.75])  # keeps its 2176, or 6400, in one of four
     assert float(expected_cost(skipping, macs)(probabilities)) == 0.75 * (9920 - 1632) + 0.25 * (17216 - 4800)
     # Feature maps of the second block: 8 x 16 twice, and its input, which is added in the end.
-    peak = count_constraint(BY_HAND, "peak_activations", 1e6)
+    peak = limit_on(BY_HAND, "peak_activations", 1e6)
     assert peak.total(BY_HAND, first) == 3 * 8 * 16
     assert peak.total(BY_HAND, first | {"stage1.out_channels": 16}) == 3 * 16 * 16
     assert float(expected_cost(BY_HAND, peak)(probabilities)) == 0.75 * 384 + 0.25 * 768
@@ -276,5 +276,5 @@ def test_costs_worked_out_by_hand() -> None:
 def test_derived_by_hand(limit: float, use_at_least: float, wide: float, width: int) -> None:
     likely = {name: np.zeros(len(options)) for name, options in BY_HAND.variables.items()}
     likely["stage1.out_channels"] = np.log([1 - wide, wide])
-    found = most_probable(BY_HAND, likely, [count_constraint(BY_HAND, "macs", limit)], use_at_least)
+    found = most_probable(BY_HAND, likely, [limit_on(BY_HAND, "macs", limit)], use_at_least)
     assert found["stage1.out_channels"] == width

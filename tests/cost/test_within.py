@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from fbnet_mobile.cost.constraint import Constraint, count_constraint
+from fbnet_mobile.cost.constraint import Constraint, limit_on
 from fbnet_mobile.cost.within import Within
 from fbnet_mobile.search.derive import require_feasible
 from fbnet_mobile.space import Option, SearchSpace
@@ -48,7 +48,7 @@ def tight() -> list[Constraint]:
     """Two limits that a tenth of all networks meet."""
     few = sorted(macs(one) for one in networks())[len(networks()) // 8]
     small = sorted(SPACE.architecture(one).params for one in networks())[len(networks()) // 6]
-    return [count_constraint(SPACE, "macs", few), count_constraint(SPACE, "params", small)]
+    return [limit_on(SPACE, "macs", few), limit_on(SPACE, "params", small)]
 
 
 def test_every_step_stays_within_tight_limits(tight: list[Constraint]) -> None:
@@ -67,7 +67,7 @@ def test_every_step_stays_within_tight_limits(tight: list[Constraint]) -> None:
 
 
 def test_draws_are_uniform_and_children_are_of_their_parents() -> None:
-    loose = [count_constraint(SPACE, "macs", max(map(macs, networks())))]
+    loose = [limit_on(SPACE, "macs", max(map(macs, networks())))]
     within, rng = Within(SPACE, loose, networks()[0]), random.Random(0)
     widths = Counter(within.draw(rng)["stage1.out_channels"] for _ in range(1000))
     assert 440 < widths[8] < 560

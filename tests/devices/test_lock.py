@@ -18,7 +18,6 @@ from fbnet_mobile.devices.remote import RemoteDevice
 from fbnet_mobile.errors import JobError
 from tests.devices.lab import Sshd
 
-ROOT = Path(__file__).parents[2]
 SHELLS = {"sh": [], "bash": [], "mksh": ["toybox"], "busybox": ["busybox"]}
 """Each with where its tools come from, if not from this machine's: Android's are mksh and toybox."""
 TOOLS = ("sed", "mkdir", "mv", "rm", "rmdir", "cat", "sleep", "find", "xargs", "sha256sum", "grep", "uname", "printf")
@@ -247,9 +246,12 @@ def holding(tmp_path: Path, name: str) -> "subprocess.Popen[str]":
         "sys.stdin.read()\n"
         "device.close()\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(
-        [sys.executable, "-c", program], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "mine\n"

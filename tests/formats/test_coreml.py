@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from fbnet_mobile.formats.base import format_of, read_metadata
+from fbnet_mobile.formats.metadata import ModelMetadata
 from fbnet_mobile.formats.verify import export
 from fbnet_mobile.graph.pixels import Normalisation
 
@@ -68,7 +70,6 @@ def test_a_network_with_class_names_is_a_classifier_of_images(precision: str, tm
     ("module", "classes"),
     [
         (mobile_network(), []),
-        (nn.Sequential(mobile_network(), nn.Softmax(1)), NAMES),
         (nn.Conv2d(3, 10, 3), NAMES),
     ],
 )
@@ -80,6 +81,32 @@ def test_what_has_no_name_for_each_logit_is_no_classifier(
     export(module, path, format="coreml", input_shape=(1, 3, 33, 33), metadata=metadata, tolerance=1e-4)
     description, _ = program(path)
     assert [output.name for output in description.output] == ["output"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_what_ends_in_probabilities_names_those(precision: str, tmp_path: Path) -> None:
+    path, module = tmp_path / "m.mlpackage", nn.Sequential(mobile_network(), nn.Softmax(1))
+    said = ModelMetadata("", tuple(NAMES), (0.5,) * 3, (0.25,) * 3, author="A", license="MIT", version="3")
+    said = replace(said, description="Of cranes.", input="uint8", precision=precision, scores="probabilities")
+    pixels = Normalisation(said.mean, said.std)
+    export(
+        module,
+        path,
+        format="coreml",
+        input_shape=(1, 3, 33, 33),
+        precision=precision,
+        metadata=said.to_strings(),
+        pixels=pixels,
+        probabilities=True,
+    )
+    description, written = program(path)
+    assert [output.name for output in description.output] == ["classLabel", "classLabel_probs", "output"]
+    (block,) = written.functions["main"].block_specializations.values()
+    assert [operation.type for operation in block.operations].count("softmax") == 1
+    known = description.metadata
+    assert (known.shortDescription, known.author, known.license, known.versionString) == ("Of cranes.", "A", "MIT", "3")
+    assert known.userDefined["com.apple.coreml.model.preview.type"] == "imageClassifier"
+    assert ModelMetadata.from_strings(read_metadata(path)) == said
 
 
 def test_a_grey_image(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(JobError, match=r"^cannot write m\.tflite: No space left on device; free some space there$"):
+    with pytest.raises(JobError, match=r"^cannot write \S+/m\.tflite: no space left on device; free some space"):
         export(nn.Conv2d(3, 4, 1), tmp_path / "m.tflite", format="tflite", input_shape=(1, 3, 2, 2))
     assert not list(tmp_path.iterdir())
 

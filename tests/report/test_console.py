@@ -8,8 +8,8 @@ import pytest
 from fbnet_mobile.api.call import command_line
 from fbnet_mobile.api.profile import ProfileOptions, described_table, show
 from fbnet_mobile.devices import DeviceFacts
-from fbnet_mobile.engine.recipe import build
 from fbnet_mobile.latency.table import BLOCK, INVOCATION, Conditions, LatencyTable, Measurement
+from fbnet_mobile.recipe import build
 from fbnet_mobile.report.console import benchmark_lines, latency, profile_lines
 from fbnet_mobile.report.records import BenchmarkResult, ModelResult
 from fbnet_mobile.space import load_space

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from fbnet_mobile.cost.constraint import count_constraint
+from fbnet_mobile.cost.constraint import limit_on
 from fbnet_mobile.cost.within import Assignment
 from fbnet_mobile.data.data import load_data
 from fbnet_mobile.search.loop import search
 from fbnet_mobile.search.recipe import SearchRecipe
-from fbnet_mobile.search.results import SearchResult
+from fbnet_mobile.search.results import Searched
 from fbnet_mobile.search.strategies.evolution import Evolution
 from fbnet_mobile.space import SearchSpace
 
@@ -40,11 +40,11 @@ RECIPE = SearchRecipe(strategy="evolution", epochs=1, batch_size=32, population=
 MACS = 100_000
 
 
-def run(out_dir: Path, processes: int) -> SearchResult:
+def run(out_dir: Path, processes: int) -> Searched:
     fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto")
     fabric.launch()
     data = load_data("digits", resolution=16, limit=400, show_progress=False)
-    return search(SPACE, [count_constraint(SPACE, "macs", MACS)], data, RECIPE, out_dir, fabric, show_progress=False)
+    return search(SPACE, [limit_on(SPACE, "macs", MACS)], data, RECIPE, out_dir, fabric, show_progress=False)
 
 
 def kill_at(network: int) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from fbnet_mobile.cost.constraint import count_constraint
+from fbnet_mobile.cost.constraint import limit_on
 from fbnet_mobile.data.data import load_data
 from fbnet_mobile.search.loop import search
 from fbnet_mobile.search.recipe import SearchRecipe
-from fbnet_mobile.search.results import SearchResult
+from fbnet_mobile.search.results import Searched
 from fbnet_mobile.search.strategies.base import Learned, Step
 from fbnet_mobile.search.strategies.gradient import Gradient
 from fbnet_mobile.space import SearchSpace
@@ -40,12 +40,12 @@ head: {conv_channels: [16, 24]}
 EPOCHS = 2
 
 
-def run(out_dir: Path, processes: int) -> SearchResult:
+def run(out_dir: Path, processes: int) -> Searched:
     fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto")
     fabric.launch()
     data = load_data("digits", resolution=16, limit=400, show_progress=False)
     recipe = SearchRecipe(epochs=EPOCHS, batch_size=32, learning_rate=0.05, architecture_learning_rate=0.05)
-    macs = count_constraint(SPACE, "macs", 100_000)
+    macs = limit_on(SPACE, "macs", 100_000)
     return search(SPACE, [macs], data, recipe, out_dir, fabric, show_progress=False)
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 
-from fbnet_mobile.cost.constraint import Constraint, count_constraint
+from fbnet_mobile.cost.constraint import Constraint, limit_on
 from fbnet_mobile.cost.within import Within
 from fbnet_mobile.data.augment import normalise
 from fbnet_mobile.data.data import load_data
@@ -57,7 +57,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SearchContext:
     supernet = Supernet(SPACE)
     fabric = Fabric(accelerator="cpu", devices=1)
     context = SearchContext(
-        SPACE, (count_constraint(SPACE, "macs", MACS),), RECIPE, fabric, supernet, images, data,
+        SPACE, (limit_on(SPACE, "macs", MACS),), RECIPE, fabric, supernet, images, data,
         tmp_path_factory.mktemp("run"), show_progress=False,
     )  # fmt: skip
     strategy = Evolution(context)
@@ -173,7 +173,7 @@ def test_generations_that_are_done_are_taken_up_and_others_are_not(
         calls.clear()
         assert Evolution(context).derive() == whole
         assert len(calls) == 40
-    tighter: tuple[Constraint, ...] = (count_constraint(SPACE, "macs", 0.7 * MACS),)
+    tighter: tuple[Constraint, ...] = (limit_on(SPACE, "macs", 0.7 * MACS),)
     calls.clear()
     found = Evolution(replace(context, constraints=tighter)).derive()
     assert len(calls) == 40
@@ -181,8 +181,8 @@ def test_generations_that_are_done_are_taken_up_and_others_are_not(
 
 
 def test_a_space_of_few_networks_is_measured_whole_and_no_more(context: SearchContext) -> None:
-    smallest = require_feasible(SPACE, [count_constraint(SPACE, "params", 1e9)])
-    few = count_constraint(SPACE, "macs", 1.05 * SPACE.architecture(smallest).macs)
+    smallest = require_feasible(SPACE, [limit_on(SPACE, "params", 1e9)])
+    few = limit_on(SPACE, "macs", 1.05 * SPACE.architecture(smallest).macs)
     found = Evolution(replace(context, constraints=(few,))).derive()
     assert SPACE.architecture(found.assignment).macs <= few.limit
     state = json.loads((context.folder / "evolution.json").read_text())

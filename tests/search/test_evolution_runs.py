@@ -1,7 +1,6 @@
 """Whole searches by evolution: killed in the middle of a generation, and in two processes."""
 
 import json
-import os
 import runpy
 import signal
 import subprocess
@@ -9,14 +8,13 @@ import sys
 from pathlib import Path
 
 PROGRAM = Path(__file__).with_name("digits_evolution.py")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 PARTS = runpy.run_path(str(PROGRAM))
 
 
 def test_killed_in_a_generation_it_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     whole = PARTS["run"](tmp_path / "whole", 1)
     folder = tmp_path / "killed"
-    killed = subprocess.run([sys.executable, PROGRAM, folder, "1", "9"], check=False, timeout=300, env=ENVIRONMENT)
+    killed = subprocess.run([sys.executable, PROGRAM, folder, "1", "9"], check=False, timeout=300)
     assert killed.returncode == -signal.SIGKILL
     state = json.loads((folder / "evolution.json").read_text())
     assert [len(generation) for generation in state["generations"]] == [6], "it was in the second generation"
@@ -33,7 +31,7 @@ def test_killed_in_a_generation_it_ends_as_if_nothing_had_happened(tmp_path: Pat
 
 
 def test_two_processes_share_the_measuring(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, PROGRAM, tmp_path, "2"], check=True, timeout=300, env=ENVIRONMENT)
+    subprocess.run([sys.executable, PROGRAM, tmp_path, "2"], check=True, timeout=300)
     generations = json.loads((tmp_path / "evolution.json").read_text())["generations"]
     assert [len(generation) for generation in generations] == [6, 6, 6]
     accuracies = [each["accuracy"] for generation in generations for each in generation]

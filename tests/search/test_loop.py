@@ -13,15 +13,16 @@ from lightning_fabric import Fabric
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks.network import build
 from fbnet_mobile.cost.bounds import cost_range
-from fbnet_mobile.cost.constraint import Constraint, count_constraint, latency_constraint
+from fbnet_mobile.cost.constraint import Constraint, latency_constraint, limit_on
 from fbnet_mobile.data.augment import normalise
 from fbnet_mobile.data.data import Data, load_data
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.latency.table import BLOCK, INVOCATION, Conditions, LatencyTable, Measurement
 from fbnet_mobile.search import loop
+from fbnet_mobile.search.inherit import inherited_network
 from fbnet_mobile.search.loop import search
 from fbnet_mobile.search.recipe import SearchRecipe
-from fbnet_mobile.search.results import SearchResult
+from fbnet_mobile.search.results import Searched
 from fbnet_mobile.search.strategies.gradient import architecture_objective
 from fbnet_mobile.space import SearchSpace
 
@@ -69,13 +70,13 @@ def data() -> Data:
 
 def run(
     data: Data, out: Path, target_us: float = 120.0, recipe: SearchRecipe = RECIPE, *more: Constraint, **options: Any
-) -> SearchResult:
+) -> Searched:
     constraints = [latency_constraint(SPACE, table(), target_us), *more]
     fabric = Fabric(accelerator="cpu", devices=1)
     return search(SPACE, constraints, data, recipe, out, fabric, show_progress=False, **options)
 
 
-def predicted_us(result: SearchResult) -> float:
+def predicted_us(result: Searched) -> float:
     return table().total(result.architecture)
 
 
@@ -96,14 +97,14 @@ def test_search_meets_the_target_learns_and_is_reused(data: Data, tmp_path: Path
 
 def test_training_can_begin_with_the_supernets_weights(data: Data, tmp_path: Path) -> None:
     result = run(data, tmp_path)
-    network = loop.inherited_network(tmp_path, result.architecture)
+    network = inherited_network(tmp_path, result.architecture)
     # With the statistics of the batch: those that it inherits are of all networks together.
     assert loss_of(network.train(), data) < loss_of(build(result.architecture).train(), data) - 0.3
     other = result.architecture.with_classes(11)
     with pytest.raises(UserError, match="found another network than tiny-120us"):
-        loop.inherited_network(tmp_path, other)
+        inherited_network(tmp_path, other)
     with pytest.raises(UserError, match=r"last\.pt does not exist"):
-        loop.inherited_network(tmp_path / "empty", result.architecture)
+        inherited_network(tmp_path / "empty", result.architecture)
 
 
 @torch.no_grad()
@@ -119,7 +120,7 @@ def test_a_tighter_target_gives_a_cheaper_network(data: Data, tmp_path: Path) ->
     assert slow.architecture.macs > 1.5 * fast.architecture.macs
 
 
-def same(one: SearchResult, other: SearchResult) -> None:
+def same(one: Searched, other: Searched) -> None:
     assert one.architecture == other.architecture
     for first, second in zip(one.history, other.history, strict=True):
         assert replace(first, seconds=0.0).columns() == pytest.approx(
@@ -153,12 +154,12 @@ def test_several_targets_share_the_warm_up_and_end_as_alone(
 @pytest.mark.parametrize("changes", [{"mode": "candidates"}, {"objective": "product"}], ids=str)
 def test_other_ways_to_search_meet_all_constraints_too(changes: dict[str, Any], data: Data, tmp_path: Path) -> None:
     recipe = replace(RECIPE, epochs=1, **changes)
-    params = count_constraint(SPACE, "params", 4500)
+    params = limit_on(SPACE, "params", 4500)
     result = run(data, tmp_path, 120.0, recipe, params)
     assert predicted_us(result) <= 120
     assert result.architecture.params <= 4500
     assert {"expected_latency_us", "expected_params"} <= set(result.history[0].columns())
-    network = loop.inherited_network(tmp_path, result.architecture)
+    network = inherited_network(tmp_path, result.architecture)
     assert network[0][0].weight.shape[0] == result.architecture.blocks[0].out_channels
 
 
@@ -176,7 +177,7 @@ def test_the_objective_is_the_published_product_or_a_constraint() -> None:
 
 def test_one_resolution_a_step_learns_which_to_take(data: Data, tmp_path: Path) -> None:
     space = SPACE.changed(resolution=[8, 12, 16])
-    macs = count_constraint(space, "macs", 60_000)
+    macs = limit_on(space, "macs", 60_000)
     recipe = replace(RECIPE, one_resolution=True)
     fabric = Fabric(accelerator="cpu", devices=1)
     result = search(space, [macs], data, recipe, tmp_path, fabric, show_progress=False)
@@ -198,7 +199,7 @@ def test_what_cannot_work_is_refused_in_one_line(data: Data, tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"has latency on host of at most 20\.0 us: .* is 36\.3 us to 201\.2 us"):
         run(data, tmp_path / "fast", 20.0)
     assert not (tmp_path / "fast").exists()
-    macs = count_constraint(SPACE, "macs", 130_000)
+    macs = limit_on(SPACE, "macs", 130_000)
     most = max(float(array.max()) for array in macs.costs.values())
     opposite = replace(macs, name="idleness", costs={name: most - array for name, array in macs.costs.items()})
     with pytest.raises(UserError, match=r"no network of space tiny was found that has .* and .*; raise one of them"):
@@ -220,7 +221,7 @@ def test_a_warm_up_is_taken_by_searches_that_differ_in_limits_alone(data: Data, 
     recipe, warmup = replace(RECIPE, epochs=2, warmup=0.5), tmp_path / "warmup.pt"
     run(data, tmp_path / "first", 120.0, recipe, shared_warmup=warmup)
     with pytest.raises(UserError, match=r"holds a search with constraints .*; use another folder"):
-        run(data, tmp_path / "more", 120.0, recipe, count_constraint(SPACE, "params", 9000), shared_warmup=warmup)
+        run(data, tmp_path / "more", 120.0, recipe, limit_on(SPACE, "params", 9000), shared_warmup=warmup)
     other = latency_constraint(SPACE, table(), 120.0)
     slower = replace(other, costs={name: 1.01 * array for name, array in other.costs.items()})
     fabric = Fabric(accelerator="cpu", devices=1)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from fbnet_mobile.cost.constraint import count_constraint
+from fbnet_mobile.cost.constraint import limit_on
 from fbnet_mobile.data.data import Data, load_data
 from fbnet_mobile.search.loop import search
 from fbnet_mobile.search.recipe import SearchRecipe
@@ -62,7 +62,7 @@ def data() -> Data:
 
 def run(data: Data, out: Path, **changes: Any) -> pd.DataFrame:
     recipe = SearchRecipe(**{"epochs": 2, "batch_size": 8, "learning_rate": 1e-4, "warmup": 0.25, **changes})
-    limit = count_constraint(SPACE, "macs", 40_000)
+    limit = limit_on(SPACE, "macs", 40_000)
     search(SPACE, [limit], data, recipe, out, Fabric(accelerator="cpu", devices=1), show_progress=False)
     return pd.read_csv(out / "log.csv")
 
@@ -72,6 +72,7 @@ class Watched:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.weight_steps: list[dict[str, Tensor]] = []
+        self.architecture_steps: list[dict[str, Tensor]] = []
         self.images: dict[str, set[int]] = {"weights": set(), "architecture": set()}
         self.classifiers: list[Tensor] = []
         forward = Supernet.forward
@@ -80,8 +81,9 @@ class Watched:
             classifier = supernet.parts[-1].classifier.weight
             kind = "weights" if classifier.requires_grad else "architecture"
             self.images[kind] |= {round(value) for value in images[:, 0, 4, 4].tolist()}
+            steps = self.weight_steps if kind == "weights" else self.architecture_steps
+            steps.append({name: value.detach().clone() for name, value in weights.items()})
             if kind == "weights":
-                self.weight_steps.append({name: value.clone() for name, value in weights.items()})
                 self.classifiers.append(classifier.detach().clone())
             return forward(supernet, images, weights)
 
@@ -124,6 +126,38 @@ def test_the_learning_rate_of_the_weights_has_fallen_to_nothing_in_the_last_step
     assert moves[-1] < 0.1 * max(moves)
 
 
+def test_the_weights_decay_with_momentum_at_a_rate_that_rises_and_falls(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing depends on the weights, what is left of them is known."""
+
+    def constant(supernet: Supernet, images: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        nothing = sum(part.sum() for part in (*supernet.parameters(), *weights.values()))
+        return torch.zeros(len(images), 10) + 0 * nothing
+
+    monkeypatch.setattr(Supernet, "forward", constant)
+    watched = Watched(monkeypatch)
+    run(data, tmp_path, learning_rate=0.2, momentum=0.8, weight_decay=0.5)
+    left, velocity = 1.0, 0.0
+    assert len(watched.classifiers) == 40
+    for number in range(1, 41):
+        rate = 0.2 * min(1.0, number / 2) * (1 + math.cos(math.pi * number / 40)) / 2  # up within 5 % of the steps
+        velocity = 0.8 * velocity + 0.5 * left
+        left -= rate * velocity
+        if number < 40:
+            torch.testing.assert_close(watched.classifiers[number], left * watched.classifiers[0])
+
+
+def test_every_step_of_either_kind_has_a_draw_of_its_own(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(monkeypatch)
+    run(data, tmp_path)
+    draws = [tuple(weights[WIDTH].tolist()) for weights in watched.weight_steps + watched.architecture_steps]
+    assert len(watched.architecture_steps) == 8, "of 5 in each of two epochs, after a warm-up of half an epoch"
+    assert len(set(draws)) == len(draws)
+
+
 class Constant(nn.Module):
     """A supernet whose cross-entropy does not depend on the architecture."""
 
@@ -134,7 +168,7 @@ class Constant(nn.Module):
 def strategy(data: Data, supernet: nn.Module, limit: float, **changes: Any) -> Gradient:
     recipe = SearchRecipe(**{"architecture_learning_rate": 0.02, "architecture_weight_decay": 0.0, **changes})
     fabric = Fabric(accelerator="cpu", devices=1)
-    macs = count_constraint(SPACE, "macs", limit)
+    macs = limit_on(SPACE, "macs", limit)
     return Gradient(SearchContext(SPACE, [macs], recipe, fabric, supernet, data.train, data, Path()))  # type: ignore[arg-type]
 
 
@@ -168,6 +202,15 @@ def test_the_first_step_of_adam_moves_every_logit_of_a_free_choice_by_the_learni
         assert float(logits[0].detach()) == pytest.approx(0.03, rel=1e-3)
         assert float(logits[-1].detach()) == pytest.approx(-0.03, rel=1e-3)
     assert found.columns()["expected_macs"] < strategy(data, Constant(), 1000.0).columns()["expected_macs"]
+
+
+def test_logits_decay_towards_even_choices(data: Data) -> None:
+    found = strategy(data, Constant(), 1e9, architecture_learning_rate=0.03, architecture_weight_decay=0.1)
+    number = [name for name, options in SPACE.variables.items() if len(options) > 1].index(WIDTH)
+    with torch.no_grad():
+        found.choices.logits[number].copy_(torch.tensor([-1.0, 0.0, 2.0]))
+    found.learn(IMAGES, LABELS, step(1))
+    assert found.choices.logits[number].tolist() == pytest.approx([-0.97, 0.0, 1.97], rel=1e-3)
 
 
 def test_the_architecture_step_sees_the_statistics_of_its_batch(data: Data) -> None:
@@ -221,6 +264,6 @@ def test_both_kinds_of_steps_see_the_same_rounding_in_mixed_precision(
     monkeypatch.setattr(Supernet, "forward", watched)
     recipe = SearchRecipe(epochs=1, batch_size=16)
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
-    limit = count_constraint(SPACE, "macs", 40_000)
+    limit = limit_on(SPACE, "macs", 40_000)
     search(SPACE, [limit], data, recipe, tmp_path, fabric, show_progress=False)
     assert seen[True] == seen[False] == {torch.bfloat16}

@@ -1,5 +1,4 @@
 import math
-import os
 import runpy
 import signal
 import subprocess
@@ -11,25 +10,23 @@ import pandas as pd
 import pytest
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.search.results import SearchResult
+from fbnet_mobile.search.results import Searched
 
 PROGRAM = Path(__file__).with_name("digits_search.py")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-run: Callable[[Path, int], SearchResult] = runpy.run_path(str(PROGRAM))["run"]
+run: Callable[[Path, int], Searched] = runpy.run_path(str(PROGRAM))["run"]
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+def one(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     return run(tmp_path_factory.mktemp("one"), 1)
 
 
-def test_two_processes_search_as_one_does(one: SearchResult, tmp_path: Path) -> None:
+def test_two_processes_search_as_one_does(one: Searched, tmp_path: Path) -> None:
     """The same global batch gives the same losses, as batch norm takes the statistics of all processes."""
     subprocess.run(
         [sys.executable, PROGRAM, tmp_path, "2"],
         check=True,
         timeout=300,
-        env=ENVIRONMENT,
     )
 
     two = pd.read_csv(tmp_path / "log.csv")
@@ -42,10 +39,10 @@ def test_two_processes_search_as_one_does(one: SearchResult, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_a_search_killed_in_any_epoch_goes_on_as_if_nothing_had_happened(
-    epoch: int, one: SearchResult, tmp_path: Path
+    epoch: int, one: Searched, tmp_path: Path
 ) -> None:
     command = [sys.executable, PROGRAM, tmp_path, "1", str(epoch)]
-    killed = subprocess.run(command, check=False, timeout=300, env=ENVIRONMENT)
+    killed = subprocess.run(command, check=False, timeout=300)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "architecture.yaml").exists()
 

@@ -10,7 +10,7 @@ from torch import nn
 from fbnet_mobile.data.data import load_data
 from fbnet_mobile.train.loop import train
 from fbnet_mobile.train.recipe import TrainRecipe
-from fbnet_mobile.train.results import TrainResult
+from fbnet_mobile.train.results import Trained
 
 
 def network(batch_norm: bool) -> nn.Module:
@@ -27,7 +27,7 @@ def network(batch_norm: bool) -> nn.Module:
     )
 
 
-def run(out_dir: Path, epochs: int, *, processes: int = 1, batch_norm: bool = True, **recipe: float) -> TrainResult:
+def run(out_dir: Path, epochs: int, *, processes: int = 1, batch_norm: bool = True, **recipe: float) -> Trained:
     fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto")
     fabric.launch()
     data = load_data("digits", resolution=16, limit=600)

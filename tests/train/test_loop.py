@@ -20,22 +20,21 @@ from fbnet_mobile.engine.checkpoint import load_checkpoint
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.train.evaluate import evaluate
 from fbnet_mobile.train.recipe import TrainRecipe
-from fbnet_mobile.train.results import TrainResult
+from fbnet_mobile.train.results import Trained
 
 PROGRAM = Path(__file__).with_name("digits_run.py")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 EPOCHS = 5
 
-run: Callable[..., TrainResult] = runpy.run_path(str(PROGRAM))["run"]
+run: Callable[..., Trained] = runpy.run_path(str(PROGRAM))["run"]
 network: Callable[..., Any] = runpy.run_path(str(PROGRAM))["network"]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return run(tmp_path_factory.mktemp("undisturbed"), EPOCHS)
 
 
-def test_it_learns_and_leaves_a_checkpoint_of_the_accuracy_it_states(undisturbed: TrainResult) -> None:
+def test_it_learns_and_leaves_a_checkpoint_of_the_accuracy_it_states(undisturbed: Trained) -> None:
     data = load_data("digits", resolution=16, limit=600)
     checkpoint = load_checkpoint(undisturbed.checkpoint)
     module = network(batch_norm=True)
@@ -57,8 +56,8 @@ def test_it_learns_and_leaves_a_checkpoint_of_the_accuracy_it_states(undisturbed
     assert evaluate(exported, data.test, data, batch_size=1) == pytest.approx(undisturbed.test_accuracy)
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(undisturbed: TrainResult, tmp_path: Path) -> None:
-    job = subprocess.Popen([sys.executable, PROGRAM, tmp_path, str(EPOCHS), "1", "batch_norm"], env=ENVIRONMENT)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(undisturbed: Trained, tmp_path: Path) -> None:
+    job = subprocess.Popen([sys.executable, PROGRAM, tmp_path, str(EPOCHS), "1", "batch_norm"])
     log = tmp_path / "log.csv"
     give_up = time.monotonic() + 60
     while not (log.exists() and len(log.read_text().splitlines()) > 2):
@@ -79,13 +78,13 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(undisturbed: TrainResul
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
-def test_a_finished_run_is_not_trained_again(undisturbed: TrainResult) -> None:
+def test_a_finished_run_is_not_trained_again(undisturbed: Trained) -> None:
     again = run(undisturbed.checkpoint.parent, EPOCHS)
 
     assert again == replace(undisturbed, first_epoch=EPOCHS + 1)
 
 
-def test_another_recipe_is_refused(undisturbed: TrainResult) -> None:
+def test_another_recipe_is_refused(undisturbed: Trained) -> None:
     with pytest.raises(UserError, match=r"a training with learning_rate 0.05, and this one asks for 0.2; use another"):
         run(undisturbed.checkpoint.parent, EPOCHS, learning_rate=0.2)
 
@@ -102,7 +101,6 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
         [sys.executable, PROGRAM, tmp_path / "two", "2", "2", "plain"],
         check=True,
         timeout=120,
-        env=ENVIRONMENT,
     )
     one = run(tmp_path / "one", 2, batch_norm=False)
 
@@ -125,5 +123,5 @@ def test_an_impossible_recipe_is_refused() -> None:
         TrainRecipe(label_smoothing=2)
 
 
-def _without_time(result: TrainResult) -> list[Any]:
+def _without_time(result: Trained) -> list[Any]:
     return [replace(row, seconds=0) for row in result.history]

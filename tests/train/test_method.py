@@ -117,6 +117,43 @@ def test_the_moving_average_is_what_is_evaluated_and_kept(data: Data, tmp_path: 
     assert plain["val_accuracy"][0] == 0.0
 
 
+def test_statistics_of_batch_norm_are_averaged_as_weights_are_across_an_interruption(
+    data: Data, tmp_path: Path
+) -> None:
+    after: list[Tensor] = []
+    steps = len(data.train) // 16
+
+    class Watched(Constant):
+        interrupted = False
+
+        def forward(self, images: Tensor) -> Tensor:
+            out = super().forward(images)
+            if self.training:
+                if self.interrupted and len(after) == steps:  # in the second epoch, which begins again
+                    raise KeyboardInterrupt
+                assert self.norm.running_mean is not None
+                after.append(self.norm.running_mean.clone())
+            return out
+
+    def run(module: nn.Module) -> None:
+        recipe, fabric = TrainRecipe(epochs=2, batch_size=16, ema_decay=0.9), Fabric(accelerator="cpu", devices=1)
+        train(module, data, recipe, tmp_path, fabric, architecture="", show_progress=False)
+
+    first = Watched()
+    first.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        run(first)
+    run(Watched())
+    assert len(after) == 2 * steps
+    average = after[0]
+    for number, now in enumerate(after[1:], start=1):
+        share = (1 + number) / (10 + number)
+        average = share * average + (1 - share) * now
+    state = torch.load(tmp_path / "last.pt", weights_only=True)["task"]["average"]
+    torch.testing.assert_close(state["module.norm.running_mean"], average)
+    assert not torch.allclose(average, after[-1], rtol=0.01)
+
+
 def test_dropout_is_on_while_training_and_off_while_evaluating(data: Data, tmp_path: Path) -> None:
     seen: list[bool] = []
 

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import Field, model_validator
 
 from fbnet_mobile.arch.block import Block, Convolution
-from fbnet_mobile.arch.fields import Activation, Count
-from fbnet_mobile.blocks.fields import Flag
+from fbnet_mobile.arch.fields import Activation, Count, Flag
 
 if TYPE_CHECKING:
     from torch import nn

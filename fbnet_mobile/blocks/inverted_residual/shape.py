@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, Field, model_validator
 
 from fbnet_mobile.arch.block import Block, Convolution, round_channels
-from fbnet_mobile.arch.fields import STRICT, Activation, Count, KernelSize
-from fbnet_mobile.blocks.fields import Flag, Groups
+from fbnet_mobile.arch.fields import STRICT, Activation, Count, Flag, Groups, KernelSize
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,7 +1,7 @@
 """Where labelled images come from; ``--data`` names one. A new source is one file that registers itself in SOURCES."""
 
 from fbnet_mobile.data.sources import digits, folder, torchvision
-from fbnet_mobile.data.sources.base import SOURCES, Images, Pairs, Source, show_name
+from fbnet_mobile.data.sources.base import SOURCES, Images, Pairs, Source
 from fbnet_mobile.data.sources.choose import open_source
 
 __all__ = [
@@ -12,6 +12,5 @@ __all__ = [
     "digits",
     "folder",
     "open_source",
-    "show_name",
     "torchvision",
 ]

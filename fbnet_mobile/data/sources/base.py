@@ -1,6 +1,5 @@
 """What a source of labelled images gives."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +84,3 @@ class Pairs:
     def check(self, number: int) -> bool:
         """Nothing: torchvision compared the download's checksum, and other pairs are in memory."""
         return True
-
-
-def show_name(path: str | os.PathLike[str]) -> str:
-    r"""A file's name for a message, on one line: bytes that are no UTF-8 and control characters as ``\x..``."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from fbnet_mobile.data.sources.base import SOURCES, Source, show_name
+from fbnet_mobile.data.sources.base import SOURCES, Source
 from fbnet_mobile.data.sources.torchvision import PUBLISHED
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.registry import unknown
 
 
@@ -37,12 +37,12 @@ def open_source(text: str, root: Path | None) -> Source:
             return SOURCES.get("folder")(text, root)
         if path.exists():
             raise UserError(
-                f"{show_name(path)} is a file; unpack it and give the folder with one sub-folder of images per class"
+                f"{shown(path)} is a file; unpack it and give the folder with one sub-folder of images per class"
             )
     except (OSError, ValueError) as error:  # ValueError: a null character
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"cannot read {show_name(text)[:80]}: {reason}; give a folder of images") from error
+        raise UserError(f"cannot read {shown(text, 80)}: {reason}; give a folder of images") from error
     names = [*SOURCES, *PUBLISHED]
     if os.sep in text or text.startswith((".", "~")):
-        raise UserError(f"{show_name(text)} does not exist; give a folder of images, or one of {', '.join(names)}")
-    raise UserError(f"{unknown('data source', show_name(text), names)}, or a folder of images")
+        raise UserError(f"{shown(text)} does not exist; give a folder of images, or one of {', '.join(names)}")
+    raise UserError(f"{unknown('data source', shown(text), names)}, or a folder of images")

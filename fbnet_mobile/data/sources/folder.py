@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from fbnet_mobile.data.sources.base import SOURCES, Images, Source, show_name
+from fbnet_mobile.data.sources.base import SOURCES, Images, Source
 from fbnet_mobile.data.sources.torchvision import NO_MIRROR
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import UserError, shown
 
 PARTS = {
     "train": ("train", "training", "trn"),
@@ -70,7 +70,7 @@ class Files:
 
     def name(self, number: int) -> str:
         """Its path."""
-        return show_name(self._paths[number])
+        return shown(self._paths[number])
 
     def check(self, number: int) -> bool:
         """Read all of a JPEG at an eighth of its size, compare a PNG's checksums; others have to be decoded."""
@@ -109,14 +109,14 @@ def open_folder(text: str, root: Path | None) -> Source:
     try:
         return _open(path, skipped)
     except OSError as error:
-        reason = f"{show_name(error.filename or path)}: {error.strerror}"
+        reason = f"{shown(error.filename or path)}: {error.strerror}"
         raise UserError(f"cannot read {reason}; check its permissions") from error
 
 
 def _open(path: Path, skipped: Counter[str]) -> Source:
     names = _folders_in(path, skipped)
     if not names:
-        raise UserError(f"{show_name(path)} has no sub-folders; put the images of each class into one of its own")
+        raise UserError(f"{shown(path)} has no sub-folders; put the images of each class into one of its own")
     folders = _part_folders(path, names)
     files: dict[str, list[_File]] = {}
     labels: dict[str, list[int]] = {}
@@ -127,7 +127,7 @@ def _open(path: Path, skipped: Counter[str]) -> Source:
             classes = tuple(found)
         elif unknown := sorted(set(found) - set(classes)):
             raise UserError(
-                f"{show_name(folder)} has the class {unknown[0]}, which {show_name(folders['train'])} lacks; "
+                f"{shown(folder)} has the class {unknown[0]}, which {shown(folders['train'])} lacks; "
                 "add training images or remove it"
             )
         files[part] = [file for name in found for file in found[name]]
@@ -150,19 +150,19 @@ def _part_folders(path: Path, names: Sequence[str]) -> dict[str, Path]:
     for part, known in PARTS.items():
         same = [name for name in names if name.lower() in known]
         if len(same) > 1:
-            raise UserError(f"{show_name(path)} has {same[0]}/ and {same[1]}/ for the same images; keep one of them")
+            raise UserError(f"{shown(path)} has {same[0]}/ and {same[1]}/ for the same images; keep one of them")
         if same:
             found[part] = same[0]
     others = [name for name in names if name not in found.values()]
     if "train" not in found:
         if found and not others:
-            raise UserError(f"{show_name(path)} has {min(found.values())}/ but no train/; add the training images")
+            raise UserError(f"{shown(path)} has {min(found.values())}/ but no train/; add the training images")
         return {"train": path}
     if others and not _folders_in(path / found["train"], Counter()):
         return {"train": path}  # a class of that name, such as of vehicles
     if others:
         raise UserError(
-            f"{show_name(path)} has {show_name(others[0])}/ beside {found['train']}/, "
+            f"{shown(path)} has {shown(others[0])}/ beside {found['train']}/, "
             "where only val/ and test/ may be; rename or move it"
         )
     return {part: path / name for part, name in found.items()}
@@ -195,9 +195,7 @@ def _is_hidden(name: str) -> bool:
 def _class_files(folder: Path, names: Sequence[str], skipped: Counter[str]) -> dict[str, list[_File]]:
     """The image files of each class, by folder and by name."""
     if not names:
-        raise UserError(
-            f"{show_name(folder)} has no class folders; put the images of each class into a folder of its own"
-        )
+        raise UserError(f"{shown(folder)} has no class folders; put the images of each class into a folder of its own")
     # A link back to where the scan came from, or to another class, would give images a second label.
     seen = {_identity(place) for place in (folder, *folder.resolve().parents, *(folder / name for name in names))}
     found = {}
@@ -205,7 +203,7 @@ def _class_files(folder: Path, names: Sequence[str], skipped: Counter[str]) -> d
     for name in names:
         if not name.isprintable():  # a byte that is no UTF-8 is a lone surrogate, which is not printable either
             raise UserError(
-                f"a class folder of {show_name(folder)} is called {show_name(name)}, which is no printable UTF-8 text; "
+                f"a class folder of {shown(folder)} is called {shown(name)}, which is no printable UTF-8 text; "
                 "rename it"
             )
         files: list[_File] = []
@@ -214,7 +212,7 @@ def _class_files(folder: Path, names: Sequence[str], skipped: Counter[str]) -> d
                 others += 1
                 if others > max(_MOST_OTHERS, len(files)):
                     raise UserError(
-                        f"{show_name(folder)} holds more than {_MOST_OTHERS:,} files that are no images; "
+                        f"{shown(folder)} holds more than {_MOST_OTHERS:,} files that are no images; "
                         "give the folder with one sub-folder of images per class"
                     )
             else:
@@ -222,7 +220,7 @@ def _class_files(folder: Path, names: Sequence[str], skipped: Counter[str]) -> d
         if not files:
             held = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items() if "cannot read" in reason)
             raise UserError(
-                f"{show_name(folder / name)} holds no images{f' ({held})' if held else ''}; "
+                f"{shown(folder / name)} holds no images{f' ({held})' if held else ''}; "
                 "put some there or take the folder away"
             )
         # As torchvision's ImageFolder sorts them, so that the same images are held out.

@@ -20,6 +20,7 @@ from PIL import Image
 
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.formats.base import Session, existing, unreadable
+from fbnet_mobile.formats.coreml.metadata import opening
 from fbnet_mobile.formats.packages import needs, quiet
 
 Array = NDArray[np.float32]
@@ -39,7 +40,7 @@ def load(path: Path, threads: int = 1) -> Session:
     existing(path)
     native = sys.platform == "darwin"
     try:
-        with quiet():
+        with quiet(), opening(path):
             model = ct.models.MLModel(str(path), skip_model_load=not native)
             description = model.get_spec().description
     except Exception as error:  # coremltools' own are plain Exception and RuntimeError

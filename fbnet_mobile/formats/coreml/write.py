@@ -1,8 +1,8 @@
 """Writes a graph as a Core ML package: an ML Program for iOS 15 and later, in 32-bit floats, channels first.
 
-A network with a name for each of its logits becomes a classifier, as Xcode and the Vision framework know it: beside
-"output", the logits, it gives "classLabel" and "classLabel_probs", the softmax by name. A network that takes pixels
-takes an image.
+A network with a name for each of its classes becomes a classifier, as Xcode and the Vision framework know it: beside
+"output", the logits or the probabilities, it gives "classLabel" and "classLabel_probs", the probabilities by name. A
+network that takes pixels takes an image.
 
 Built with the MIL builder of coremltools
 (https://apple.github.io/coremltools/docs-guides/source/mil-ops.html), which does not touch PyTorch. Equal
@@ -10,7 +10,10 @@ graphs and metadata give equal bytes, once the date and the random identifiers t
 are replaced.
 """
 
+import errno
 import json
+import os
+import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.formats.coreml.metadata import OWN_KEYS
+from fbnet_mobile.formats.coreml.metadata import OWN_KEYS, PREVIEW, opening, recognises
+from fbnet_mobile.formats.metadata import ModelMetadata
 from fbnet_mobile.formats.packages import quiet
 from fbnet_mobile.graph.operations import INPUT, Graph, Node, Shape
 
@@ -59,19 +63,40 @@ def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
                 name = "output" if node.name == graph.output else node.name
                 values[node.name] = _RULES[node.op](node, operands, name)
             outputs = [values[graph.output]]
-            if labels:
+            if labels and graph.node(graph.output).op == "softmax":
+                outputs.append(mil.identity(x=values[graph.output], name=_PROBABILITIES))
+            elif labels:
                 outputs.append(mil.softmax(x=values[graph.output], axis=1, name=_PROBABILITIES))
             function.set_outputs(outputs)
         program.add_function("main", function)
         model = _package(program, ct.precision.FLOAT32, labels, graph.input_shape if graph.pixels else None)
         model.user_defined_metadata.update(metadata)
+        known = ModelMetadata.from_strings(metadata)
+        if known is not None:
+            _describe(model, known, classifies=bool(labels) and graph.pixels)
         save(model, path)
 
 
+def _describe(model: Any, metadata: ModelMetadata, *, classifies: bool) -> None:
+    """Fill in what Xcode shows of a package, and whether it lets one try it on pictures."""
+    model.author, model.license, model.version = metadata.author, metadata.license, metadata.version
+    model.short_description = metadata.description
+    model.input_description[INPUT] = "The picture." if metadata.input == "uint8" else "The picture, normalised."
+    model.output_description["output"] = f"The {metadata.scores}."
+    if classifies:
+        model.user_defined_metadata[PREVIEW] = "imageClassifier"
+
+
 def save(model: Any, path: Path) -> None:
-    """Write a package with nothing in it that differs from one time to the next."""
+    """Write a package with nothing in it that differs from one time to the next.
+
+    Raises:
+        OSError: the disk is full.
+    """
     model.user_defined_metadata.pop(f"{OWN_KEYS}conversion_date", None)
     model.save(str(path))
+    if not _is_whole(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     (description,) = path.glob("Data/*/*.mlmodel")
     specification = type(model.get_spec()).FromString(description.read_bytes())
     description.write_bytes(specification.SerializeToString(deterministic=True))
@@ -82,6 +107,15 @@ def save(model: Any, path: Path) -> None:
     manifest.write_text(json.dumps(json.loads(text), indent=4, sort_keys=True) + "\n")
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a package's list of its items names all that are there; coremltools is silent if it cannot write it."""
+    if not recognises(path):
+        return False
+    listed = json.loads((path / "Manifest.json").read_text())["itemInfoEntries"].values()
+    items = {str(item.relative_to(path / "Data")) for item in path.glob("Data/*/*")}
+    return {entry["path"] for entry in listed} == items
+
+
 def half(path: Path, compress: Callable[[Any], Any] | None = None) -> Any:
     """Return the package that :func:`write` wrote with every value in between, and every weight, in fp16.
 
@@ -89,7 +123,7 @@ def half(path: Path, compress: Callable[[Any], Any] | None = None) -> Any:
         path: the package.
         compress: changes the weights of such a package into what Core ML reads from iOS 16 on.
     """
-    with quiet():
+    with quiet(), opening(path):
         model = ct.models.MLModel(str(path), skip_model_load=True)
         program = _program(model)
         labels: list[str] = []
@@ -104,10 +138,20 @@ def half(path: Path, compress: Callable[[Any], Any] | None = None) -> Any:
         takes_image = model.get_spec().description.input[0].type.WhichOneof("Type") == "imageType"
         image = tuple(function.inputs[INPUT].shape) if takes_image else None
         if compress:
-            program = _program(compress(_package(program, ct.precision.FLOAT16)))
+            # Compression runs all passes, and the one left out elsewhere fails on fp16: so it comes before that.
+            program = _program(compress(_package(program, ct.precision.FLOAT16, pipeline=ct.PassPipeline())))
         target = ct.target.iOS16 if compress else _TARGET
         made = _package(program, ct.precision.FLOAT16, labels, image, target)
         made.user_defined_metadata.update(model.user_defined_metadata)
+        made.author, made.license, made.version = model.author, model.license, model.version
+        made.short_description = model.short_description
+        for described, before in (
+            (made.input_description, model.input_description),
+            (made.output_description, model.output_description),
+        ):
+            for name in before:
+                if before[name]:
+                    described[name] = before[name]
     return made
 
 
@@ -123,7 +167,12 @@ def _program(model: Any) -> Any:
 
 
 def _package(
-    program: Any, precision: Any, labels: Sequence[str] = (), image: Shape | None = None, target: Any = _TARGET
+    program: Any,
+    precision: Any,
+    labels: Sequence[str] = (),
+    image: Shape | None = None,
+    target: Any = _TARGET,
+    pipeline: Any = None,
 ) -> Any:
     """Convert a program to a package: a classifier if there are labels, of an image if its shape is given."""
     extras: dict[str, Any] = {}
@@ -131,15 +180,20 @@ def _package(
         extras["classifier_config"] = ct.ClassifierConfig(list(labels), predicted_probabilities_output=_PROBABILITIES)
     if image:
         extras["inputs"] = [ct.ImageType(name=INPUT, shape=image, color_layout=_COLOURS[image[1]])]
-    return ct.convert(
-        program,
-        convert_to="mlprogram",
-        minimum_deployment_target=target,
-        compute_precision=precision,
-        skip_model_load=True,
-        pass_pipeline=_pipeline(),
-        **extras,
-    )
+    try:
+        return ct.convert(
+            program,
+            convert_to="mlprogram",
+            minimum_deployment_target=target,
+            compute_precision=precision,
+            skip_model_load=True,
+            pass_pipeline=pipeline or _pipeline(),
+            **extras,
+        )
+    except RuntimeError as error:
+        if "[MIL FileWriter]" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir()) from error
 
 
 def _pipeline() -> Any:
@@ -153,10 +207,10 @@ def _pipeline() -> Any:
 
 
 def _labels(graph: Graph, metadata: Mapping[str, str]) -> list[str]:
-    """Return a name for each logit, each another; none if they have no names, or are no logits."""
+    """Return a name for each class, each another; none if they have no names, or the network does not classify."""
     output = graph.node(graph.output)
     classes = json.loads(metadata.get("classes", "[]"))
-    if len(output.shape) != 2 or output.shape[1] != len(classes) or output.op == "softmax":
+    if len(output.shape) != 2 or output.shape[1] != len(classes):
         return []
     # Core ML gives the probabilities by name; among ImageNet's names two are there twice.
     return [name if classes.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(classes)]
@@ -248,13 +302,13 @@ def _resize(node: Node, operands: Sequence[Any], name: str) -> Any:
 def _channel_shuffle(node: Node, operands: Sequence[Any], name: str) -> Any:
     batch, channels, height, width = node.shape
     groups = node.attributes["groups"]
-    viewed = mil.reshape(x=operands[0], shape=[batch, groups, channels // groups, height, width])
-    swapped = mil.transpose(x=viewed, perm=[0, 2, 1, 3, 4])
+    viewed = mil.reshape(x=operands[0], shape=[batch, groups, channels // groups, height, width], name=f"{name}_view")
+    swapped = mil.transpose(x=viewed, perm=[0, 2, 1, 3, 4], name=f"{name}_swap")
     return mil.reshape(x=swapped, shape=list(node.shape), name=name)
 
 
 def _hard_swish(node: Node, operands: Sequence[Any], name: str) -> Any:
-    gate = mil.sigmoid_hard(x=operands[0], alpha=np.float32(1 / 6), beta=np.float32(0.5))
+    gate = mil.sigmoid_hard(x=operands[0], alpha=np.float32(1 / 6), beta=np.float32(0.5), name=f"{name}_gate")
     return mil.mul(x=operands[0], y=gate, name=name)
 
 
@@ -275,10 +329,13 @@ def _prelu(node: Node, operands: Sequence[Any], name: str) -> Any:
     (x,), slope = operands, node.weights["slope"]
     if len(node.shape) == 4:
         return mil.prelu(x=x, alpha=slope, name=name)
-    positive = mil.relu(x=x)  # the operation takes no features without height and width
-    return mil.add(x=positive, y=mil.mul(x=mil.sub(x=x, y=positive), y=slope), name=name)
+    # The operation takes no features without height and width.
+    positive = mil.relu(x=x, name=f"{name}_positive")
+    negative = mil.sub(x=x, y=positive, name=f"{name}_negative")
+    return mil.add(x=positive, y=mil.mul(x=negative, y=slope, name=f"{name}_slope"), name=name)
 
 
+# Whatever has no name gets one with a number that counts all operations of the process.
 _RULES: dict[str, Rule] = {
     "conv2d": _conv2d,
     "linear": _linear,

@@ -18,6 +18,7 @@ from fbnet_mobile.formats.int8 import Quantised, Quantiser, quantise
 from fbnet_mobile.formats.onnx.run import load, version
 from fbnet_mobile.formats.packages import needs, quiet
 from fbnet_mobile.formats.ranges import Ranges
+from fbnet_mobile.graph.probabilities import PROBABILITIES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -165,7 +166,7 @@ def _quantised(model: onnx.ModelProto, ranges: Ranges, excluded: list[str]) -> o
             activation_qType=QuantType.QUInt8,
             tensors_range=TensorsData(CalibrationMethod.MinMax, entries),
             nodes_to_quantize=[],
-            nodes_to_exclude=excluded,
+            nodes_to_exclude=[*excluded, PROBABILITIES],  # 8 bits hold none under 1/256
             op_types_to_quantize=list({*QLinearOpsRegistry, *QDQRegistry}),
             extra_options={},
         )

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fbnet_mobile.errors import UserError
+from fbnet_mobile.formats.metadata import ModelMetadata
+from fbnet_mobile.formats.onnx.metadata import usual
 from fbnet_mobile.graph.operations import INPUT, Graph, Node, Shape
 
 OPSET = 17
@@ -59,6 +61,10 @@ def write(
         ir_version=helper.find_min_ir_version_for([helper.make_opsetid("", opset)]),
         producer_name="fbnet-mobile",
     )
+    known = ModelMetadata.from_strings(metadata)
+    if known is not None:
+        model.doc_string = known.description
+        metadata = {**usual(graph, known), **metadata}
     helper.set_model_props(model, dict(sorted(metadata.items())))
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))

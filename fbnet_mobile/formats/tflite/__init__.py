@@ -19,6 +19,7 @@ FORMAT = Format(
     version=Imported(f"{_HERE}.run:version"),
     read_metadata=Imported(f"{_HERE}.metadata:read_metadata"),
     recognises=Imported(f"{_HERE}.metadata:recognises"),
+    finish=Imported(f"{_HERE}.finish:finish"),
     conversions={
         "fp16": Conversion(Imported(f"{_HERE}.precision:fp16"), tolerance=1e-2),
         "int8": Conversion(

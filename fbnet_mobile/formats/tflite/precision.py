@@ -107,6 +107,8 @@ class TFLiteQuantiser(Quantiser):
         settings = self._recipe.static_wi8_ai8()
         for border in ("INPUT", "OUTPUT"):
             settings.append(_unquantised(".*", border))
+        # 8 bits hold no probability under 1/256, of which a thousand classes have hardly any other.
+        settings.append(_unquantised("^output;?$", "SOFTMAX"))
         if keep:
             # What it calls an operator is the names of what that gives, each with a semicolon.
             settings.append(_unquantised(f"^(?:{'|'.join(map(re.escape, sorted(keep)))});", "*"))

@@ -3,6 +3,7 @@
 The file works on height, width, channels (NHWC) from its input to its output; a feature map is never
 transposed. A channel shuffle holds a TRANSPOSE, which is that operation itself, and so does flattening a feature map
 where no linear layer follows, as its numbers must come in PyTorch's order. Equal graphs and metadata give equal bytes.
+What classifies pictures says so in TFLite's standard metadata, too.
 
 The operations and their attributes are those of ``tensorflow/compiler/mlir/lite/ir/tfl_ops.td``. They are
 made with MLIR's generic builder: the graph already knows every shape, so nothing is left to infer, and an
@@ -17,8 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fbnet_mobile.formats.metadata import ModelMetadata
 from fbnet_mobile.formats.packages import quiet
 from fbnet_mobile.formats.tflite.metadata import METADATA, SIGNATURE
+from fbnet_mobile.formats.tflite.standard import STANDARD, describes, pack
 from fbnet_mobile.graph.operations import INPUT, Graph, Node, Shape
 
 with quiet():
@@ -39,7 +42,11 @@ def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
 def _module(graph: Graph, metadata: Mapping[str, str]) -> ir.Module:
     module = ir.Module.create()
     text = json.dumps(dict(sorted(metadata.items())), ensure_ascii=False)
-    module.operation.attributes["tfl.metadata"] = ir.DictAttr.get({METADATA: ir.StringAttr.get(text)})
+    buffers = {METADATA: ir.StringAttr.get(text)}
+    known = ModelMetadata.from_strings(metadata)
+    if known is not None and describes(graph, known):
+        buffers[STANDARD] = ir.StringAttr.get(pack(graph, known))
+    module.operation.attributes["tfl.metadata"] = ir.DictAttr.get(buffers)
     input_type = _tensor(_nhwc(graph.input_shape), ir.IntegerType.get_unsigned(8) if graph.pixels else None)
     output_type = _tensor(_nhwc(graph.shapes()[graph.output]))
     function = ir.Operation.create(

@@ -16,9 +16,9 @@ from torch import Tensor
 from fbnet_mobile.blocks.network import calibrate_batch_norm
 from fbnet_mobile.cost.within import Assignment, Within
 from fbnet_mobile.data.augment import derive_seed, normalise
+from fbnet_mobile.documents import write_json
 from fbnet_mobile.engine.processes import in_first_process
-from fbnet_mobile.engine.progress import ProgressBar
-from fbnet_mobile.files import write_json
+from fbnet_mobile.progress import ProgressBar
 from fbnet_mobile.search.choices import Weights
 from fbnet_mobile.search.derive import require_feasible
 from fbnet_mobile.search.inherit import inherit
@@ -205,9 +205,7 @@ class Evolution(Strategy):
         digest = hashlib.sha256()
         for value in context.supernet.state_dict().values():
             digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-        limits = [
-            (each.name, each.limit, each.total(context.space, context.space.first())) for each in context.constraints
-        ]
+        limits = [(each.name, each.limit, each.digest) for each in context.constraints]
         digest.update(repr((limits, recipe, context.space, context.data.source)).encode())
         return digest.hexdigest()
 

@@ -13,7 +13,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.registry import nearest, unknown
 
 SEEDS = 2**32 - 1
@@ -143,7 +143,7 @@ def build(recipe: type[Recipe], values: Mapping[str, Any]) -> Recipe:
     known = {item.name: item for item in recipe_fields(recipe)}
     for name in values:
         if name not in known:
-            raise UserError(f"unknown option {shorten(name)!r}{nearest(str(name), known)}")
+            raise UserError(f"unknown option '{shown(name, 40)}'{nearest(str(name), known)}")
     return _build(recipe, {name: _coerced(known[name], value) for name, value in values.items()})
 
 
@@ -244,10 +244,10 @@ def _check_value(item: RecipeField, value: Any) -> None:
         number = isinstance(value, int if item.kind is int else int | float) and not isinstance(value, bool)
         if not (number and _within(item.option, value)):
             wanted = "whole number" if item.kind is int else "finite number"
-            raise UserError(f"{item.name} is {shorten(value)}; give a {wanted}{span(item.option)}")
+            raise UserError(f"{item.name} is {shown(value, 40)}; give a {wanted}{span(item.option)}")
     elif not isinstance(value, item.kind):
         wanted = {bool: "true or false", str: "a text", Path: "a path"}[item.kind]
-        raise UserError(f"{item.name} is {shorten(value)}; give {wanted}")
+        raise UserError(f"{item.name} is {shown(value, 40)}; give {wanted}")
     elif item.option.choices and value not in item.option.choices:
         raise UserError(unknown(item.name.replace("_", " "), str(value), item.option.choices))
 
@@ -279,15 +279,6 @@ def span(option: Option) -> str:
     }
     given = [f"{word} {bound:.10g}" for word, bound in words.items() if bound is not None]
     return " " + " and ".join(given) if given else ""
-
-
-def shorten(value: object, most: int = 40) -> str:
-    """A value of the user's as a message shows it: on one line and not longer than ``most`` characters."""
-    try:
-        text = value if isinstance(value, str) and value.isprintable() else repr(value)
-    except ValueError:  # Python writes no whole number of more than 4,300 digits
-        text = "a number of thousands of digits"
-    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,8 @@
-"""A progress bar on a terminal, silence elsewhere."""
+"""A progress bar on a terminal; a few lines, or silence, elsewhere."""
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -63,3 +66,27 @@ class ProgressBar:
     def say(self, line: str) -> None:
         """Write one lasting line, above the bar on a terminal; this is shown elsewhere too."""
         self._progress.console.print(line, markup=False)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str, int, int], None]]:
+    """For a job with several steps, a bar for the one under way; not on a terminal, a line when one is done.
+
+    What it gives is called with (the step's name, models done, of how many).
+    """
+    with ExitStack() as shown:
+        current: tuple[str, int] | None = None
+        bar, before = None, 0
+
+        def advance(step: str, done: int, total: int) -> None:
+            nonlocal current, bar, before
+            if bar is None or current != (step, total):
+                shown.close()  # one bar at a time
+                current, before = (step, total), done
+                bar = shown.enter_context(ProgressBar(step, total, unit="models", done=done))
+            bar.advance(done - before)
+            before = done
+            if done == total > 1 and not sys.stderr.isatty():
+                bar.say(f"{step}: {done} of {total}")
+
+        yield advance

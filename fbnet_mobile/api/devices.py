@@ -1,11 +1,14 @@
 """What fbnet-profile says of devices: which are there, and what one of them lacks."""
 
 import shlex
-import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
+from fbnet_mobile.api.call import say
 from fbnet_mobile.report.records import DeviceCheck, DeviceFound, DeviceList, Finding
+
+if TYPE_CHECKING:
+    from fbnet_mobile.devices import Device
 
 
 def list_devices() -> DeviceList:
@@ -13,7 +16,7 @@ def list_devices() -> DeviceList:
     from fbnet_mobile.devices.settings import devices_path
 
     found = DeviceList(tuple(_found(name) for name in _names()), devices_path())
-    print(f"devices.yaml: {found.settings or 'none (docs/devices.md says what it can hold)'}", file=sys.stderr)
+    say(f"devices.yaml: {found.settings or 'none (docs/devices.md says what it can hold)'}")
     return found
 
 
@@ -44,37 +47,37 @@ def check_device(name: str) -> DeviceCheck:
 
     findings: list[Finding] = []
 
-    def say(what: str, problem: str = "") -> None:
+    def found(what: str, problem: str = "") -> None:
         findings.append(Finding(what, problem))
 
     with get_device(name) as device:
         facts = device.facts()
-        say(f"reachable: {facts.cpu}, {facts.cores} cores, {facts.operating_system}")
+        found(f"reachable: {facts.cpu}, {facts.cores} cores, {facts.operating_system}")
         for tool in _needed_by(device):
             try:
                 list(device.run(["sh", "-c", f"command -v {tool}"]))
             except ProgramError:
-                say(tool, "install it there (Debian: apt install coreutils findutils tar util-linux)")
+                found(tool, "install it there (Debian: apt install coreutils findutils tar util-linux)")
         working = dict(_offered(device))
         if device.settings.benchmark_binary is not None:
-            say(f"benchmark_model: {runtime_version(device, 'litert')}")
+            found(f"benchmark_model: {runtime_version(device, 'litert')}")
         else:
             try:
                 python = device.python
-                say(f"Python: {next(iter(device.run([python, '--version'])), python)}")
+                found(f"Python: {next(iter(device.run([python, '--version'])), python)}")
                 for runtime in device.runtimes:
                     if runtime in working:
-                        say(f"{runtime} {working[runtime]}")
+                        found(f"{runtime} {working[runtime]}")
                     else:
                         install = format_of_runtime(runtime).install.removeprefix("python3")
-                        say(runtime, f"run there: {shlex.quote(python)}{install}")
+                        found(runtime, f"run there: {shlex.quote(python)}{install}")
             except JobError as error:
-                say("Python", str(error))
+                found("Python", str(error))
         usable = bool(working) or device.settings.benchmark_binary is not None
         return DeviceCheck(name, tuple(findings), tuple(_notes(device)), usable)
 
 
-def _notes(device: Any) -> Iterator[str]:
+def _notes(device: "Device") -> Iterator[str]:
     """What makes a device's measurements uncertain."""
     facts, state = device.facts(), device.state()
     if facts.governor not in {"performance", "unknown"}:
@@ -88,7 +91,7 @@ def _notes(device: Any) -> Iterator[str]:
         yield f"{state.temperature_c:.0f} C: it may slow down; cool_below_c in devices.yaml waits"
 
 
-def _needed_by(device: Any) -> list[str]:
+def _needed_by(device: "Device") -> list[str]:
     """Programs that a device must have besides a shell's own."""
     needed = list(device.tools)
     if device.tools and device.settings.affinity != "all":
@@ -109,7 +112,7 @@ def _names() -> Iterator[str]:
     yield from entries
 
 
-def _offered(device: Any) -> Iterator[tuple[str, str]]:
+def _offered(device: "Device") -> Iterator[tuple[str, str]]:
     """The runtimes that work on a device, with their versions."""
     from fbnet_mobile.devices import DeviceBusyError
     from fbnet_mobile.errors import JobError

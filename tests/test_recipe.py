@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fbnet_mobile.engine.recipe import check, option
 from fbnet_mobile.errors import UserError
+from fbnet_mobile.recipe import check, option
 
 
 @dataclass(frozen=True, kw_only=True)

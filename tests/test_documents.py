@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fbnet_mobile.report.document import to_json
+from fbnet_mobile.documents import to_json
 
 
 @dataclass(frozen=True)
