@@ -227,12 +227,12 @@ def trained(name: str, images: Images, labels: NDArray[np.int64], options: argpa
     done = 0
     while done < steps:
         order = torch.randperm(len(images))
-        for part in order[: len(order) // batch * batch].split(batch):
+        for part in order[: len(order) // batch * batch].split(batch):  # type: ignore[no-untyped-call]
             loss = nn.functional.cross_entropy(
                 module(torch.from_numpy(images[part.numpy()])), torch.from_numpy(labels)[part]
             )
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             done += 1

@@ -39,7 +39,7 @@ class Histogram:
 
     def add(self, values: Array) -> None:
         """Count the values of an array of any shape, but for those that stand for infinity, as a max pool's padding."""
-        flat = values.ravel()
+        flat: Array = values.ravel()
         low, high = float(flat.min()), float(flat.max())
         if not -_INFINITE < low <= high < _INFINITE:
             flat = flat[np.abs(flat) < _INFINITE]
@@ -51,7 +51,7 @@ class Histogram:
         if not largest:
             return
         if not self.reach:
-            self.reach = 2.0 ** np.ceil(np.log2(largest))
+            self.reach = float(2.0 ** np.ceil(np.log2(largest)))
         while self.reach < largest:
             pairs = self.counts.reshape(-1, 2).sum(1)
             self.counts[:] = 0
@@ -68,7 +68,9 @@ class Histogram:
 
     def centres(self) -> NDArray[np.float64]:
         """The middle of each bin."""
-        return self.reach * ((np.arange(_BINS) + 0.5) * (2 / _BINS) - 1)
+        numbers = np.arange(_BINS, dtype=np.float64)
+        centres: NDArray[np.float64] = self.reach * ((numbers + 0.5) * (2 / _BINS) - 1)
+        return centres
 
 
 def observe(images: Iterable[Mapping[str, Array]]) -> dict[str, Histogram]:
