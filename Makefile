@@ -1,18 +1,22 @@
 # make demo    sets everything up, then profiles, searches, trains, exports and benchmarks on this machine
 # make test    sets everything up, OpenSSH's daemon too, then passes the tests
 # make test-devices  those against Android's own daemon and an aarch64 system, which it builds first (Debian, as root)
+# make test-clients  those with what apps open files with (MediaPipe, OpenVINO, TFLite Micro, onnxruntime-web; needs Node)
+# make fuzz    sets everything up, a fuzzer too, then gives every parser and command 100,000 inputs that nobody would write
 # make mutations     breaks the code on purpose, change by change, and sees that a test fails each time
 #
 # DATA=digits | path/to/images | CIFAR10   what the demo learns from
+# FUZZ="--seed 7 space"                    what tools/fuzz.py is told: other inputs, fewer kinds
 # PYTHON=python3.11                        which Python the virtual environment is made with
 # PIP_ARGS="..."                           more options for pip install, such as an index with CPU-only torch wheels
 
 PYTHON ?= python3
 DATA ?= digits
 PIP_ARGS ?=
+FUZZ ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-devices mutations lint
+.PHONY: demo test test-devices test-clients mutations fuzz lint
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -25,6 +29,12 @@ test: .venv/installed
 test-devices: .venv/installed
 	tools/need_sshd.sh
 	tools/device_lab.sh $(CURDIR)/$(BIN)/python -m pytest -m devices tests/devices
+
+test-clients: .venv/installed
+	tools/clients.sh $(CURDIR)/$(BIN)/python -m pytest -m clients tests/clients
+
+fuzz: .venv/installed-fuzz
+	$(BIN)/python tools/fuzz.py $(FUZZ)
 
 mutations: .venv/installed
 	tools/need_sshd.sh
@@ -39,4 +49,8 @@ lint: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "this needs Python 3.11 to 3.13 (coremltools has no wheel for newer ones yet); name one: make PYTHON=python3.13")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+.venv/installed-fuzz: .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) -c constraints.txt -e '.[fuzz]'
 	touch $@

@@ -23,6 +23,14 @@ _DAY_S = 24 * 3600
 _TEXT_BYTES = 2**28
 
 
+def exists(path: Path) -> bool:
+    """Whether something is at a path that a user gave; nothing is where no file can be, as at a name too long."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def is_regular(path: Path) -> bool:
     """Whether a path is a file with contents: no folder, device or pipe."""
     return path.is_file()

@@ -17,7 +17,7 @@ from fbnet_mobile.api.call import (
 )
 from fbnet_mobile.api.prediction import predict
 from fbnet_mobile.data.recipe import TestData
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.measure.recipe import BenchmarkRecipe, DeviceOptions
 from fbnet_mobile.report.records import (
     BenchmarkResult,
@@ -53,13 +53,14 @@ def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
     if not recipe.models:
         raise UserError("no model files; name some, or see the published networks with --list-models")
 
+    from fbnet_mobile.files import exists
     from fbnet_mobile.formats.base import format_of
 
     for model in recipe.models:
         if model.suffix != CHECKPOINT:
             format_of(model)
-        if not model.exists():
-            raise UserError(f"there is no model at {model}; write one with fbnet-export")
+        if not exists(model):
+            raise UserError(f"there is no model at {shown(model)}; write one with fbnet-export")
     if recipe.output is not None:
         inputs = [*recipe.models, recipe.latency_table, images.data]
         check_output(recipe.output, inputs=inputs, replaces=_is_result)

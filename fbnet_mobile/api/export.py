@@ -50,6 +50,7 @@ def export(options: ExportOptions) -> ExportResult:
     file, in NAME.args.yaml.
     """
     from fbnet_mobile.formats.base import check_suffix, format_of
+    from fbnet_mobile.formats.clients import suit
 
     recipe, data = options.recipe, options.images.data
     if recipe.architecture is None and recipe.model is None and recipe.checkpoint is None:
@@ -72,6 +73,16 @@ def export(options: ExportOptions) -> ExportResult:
         raise UserError(
             f"--sensitivity shows what 8-bit activations cost, and {recipe.precision} for {chosen.name} has none; give "
             "--precision int8, for tflite or onnx"
+        )
+    takes_input: str = recipe.input or "float32"
+    scores: str | None = recipe.scores
+    if recipe.client is not None:
+        takes_input, scores = suit(
+            recipe.client,
+            format=chosen.name,
+            precision=recipe.precision,
+            input=recipe.input,
+            scores=recipe.scores,
         )
     if recipe.device is None and recipe.latency_table is not None:
         raise UserError("--latency-table predicts what --device measures; add --device host, or leave it out")
@@ -96,9 +107,9 @@ def export(options: ExportOptions) -> ExportResult:
 
     metadata = replace(
         metadata,
-        input=recipe.input,
+        input=takes_input,
         precision=recipe.precision,
-        scores=recipe.scores or ("probabilities" if len(metadata.classes) > 1 else "logits"),
+        scores=scores or ("probabilities" if len(metadata.classes) > 1 else "logits"),
         score_threshold=recipe.score_threshold,
         description=recipe.description,
         author=recipe.author,
@@ -132,7 +143,7 @@ def export(options: ExportOptions) -> ExportResult:
         tolerance=recipe.tolerance,
         # The answers of fresh weights mean nothing.
         min_agreement=0.0 if fresh and recipe.min_agreement is None else recipe.min_agreement,
-        pixels=Normalisation(metadata.mean, metadata.std) if recipe.input == "uint8" else None,
+        pixels=Normalisation(metadata.mean, metadata.std) if takes_input == "uint8" else None,
         probabilities=metadata.scores == "probabilities",
         options=format_options,
     )

@@ -71,6 +71,8 @@ def search(options: SearchOptions) -> SearchResult:
     for table, path in zip(tables, task.latency_table, strict=True):
         table.require(space, space_name, path)
     searches, remarks = _limited(space, tables, asked, task.output)
+    remarks = [f"{path}: {warning}" for path, table in zip(task.latency_table, tables, strict=True)
+               for warning in table.warnings()] + remarks  # fmt: skip
     if fabric.is_global_zero:
         say(f"space {space.name}: {space.size():.2g} networks")
         for remark in remarks:

@@ -2,7 +2,9 @@
 
 import io
 import pickle
+import warnings
 import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -139,6 +141,28 @@ def write_tensors(path: Path, content: dict[str, Any], file_format: str) -> None
         partial.write_bytes(packed.getbuffer())
 
 
+def tensors_in(content: object) -> Iterator[Tensor]:
+    """Every tensor of plain values, at whatever depth."""
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, Mapping):
+        for value in content.values():
+            yield from tensors_in(value)
+    elif isinstance(content, list | tuple):
+        for value in content:
+            yield from tensors_in(value)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it is numbers in memory, each of its own: a few bytes may say that they are a trillion equal numbers."""
+    return (
+        tensor.layout is torch.strided
+        and not tensor.requires_grad
+        and tensor.device.type == "cpu"
+        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    )
+
+
 def read_tensors(path: Path, file_format: str) -> dict[str, Any]:
     """Read what ``write_tensors`` wrote, onto the CPU, refusing anything but tensors and plain values.
 
@@ -154,7 +178,11 @@ def read_tensors(path: Path, file_format: str) -> dict[str, Any]:
         with zipfile.ZipFile(path) as records:
             if any(record.file_size != record.compress_size for record in records.infolist()):
                 raise UserError(f"{name} is damaged or no checkpoint; restore it or train again")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of kinds of tensors that are refused in the next line
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        if not all(map(_is_plain, tensors_in(content))):
+            raise UserError(f"{name} is damaged or no checkpoint; restore it or train again")
     except UserError:
         raise
     except pickle.UnpicklingError as error:

@@ -3,7 +3,7 @@
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Generic
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.engine.allocator import tune_allocator
+from fbnet_mobile.engine.checkpoint import tensors_in
 from fbnet_mobile.engine.processes import mean
 from fbnet_mobile.engine.run_folder import Row, RunFolder
 from fbnet_mobile.errors import JobError, enough_memory
@@ -152,24 +153,12 @@ def run_epochs(task: Task[Row], folder: RunFolder[Row], *, show_progress: bool =
                         note = f"epoch {epoch}/{task.epochs} {task.note()}"
                     bar.advance(task.batch_size, note)
                 # The last step may have spoilt the weights, which no loss has seen yet.
-                if not all(bool(value.isfinite().all()) for value in _tensors(task.state_dict())):
+                if not all(bool(value.isfinite().all()) for value in tensors_in(task.state_dict())):
                     raise _exploded("the weights became infinite", epoch, task, folder)
                 row = task.row(epoch, started)
             speed = images / max(time.monotonic() - started, 1e-9)
             folder.save(row, task.state_dict, lambda: task.write(folder.history[-1]))
             bar.say(f"epoch {epoch}/{task.epochs}: {task.line(row)}, {speed:,.0f} images/s")
-
-
-def _tensors(state: object) -> Iterator[Tensor]:
-    """Every tensor of a state."""
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, Mapping):
-        for value in state.values():
-            yield from _tensors(value)
-    elif isinstance(state, list | tuple):
-        for value in state:
-            yield from _tensors(value)
 
 
 def _exploded(what: str, epoch: int, task: Task[Row], folder: RunFolder[Row]) -> JobError:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import FbnetError, JobError, UserError, shown
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.formats.packages import needs
 from fbnet_mobile.registry import Registry, unknown
@@ -86,11 +86,16 @@ class Session(ABC):
         images = np.ascontiguousarray(images, np.uint8 if self.takes_pixels else np.float32)
         step = batch or len(images)
         outputs = []
-        for start in range(0, len(images), step):
-            self.set_input(images[start : start + step])
-            self.invoke()
-            outputs.append(self.output())
-        return np.concatenate(outputs)
+        try:
+            for start in range(0, len(images), step):
+                self.set_input(images[start : start + step])
+                self.invoke()
+                outputs.append(self.output())
+            return np.concatenate(outputs)
+        except (FbnetError, MemoryError):
+            raise
+        except Exception as error:  # a runtime's own, of a file that could be loaded
+            raise JobError(f"the model could not be run ({_first_line(error)}); export it again") from error
 
 
 class Writer(Protocol):
@@ -385,5 +390,9 @@ def existing(path: Path) -> Path:
 
 def unreadable(path: Path, runtime: str, error: Exception) -> UserError:
     """Return the error for a file that ``runtime`` cannot load."""
+    return UserError(f"{runtime} cannot load {path}: {_first_line(error)}; export the model again")
+
+
+def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return UserError(f"{runtime} cannot load {path}: {lines[0] if lines else error!r}; export the model again")
+    return shown(lines[0] if lines else repr(error))

@@ -3,6 +3,7 @@
 import math
 import re
 import shlex
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -391,9 +392,13 @@ class LatencyTable:
                 runtime that is not known, no block at all; names the line.
         """
         try:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # a line with more values than columns
+                frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}; measure a table with fbnet-profile") from error
+        except pd.errors.ParserWarning as error:
+            raise UserError(f"{path} is not a latency table: lines have more values than there are columns") from error
         except (ValueError, OverflowError) as error:  # those of pandas and of the decoder are among them
             raise UserError(f"{path} is not a latency table: {str(error).splitlines()[0][:200]}") from error
         own = ["schema_version", "kind", "blocks", *_ConditionsFields.model_fields, *_RowFields.model_fields]
@@ -415,7 +420,7 @@ class LatencyTable:
             try:
                 if record["schema_version"] != str(SCHEMA_VERSION):
                     raise ValueError(
-                        f"schema version {record['schema_version']!r}, but this release reads {SCHEMA_VERSION}"
+                        f"schema version {shown(record['schema_version'], 40)}, but this release reads {SCHEMA_VERSION}"
                     )
                 current = Conditions(**_checked(_ConditionsFields, record))
                 if conditions is None:
@@ -484,7 +489,7 @@ class _RowFields(BaseModel):
     mean_us: Statistic
     runs: Annotated[int, Field(ge=0, le=10**12)]
     rounds: Annotated[int, Field(ge=0, le=10**6)]
-    uncertainty: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+    uncertainty: Annotated[float, Field(ge=0, le=1e13, allow_inf_nan=False)]  # two latencies that can be
     source: Literal["measured", "estimated"]
     session: Annotated[str, Field(max_length=10_000)] = ""
 

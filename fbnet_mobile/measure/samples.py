@@ -9,6 +9,7 @@ of the rest.
 
 import datetime
 import errno
+import itertools
 import math
 import os
 from collections import defaultdict
@@ -16,7 +17,7 @@ from pathlib import Path
 from time import monotonic
 from typing import IO, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from fbnet_mobile.devices.base import UNKNOWN, DeviceState
 from fbnet_mobile.files import writing
@@ -24,6 +25,8 @@ from fbnet_mobile.files import writing
 LEAST_US, MOST_US = 1e-3, 1e10
 """What a latency can be: a nanosecond, the unit of the clocks, to nearly three hours."""
 _MOST_S = 1e8
+_ROUNDED = 1.001
+"""By how much numbers that are printed with few digits may be off."""
 _LONGEST = 1 << 20
 """Bytes of a line; what is longer is damaged."""
 
@@ -57,6 +60,15 @@ class Sample(_Record):
     mean_us: Latency
     hot_c: float | None = None
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        """Of other numbers than these no statistic says how long the model takes."""
+        ordered = [each for each in (self.min_us, self.p10_us, self.median_us, self.p90_us) if each is not None]
+        pairs = [*itertools.pairwise(ordered), (self.min_us, self.mean_us)]
+        if any(less > _ROUNDED * more for less, more in pairs):
+            raise ValueError("statistics that contradict one another")
+        return self
+
     def value(self, statistic: str) -> float | None:
         """``min``, ``median`` or ``mean`` in us; None if it was not printed."""
         value: float | None = getattr(self, f"{statistic}_us")
@@ -68,7 +80,11 @@ class Sample(_Record):
             return self
         names = ("min_us", "p10_us", "median_us", "p90_us", "mean_us")
         return self.model_copy(
-            update={name: value * factor for name in names if (value := getattr(self, name)) is not None}
+            update={
+                name: min(max(value * factor, LEAST_US), MOST_US)
+                for name in names
+                if (value := getattr(self, name)) is not None
+            }
         )
 
 

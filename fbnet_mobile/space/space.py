@@ -18,7 +18,7 @@ from fbnet_mobile.arch import BLOCKS, Architecture, Block
 from fbnet_mobile.arch.fields import MAX_BLOCKS, STRICT, Count, Description, Name, named_fields, require_sensible
 from fbnet_mobile.documents import first_problem, parse_yaml, validated
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.files import read_text
+from fbnet_mobile.files import exists, read_text
 from fbnet_mobile.registry import unknown
 from fbnet_mobile.space.positions import RESOLUTION, Option, Position
 from fbnet_mobile.space.schema import MAX_STAGES, HeadChoices, Resolutions, Stage, Stem
@@ -329,6 +329,6 @@ def load_space(name: str) -> SearchSpace:
     if name in known:
         text = (resources.files("fbnet_mobile.space") / "spaces" / f"{name}.yaml").read_text(encoding="utf-8")
         return SearchSpace.from_yaml(text, f"space {name}")
-    if Path(name).suffix in {".yaml", ".yml"} or Path(name).exists():
+    if Path(name).suffix in {".yaml", ".yml"} or exists(Path(name)):
         return SearchSpace.from_yaml(read_text(Path(name)), name)
     raise UserError(f"{unknown('space', name, known)}, or give the path of a YAML file")

@@ -12,6 +12,7 @@ from fbnet_mobile.arch import Architecture, Block
 from fbnet_mobile.blocks.head import Head
 from fbnet_mobile.blocks.inverted_residual import InvertedResidual
 from fbnet_mobile.errors import UserError
+from fbnet_mobile.files import exists
 from fbnet_mobile.registry import unknown
 
 SOURCE = "facebookresearch/mobile-vision"
@@ -81,7 +82,7 @@ def load_architecture(name_or_path: str) -> Architecture:
     if name_or_path in known:
         return load_network(name_or_path)
     path = Path(name_or_path)
-    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1 or path.exists():
+    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1 or exists(path):
         return Architecture.load(path)
     raise UserError(f"{unknown('network', name_or_path, known)}; or give the path of a YAML file")
 

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from fbnet_mobile.cli.common import one_line
+from fbnet_mobile.errors import JobError
 
 TRAIN = ("train", "--architecture", "fbnetv2-f1", "--data", "digits")
 LONG = "x" * 5000
@@ -34,6 +36,9 @@ def call(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> int:
         (("profile", "-o", "net.yaml/a.csv"), "net.yaml is not a folder; choose another output path"),
         (("profile", "-o", "net.yaml", "--space", "net.yaml"), "cannot write net.yaml: it is one of the inputs"),
         (("profile", "-o", "a.csv", "--space", "a\nb"), "unknown space 'a\\nb'"),
+        (("profile", "-o", "a.csv", "--space", LONG), "unknown space 'xxxxx"),
+        (("train", "--architecture", LONG, "--data", "digits", "-o", "out"), "unknown network 'xxxxx"),
+        (("benchmark", f"{LONG}.tflite"), "there is no model at xxxxx"),
         (("profile", "--check-device", LONG), "unknown device"),
         ((*TRAIN, "-o", "out", "--seed", "4294967296"), "seed is 4294967296; give a whole number from 0 to 4294967295"),
         ((*TRAIN, "-o", "out", "--learning-rate", "nan"), "learning_rate is nan; give a finite number above 0"),
@@ -203,6 +208,38 @@ def test_limits_are_checked_before_the_images_are_read(
     assert call(words, monkeypatch) == 2
     assert message in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_with_as_many_class_names_as_there_are_not_logits_is_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "classes": ("a", "b", "c")}, tmp_path / "odd.pt")
+    monkeypatch.chdir(tmp_path)
+    assert call(("export", "--checkpoint", "odd.pt", "-o", "m.tflite"), monkeypatch) == 2
+    assert "odd.pt: 3 class names for 10 logits; train it again" in capfd.readouterr().err
+    assert not (tmp_path / "m.tflite").exists()
+
+
+def test_a_search_by_a_table_whose_rows_are_all_equal_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from fbnet_mobile.latency.table import BLOCK, LatencyTable, Measurement
+    from tests.fuzz import seeds
+
+    def search(*_: object, **__: object) -> None:
+        raise JobError("the search begins")
+
+    monkeypatch.setattr("fbnet_mobile.search.loop.search", search)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.yaml").write_text(seeds.SPACES[0])
+    same = Measurement(5.0, *[5.0] * 5, 50, 4, 0.01)
+    rows = {(BLOCK, block.key): same for block in seeds.SPACE.candidates()}
+    LatencyTable(seeds.conditions(), rows).save(tmp_path / "t.csv")
+    words = ("--latency-table", "t.csv", "--space", "space.yaml", "--data", "digits", "--limit", "100")
+    assert call(("search", *words, "--target-latency", "1ms", "-o", "run"), monkeypatch) == 1
+    said = capfd.readouterr().err
+    assert "t.csv: every block takes the same 5 us, by which none can be chosen" in said
 
 
 def list_models(redirected: str) -> "subprocess.CompletedProcess[str]":

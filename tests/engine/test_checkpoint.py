@@ -57,3 +57,21 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
     for name in ("missing", "cut", "text", "empty", "foreign", "tensor", "newer"):
         with pytest.raises(UserError, match=rf"^[^\n]*{name}.pt [^\n]*$"):
             load_checkpoint(tmp_path / f"{name}.pt")
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor:UserWarning")
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1).expand(10**6, 10**6),
+        torch.ones(2, 3).to_sparse(),
+        torch.empty(2, 3, device="meta"),
+        torch.ones(2, 3, requires_grad=True),
+    ],
+    ids=["a trillion numbers of four bytes", "sparse", "without numbers", "with a gradient"],
+)
+def test_tensors_that_are_no_plain_numbers_are_refused(tensor: torch.Tensor, tmp_path: Path) -> None:
+    content = {**vars(CHECKPOINT), "format": "fbnet-mobile checkpoint 1", "state_dict": {"weight": tensor}}
+    torch.save(content, tmp_path / "odd.pt")
+    with pytest.raises(UserError, match=r"odd\.pt is damaged or no checkpoint; restore it or train again$"):
+        load_checkpoint(tmp_path / "odd.pt")

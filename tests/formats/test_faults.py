@@ -200,3 +200,26 @@ def test_a_damaged_tflite_file_is_one_line(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"is (damaged|no TFLite file).*; export it again$"):
             read_metadata(path)
+
+
+def test_a_package_whose_weights_are_gone_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.mlpackage"
+    write(trace(calibrated(mobile_network(), 3, 33), SHAPE), path, "coreml")
+    (weights,) = path.rglob("weight.bin")
+    weights.write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"^coremltools cannot load [^\n]*m\.mlpackage: [^\n]*; export the model again$"
+    ):
+        get_format("coreml").load(path)
+
+
+def test_a_model_that_fails_while_it_runs_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(trace(calibrated(mobile_network(), 3, 33), SHAPE), tmp_path / "m.onnx", "onnx")
+    session = get_format("onnx").load(tmp_path / "m.onnx")
+
+    def fail() -> None:
+        raise RuntimeError("node 7 is odd\nand so on")
+
+    monkeypatch.setattr(session, "invoke", fail)
+    with pytest.raises(JobError, match=r"^the model could not be run \(node 7 is odd\); export it again$"):
+        session(images(1, 3, 33, 33))

@@ -5,8 +5,9 @@ import resource
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,39 @@ from fbnet_mobile.errors import FbnetError
 
 TIME_LIMIT_S = 20
 MEMORY_LIMIT_MB = 2000
+LONGEST_MESSAGE = 2000
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_CHANGES = {
-    **dict.fromkeys(("os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.truncate", "shutil.rmtree"), (0,)),
-    **dict.fromkeys(("os.link", "os.symlink"), (1,)),
-    "os.rename": (0, 1),
+_CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
+    "os.remove": ((0, 1),),
+    "os.rmdir": ((0, 1),),
+    "os.mkdir": ((0, 2),),
+    "os.chmod": ((0, 2),),
+    "os.chown": ((0, 3),),
+    "os.utime": ((0, 3),),
+    "os.truncate": ((0, None),),
+    "os.setxattr": ((0, None),),
+    "os.link": ((1, 3),),
+    "os.symlink": ((1, 2),),
+    "os.rename": ((0, 2), (1, 3)),
 }
-"""Events that change the file system, and which of their arguments are paths."""
+"""Events that change the file system: which of their arguments are paths, and which the folder that each is below."""
 _RUNS = {"os.system", "os.exec", "os.spawn", "os.posix_spawn", "subprocess.Popen", "pickle.find_class"}
+_ASKS = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"}
 
 
 class MisbehavedError(AssertionError):
     """The program did what no input may make it do."""
+
+
+class _Stop(BaseException):
+    """Ends what misbehaves, where ``except Exception`` would take a ``MisbehavedError`` for a damaged file."""
+
+
+class Outcome:
+    """What came of an input."""
+
+    refused: FbnetError | None = None
 
 
 class _Watch:
@@ -34,66 +55,107 @@ class _Watch:
 
     def __init__(self) -> None:
         self.folder: str | None = None
-        self.installed = False
+        self.problem = ""
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.folder is None:
             return
         if event in _RUNS:
-            raise MisbehavedError(f"ran something: {event} {arguments!r:.300}")
-        if event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES:
-            self._inside(event, arguments[0])
-        for place in _CHANGES.get(event, ()):
-            self._inside(event, arguments[place])
+            self.stop(f"ran something: {event} {arguments!r:.300}")
+        elif event in _ASKS:
+            self.stop(f"asked the network: {event} {arguments!r:.300}")
+        elif event == "open":
+            if isinstance(arguments[2], int) and arguments[2] & _WRITES:
+                self._inside(event, arguments[0])
+        else:
+            for place, below in _CHANGES.get(event, ()):
+                self._inside(event, arguments[place], -1 if below is None else arguments[below])
 
-    def _inside(self, event: str, path: Any) -> None:
-        if not isinstance(path, str | bytes) or self.folder is None:
+    def stop(self, problem: str) -> None:
+        self.folder, self.problem = None, problem
+        raise _Stop
+
+    def _inside(self, event: str, path: Any, below: int = -1) -> None:
+        if not isinstance(path, str | bytes | os.PathLike):
             return
-        # Not Path.resolve, which would itself open things while the hook looks.
-        whole = os.path.abspath(os.fsdecode(path))  # noqa: PTH100
-        allowed = (self.folder, "/dev/null", "/proc/self", "/dev/shm")
-        if not whole.startswith(allowed):
-            raise MisbehavedError(f"wrote outside its folder: {event} {whole}")
+        text = os.fsdecode(path)
+        if below is not None and below >= 0 and not text.startswith("/"):
+            text = f"/proc/self/fd/{below}/{text}"
+        # A link within the folder may lead out of it, so where it leads counts; what is made or removed is the link.
+        folder, name = os.path.split(text)
+        whole = os.path.realpath(text) if event == "open" else f"{os.path.realpath(folder or '.')}/{name}"
+        if whole not in ("/dev/null", self.folder) and not whole.startswith((f"{self.folder}/", "/proc/", "/dev/shm/")):
+            self.stop(f"wrote outside its folder: {event} {whole}")
 
 
 _WATCH = _Watch()
+_INSTALLED: list[_Watch] = []
 
 
 @contextmanager
-def guarded(folder: Path) -> Iterator[None]:
-    """Run a block that reads an odd input; an ``FbnetError`` of one short line is the right answer to it.
+def guarded(folder: Path) -> Iterator[Outcome]:
+    """Run a block that reads an odd input; an ``FbnetError`` of one short line is a right answer to it.
 
     Args:
         folder: where alone it may write; temporary files go there too.
 
+    Yields:
+        What comes of it, filled in when the block ends.
+
     Raises:
-        MisbehavedError: it wrote elsewhere, started a program, unpickled, took over 20 s or 2 GB, or its error is
-            not one short line.
+        MisbehavedError: it wrote elsewhere, started a program, asked the network, unpickled, took over 20 s or 2 GB,
+            shown a library's warning, or its error is not
+            one short line.
         Exception: whatever it let escape, which a user would see as a traceback.
     """
-    if not _WATCH.installed:
+    if not _INSTALLED:
         sys.addaudithook(_WATCH)
-        _WATCH.installed = True
+        _INSTALLED.append(_WATCH)
+    outcome = Outcome()
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
-
-    def late(*_: object) -> None:
-        raise MisbehavedError(f"took more than {TIME_LIMIT_S} s")
-
-    previous = signal.signal(signal.SIGALRM, late)
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    previous = signal.signal(signal.SIGALRM, lambda *_: _WATCH.stop(f"took more than {TIME_LIMIT_S} s"))
     signal.alarm(TIME_LIMIT_S)
-    _WATCH.folder = str(folder)
+    _forget_peak()
+    _WATCH.folder, _WATCH.problem = os.path.realpath(folder), ""
     try:
-        yield
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            yield outcome
     except FbnetError as error:
-        _WATCH.folder = None
-        text = str(error)
-        if "\n" in text or not text.isprintable() or len(text) > 2000:
-            raise MisbehavedError(f"not one short line: {text!r:.3000}") from error
+        outcome.refused = error
+    except _Stop:
+        pass
+    except RecursionError as error:
+        raise MisbehavedError("nested too deep for Python") from error
     finally:
         _WATCH.folder = None
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)
-        tempfile.tempdir = before
-    used_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        tempfile.tempdir, sys.dont_write_bytecode = before, written
+    if _WATCH.problem:
+        raise MisbehavedError(_WATCH.problem)
+    for warning in warned:
+        if not issubclass(warning.category, DeprecationWarning | PendingDeprecationWarning | ResourceWarning):
+            raise MisbehavedError(f"showed a library's warning: {warning.category.__name__}: {warning.message}")
+    used_mb = _peak_mb()
     if used_mb > MEMORY_LIMIT_MB:
         raise MisbehavedError(f"took {used_mb:.0f} MB")
+    if outcome.refused is not None:
+        text = str(outcome.refused)
+        if not text.isprintable() or not text or len(text) > LONGEST_MESSAGE:
+            raise MisbehavedError(f"not one short line: {text!r:.3000}")
+
+
+def _forget_peak() -> None:
+    """Let the peak of memory begin anew; elsewhere than on Linux it is that of the whole process."""
+    with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:  # noqa: PTH123
+        file.write("5")
+
+
+def _peak_mb() -> float:
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123
+            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -318,3 +318,10 @@ def test_rows_of_a_session_of_another_speed_are_warned_of(table: LatencyTable, t
 def test_blocks_that_are_all_equal_are_warned_of(table: LatencyTable) -> None:
     rows = {key: row(5.0) if key[0] == BLOCK else value for key, value in table.rows.items()}
     assert LatencyTable(CONDITIONS, rows).warnings() == ["every block takes the same 5 us, by which none can be chosen"]
+
+
+def test_a_value_of_thousands_of_digits_is_not_echoed(tmp_path: Path) -> None:
+    header, first, *rest = (CASES / "table-longer-line.csv").read_text().replace(",1,2\n", "\n").splitlines()
+    (tmp_path / "t.csv").write_text("\n".join([header, first, "1" * 4301 + first.removeprefix("2"), *rest]) + "\n")
+    with pytest.raises(UserError, match=r"line 3: schema version 1+\.\.\.1+, but this release reads 2$"):
+        LatencyTable.load(tmp_path / "t.csv")

@@ -50,7 +50,12 @@ def load(path: Path, threads: int = 1) -> Session:
         raise UserError(
             f"{path} has {len(description.input)} inputs and {len(arrays)} outputs; only models of one each can be run"
         )
-    return CoreMLSession(model) if native else EvaluatedSession(model)
+    try:
+        return CoreMLSession(model) if native else EvaluatedSession(model)
+    except JobError:
+        raise
+    except Exception as error:  # whatever coremltools trips over in a damaged program, or weights that are not there
+        raise unreadable(path, "coremltools", error) from error
 
 
 class _DescribedSession(Session):

@@ -38,7 +38,7 @@ def fp16(source: Path, images: Images, target: Path) -> None:
 
     recipe = recipe_manager.RecipeManager()
     recipe.add_weight_only_config(".*", "*", 16, algorithm_key="float_casting")
-    made = quantizer.Quantizer(str(source), recipe.get_quantization_recipe())
+    made = quantizer.Quantizer(source.read_bytes(), recipe.get_quantization_recipe())
     with quiet():
         target.write_bytes(made.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
 

@@ -40,9 +40,11 @@ def load(path: Path, threads: int = 1) -> Session:
         with quiet():
             interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
             interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
+        return LiteRTSession(path, interpreter)
+    except UserError:
+        raise
+    except Exception as error:  # names that are no UTF-8, types that numpy has not, as well as what LiteRT says
         raise unreadable(path, "LiteRT", error) from error
-    return LiteRTSession(path, interpreter)
 
 
 class LiteRTSession(Session):
