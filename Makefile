@@ -1,6 +1,7 @@
 # make demo    sets everything up, then profiles, searches, trains, exports and benchmarks on this machine
 # make test    sets everything up, OpenSSH's daemon too, then passes the tests
 # make test-devices  those against Android's own daemon and an aarch64 system, which it builds first (Debian, as root)
+# make test-clients  those with what apps open files with (MediaPipe, OpenVINO, TFLite Micro, onnxruntime-web; needs Node)
 # make fuzz    sets everything up, a fuzzer too, then gives every parser and command 100,000 inputs that nobody would write
 # make mutations     breaks the code on purpose, change by change, and sees that a test fails each time
 #
@@ -15,7 +16,7 @@ PIP_ARGS ?=
 FUZZ ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-devices mutations fuzz lint
+.PHONY: demo test test-devices test-clients mutations fuzz lint
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -28,6 +29,9 @@ test: .venv/installed
 test-devices: .venv/installed
 	tools/need_sshd.sh
 	tools/device_lab.sh $(CURDIR)/$(BIN)/python -m pytest -m devices tests/devices
+
+test-clients: .venv/installed
+	tools/clients.sh $(CURDIR)/$(BIN)/python -m pytest -m clients tests/clients
 
 fuzz: .venv/installed-fuzz
 	$(BIN)/python tools/fuzz.py $(FUZZ)

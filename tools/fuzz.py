@@ -236,7 +236,7 @@ def main() -> int:
         if each.guided():
             jobs.append((each.kind, _GUIDED, asked.inputs or each.inputs // 2))
     with ThreadPoolExecutor(asked.jobs) as pool:
-        results = list(pool.map(lambda job: start(*job, asked.seed, asked.out.resolve()), jobs))
+        results = list(pool.map(lambda job: start(job[0], job[1], job[2], asked.seed, asked.out.resolve()), jobs))
     print(f"{'kind':16} {'by':10} {'inputs':>8} {'refused':>8} {'accepted':>8} {'found':>6} {'s':>5}")
     for result in results:
         accepted = result.inputs - result.refused

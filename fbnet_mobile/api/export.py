@@ -50,6 +50,7 @@ def export(options: ExportOptions) -> ExportResult:
     file, in NAME.args.yaml.
     """
     from fbnet_mobile.formats.base import check_suffix, format_of
+    from fbnet_mobile.formats.clients import suit
 
     recipe, data = options.recipe, options.images.data
     if recipe.architecture is None and recipe.model is None and recipe.checkpoint is None:
@@ -61,6 +62,16 @@ def export(options: ExportOptions) -> ExportResult:
     asked: dict[str, Any] = {"opset": recipe.opset} if recipe.opset is not None else {}
     format_options = {**asked, "dynamic_batch": True} if recipe.dynamic_batch else asked
     chosen.check(recipe.precision, bool(calibration_data), format_options)
+    takes_input: str = recipe.input or "float32"
+    scores: str | None = recipe.scores
+    if recipe.client is not None:
+        takes_input, scores = suit(
+            recipe.client,
+            format=chosen.name,
+            precision=recipe.precision,
+            input=recipe.input,
+            scores=recipe.scores,
+        )
     if recipe.device is None and recipe.latency_table is not None:
         raise UserError("--latency-table predicts what --device measures; add --device host, or leave it out")
     kept = arguments_path(recipe.output)
@@ -84,9 +95,9 @@ def export(options: ExportOptions) -> ExportResult:
 
     metadata = replace(
         metadata,
-        input=recipe.input,
+        input=takes_input,
         precision=recipe.precision,
-        scores=recipe.scores or ("probabilities" if len(metadata.classes) > 1 else "logits"),
+        scores=scores or ("probabilities" if len(metadata.classes) > 1 else "logits"),
         score_threshold=recipe.score_threshold,
         description=recipe.description,
         author=recipe.author,
@@ -119,7 +130,7 @@ def export(options: ExportOptions) -> ExportResult:
         calibration=calibration,
         tolerance=recipe.tolerance,
         min_agreement=recipe.min_agreement,
-        pixels=Normalisation(metadata.mean, metadata.std) if recipe.input == "uint8" else None,
+        pixels=Normalisation(metadata.mean, metadata.std) if takes_input == "uint8" else None,
         probabilities=metadata.scores == "probabilities",
         options=format_options,
     )

@@ -41,9 +41,17 @@ class ExportRecipe:
     output: Path = option(group=_FILE, names=("--output", "-o"), help="File: .tflite, .onnx or .mlpackage.")
     format: str | None = option(None, group=_FILE, shown="by the file's suffix", help="tflite, onnx or coreml.")
     precision: str = option("fp32", group=_FILE, help="fp32, fp16, or int8: 8-bit integers, calibrated on images.")
-    input: Literal["float32", "uint8"] = option(
-        "float32",
+    client: Literal["mediapipe", "openvino", "tflm", "ort-web", "ml-kit"] | None = option(
+        None,
         group=_FILE,
+        names=("--for", "--client"),
+        shown="any",
+        help="What will open the file: picks --input and --scores, or says why it opens none with what was asked for.",
+    )
+    input: Literal["float32", "uint8"] | None = option(
+        None,
+        group=_FILE,
+        shown="float32, or what --for needs",
         help="What the file takes: float32, normalised, or uint8, pixels that it normalises itself.",
     )
     opset: int | None = option(None, group=_FILE, low=1, high=1000, shown="17", help="ONNX: version of the operations.")

@@ -2,19 +2,21 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import pytest
 import yaml
 
+from fbnet_mobile.api.call import described
 from fbnet_mobile.cli import benchmark, export, profile, search, train
 from fbnet_mobile.cli.common import CommonOptions, Program, _command, run
 from fbnet_mobile.formats.base import FORMATS
 from fbnet_mobile.latency.table import STATISTICS
 from fbnet_mobile.measure.recipe import ProfileRecipe
-from fbnet_mobile.recipe import build, plain, recipe_fields
+from fbnet_mobile.recipe import build, option, plain, recipe_fields
 
 PROGRAMS = {
     program.name: program for module in (profile, search, train, export, benchmark) for program in [module.PROGRAM]
@@ -131,6 +133,24 @@ def test_importing_the_package_loads_nothing_that_is_slow() -> None:
         "assert fm.__version__; fm.load_space('small'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_says_the_value_of_a_default_and_what_there_may_be() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Recipe:
+        epochs: int = option(30, low=1, high=99, help="Passes.")
+        quick: bool = option(False, help="Or not.")
+        mode: Literal["one", "two"] = option("two", help="Which.")
+        table: str | None = option(None, shown="none", help="File.")
+        output: Path = option(help="Folder.")
+
+    assert {item.name: described(item) for item in recipe_fields(Recipe)} == {
+        "epochs": "[default: 30; from 1 to 99]",
+        "quick": "[default: no]",
+        "mode": "[default: two; one of one, two]",
+        "table": "[default: none]",
+        "output": "[required]",
+    }
 
 
 def test_help_is_in_groups(capsys: pytest.CaptureFixture[str]) -> None:

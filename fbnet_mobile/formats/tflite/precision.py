@@ -32,7 +32,7 @@ def fp16(source: Path, images: Images, target: Path) -> None:
 
     recipe = recipe_manager.RecipeManager()
     recipe.add_weight_only_config(".*", "*", 16, algorithm_key="float_casting")
-    made = quantizer.Quantizer(str(source), recipe.get_quantization_recipe())
+    made = quantizer.Quantizer(source.read_bytes(), recipe.get_quantization_recipe())
     with quiet():
         target.write_bytes(made.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
 
@@ -49,15 +49,16 @@ def int8(source: Path, images: Images, target: Path) -> None:
     settings.append({"regex": "^output;?$", "operation": "SOFTMAX", "algorithm_key": "no_quantize", "op_config": {}})
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(settings)
+    content = source.read_bytes()  # of a path it keeps the file open for good
     channels_last = [image[None].transpose(0, 2, 3, 1) for image in images]
     with quiet():
         # Not the quantiser's own moving average, which cuts off the largest logits: on EfficientNet-Lite0 the
         # largest difference of a logit was 0.36 of the largest with it, and 0.08 with the whole range.
-        calibration = calibrator.Calibrator(str(source), num_threads=1, qsv_update_func=_widened)
+        calibration = calibrator.Calibrator(content, num_threads=1, qsv_update_func=_widened)
         calibration.calibrate({SIGNATURE: [{"input": image} for image in channels_last]}, manager)
         ranges = calibration.get_model_qsvs()
-        _widen_for_dead_channels(source.read_bytes(), ranges)
-        made = quantizer.Quantizer(str(source), settings)
+        _widen_for_dead_channels(content, ranges)
+        made = quantizer.Quantizer(content, settings)
         result = made.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     target.write_bytes(result.quantized_model)
 
