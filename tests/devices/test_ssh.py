@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,8 @@ def test_programs_run_and_their_end_is_told(sshd: Sshd) -> None:
     "nasty", ["a; touch hit", "$(touch hit)", "`touch hit`", "it's", 'say "hi"', "-rf", "a\nb", "ü"]
 )
 def test_a_name_cannot_run_anything(sshd: Sshd, nasty: str, tmp_path: Path) -> None:
+    hit = f"hit-{uuid.uuid4()}"  # of this run alone: nothing that was there before counts
+    nasty = nasty.replace("hit", hit)
     path = tmp_path / nasty.replace("/", "_") / f"{nasty}.tfl;ite"
     path.parent.mkdir()
     path.write_text(nasty)
@@ -61,9 +64,9 @@ def test_a_name_cannot_run_anything(sshd: Sshd, nasty: str, tmp_path: Path) -> N
     with pytest.raises(UserError, match="is no address; write ssh:user@board"):
         SshDevice(f"ssh:{nasty};")
     with pytest.raises(UserError, match="is no address"):
-        SshDevice("ssh:-oProxyCommand=touch hit")
-    assert not list(sshd.folder.rglob("hit"))
-    assert not any((place / "hit").exists() for place in (Path(), Path.home()))
+        SshDevice(f"ssh:-oProxyCommand=touch {hit}")
+    assert not list(sshd.folder.rglob(hit))
+    assert not any((place / hit).exists() for place in (Path(), Path.home()))
 
 
 def test_files_go_in_one_batch_are_reused_and_are_removed(
