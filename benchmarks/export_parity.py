@@ -57,7 +57,7 @@ def main() -> None:
     for precision in TOLERANCES:
         own = [row["relative_difference"] for row in rows if row["precision"] == precision]
         print(f"largest of {len(own)} {precision} files: {max(own, default=0.0):.1e}")
-    packages = ("onnx", "onnxruntime", "ai-edge-litert", "litert-converter", "ai-edge-quantizer", "coremltools")
+    packages = ("onnx", "onnxruntime", "ai-edge-litert", "litert-converter", "litert-quantizer", "coremltools")
     write_results(options.output / "results.json", {"rows": rows}, options, packages)
     sys.exit(any(row["relative_difference"] > TOLERANCES[row["precision"]] for row in rows))
 

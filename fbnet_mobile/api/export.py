@@ -60,8 +60,20 @@ def export(options: ExportOptions) -> ExportResult:
     chosen = check_suffix(recipe.output, recipe.format) if recipe.format else format_of(recipe.output)
     calibration_data = recipe.calibration_data or data
     asked: dict[str, Any] = {"opset": recipe.opset} if recipe.opset is not None else {}
-    format_options = {**asked, "dynamic_batch": True} if recipe.dynamic_batch else asked
+    if recipe.dynamic_batch:
+        asked["dynamic_batch"] = True
+    # Only what was asked for: not every format and precision has them.
+    if recipe.int8_ranges != "auto":
+        asked["ranges"] = recipe.int8_ranges
+    if recipe.int8_keep != "auto":
+        asked["keep"] = () if recipe.int8_keep == "none" else tuple(recipe.int8_keep.split(","))
+    format_options = asked
     chosen.check(recipe.precision, bool(calibration_data), format_options)
+    if recipe.sensitivity and not chosen.calibrates(recipe.precision):
+        raise UserError(
+            f"--sensitivity shows what 8-bit activations cost, and {recipe.precision} for {chosen.name} has none; give "
+            "--precision int8, for tflite or onnx"
+        )
     takes_input: str = recipe.input or "float32"
     scores: str | None = recipe.scores
     if recipe.client is not None:
@@ -129,7 +141,8 @@ def export(options: ExportOptions) -> ExportResult:
         precision=recipe.precision,
         calibration=calibration,
         tolerance=recipe.tolerance,
-        min_agreement=recipe.min_agreement,
+        # The answers of fresh weights mean nothing.
+        min_agreement=0.0 if fresh and recipe.min_agreement is None else recipe.min_agreement,
         pixels=Normalisation(metadata.mean, metadata.std) if takes_input == "uint8" else None,
         probabilities=metadata.scores == "probabilities",
         options=format_options,
@@ -139,7 +152,7 @@ def export(options: ExportOptions) -> ExportResult:
     if device is not None:
         latency = _latency(recipe.output, device, chosen.name, recipe.precision, network, table)
     name = (network.name if network is not None else str(peer)) if fresh else ""
-    return ExportResult(file, data, same_classes, name, latency)
+    return ExportResult(file, data, same_classes, name, latency, recipe.sensitivity)
 
 
 def _network(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # choosing a format should not wait for numpy
     import numpy as np
     from numpy.typing import NDArray
 
+    from fbnet_mobile.formats.int8 import Quantised
     from fbnet_mobile.graph.operations import Graph
 
     Images = NDArray[Any]
@@ -146,17 +147,19 @@ class Conversion:
 
     Attributes:
         run: writes the file (third argument) from the float32 one (first) and images of shape (N, channels,
-            height, width), as the file takes them. Inputs and outputs stay what they are.
+            height, width), as the file takes them. Inputs and outputs stay what they are. It may return what it chose.
         tolerance: the largest difference from PyTorch, relative to the largest logit, that an export accepts by
             default; infinite where what it costs depends on the network, and shows in the answers.
         calibrates: whether it looks at the images.
+        options: names of what may be asked of ``run`` besides.
         for_measuring: the same for blocks that are only to be timed, at a small part of the cost: from the content of
             the float32 file and whether the block begins and ends a network; None if ``run`` serves.
     """
 
-    run: Callable[[Path, Images, Path], None]
+    run: Callable[..., Quantised | None]
     tolerance: float
     calibrates: bool = False
+    options: frozenset[str] = frozenset()
     for_measuring: Callable[[bytes, bool, bool], bytes] | None = None
 
 
@@ -221,8 +224,16 @@ class Format:
                 "or --data (from Python: calibration=...)"
             )
         for option in options or {}:
-            if option not in self.options:
-                having = [entry.name for entry in FORMATS.values() if option in entry.options]
+            if option in frozenset().union(*(found.options for found in self.conversions.values())):
+                if precision == FP32 or option not in self.conversions[precision].options:
+                    where = ", ".join(name for name, found in self.conversions.items() if option in found.options)
+                    raise UserError(f"{precision} for {self.name} has no choice of {option}; only {where} has it")
+            elif option not in self.options:
+                having = [
+                    entry.name
+                    for entry in FORMATS.values()
+                    if option in entry.options.union(*(found.options for found in entry.conversions.values()))
+                ]
                 where = f"only {', '.join(having)} has it" if having else "no format has it"
                 raise UserError(f"{self.name} has no {option.replace('_', ' ')}; {where}")
 
@@ -283,7 +294,7 @@ def write(
         metadata: strings kept in the file, for :func:`read_metadata`.
         precision: one of :attr:`Format.precisions`.
         calibration: (N, channels, height, width) images for int8, as the graph takes them.
-        options: of the format; see :attr:`Format.options`.
+        options: of the format and of the conversion; see :attr:`Format.options` and :attr:`Conversion.options`.
 
     Raises:
         UserError: an unknown format, precision or option, another suffix, a missing package, an operation that the
@@ -305,22 +316,25 @@ def write_new(
     calibration: Images | None = None,
     options: Mapping[str, Any] | None = None,
     check: Callable[[Path], None] = lambda _: None,
-) -> None:
+) -> Quantised | None:
     """Do what :func:`write` does, at a path where nothing is yet, and that may be left half written.
 
-    ``check`` is called with the float32 file before it is converted, and may raise.
+    ``check`` is called with the float32 file before it is converted, and may raise. Returns what the conversion chose.
     """
+    own = {name: value for name, value in (options or {}).items() if name in format.options}
     if precision == FP32:
-        format.write(graph, path, dict(metadata), **(options or {}))
+        format.write(graph, path, dict(metadata), **own)
         check(path)
         format.finish(path, metadata)
-        return
+        return None
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         full = Path(folder) / path.name
-        format.write(graph, full, dict(metadata), **(options or {}))
+        format.write(graph, full, dict(metadata), **own)
         check(full)
-        convert(full, path, format, precision, calibration)
+        rest = {name: value for name, value in (options or {}).items() if name not in own}
+        chosen = convert(full, path, format, precision, calibration, rest)
     format.finish(path, metadata)
+    return chosen
 
 
 def convert(
@@ -329,7 +343,8 @@ def convert(
     format: Format,  # noqa: A002
     precision: str,
     calibration: Images | None = None,
-) -> None:
+    options: Mapping[str, Any] | None = None,
+) -> Quantised | None:
     """Write ``target``, of the same format and metadata as the float32 file ``source``.
 
     Args:
@@ -339,18 +354,22 @@ def convert(
         precision: another than fp32.
         calibration: (N, channels, height, width) images, as the file takes them: normalised, or uint8 pixels; a
             few hundred serve. Only a conversion that calibrates looks at them.
+        options: of the conversion; see :attr:`Conversion.options`.
+
+    Returns:
+        What the conversion chose, if it had a choice.
 
     Raises:
         UserError: as :meth:`Format.check`, or a package is missing.
     """
-    format.check(precision, calibration is not None)
+    format.check(precision, calibration is not None, options)
     import numpy as np
 
     images: Images = np.zeros((0,), np.float32) if calibration is None else calibration
     images = np.ascontiguousarray(images, np.uint8 if images.dtype == np.uint8 else np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries' remarks on their own debugging modes
-        format.conversions[precision].run(source, images, target)
+        return format.conversions[precision].run(source, images, target, **(options or {}))
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -62,6 +62,21 @@ class ExportRecipe:
         shown="those of --data",
         help="Images whose training part int8 takes its ranges from, 256 at most.",
     )
+    int8_ranges: str = option(
+        "auto",
+        group=_FILE,
+        help="int8: ranges of activations: min-max, percentile-99.99, percentile-99.9, mse, entropy; auto "
+        "takes what gives the least error of the logits on calibration images.",
+    )
+    int8_keep: str = option(
+        "auto",
+        group=_FILE,
+        help="int8: layers that stay in float32: auto (the fewest that are needed, if any), none, or names of layers "
+        "or modules, with commas.",
+    )
+    sensitivity: bool = option(
+        False, group=_CHECK, help="int8: print what each layer suffers and what it costs to compute."
+    )
     scores: Literal["probabilities", "logits"] | None = option(
         None,
         group=_FILE,
@@ -83,11 +98,12 @@ class ExportRecipe:
         shown="0.001 for fp32, 0.01 for fp16, any for int8",
         help="Largest difference accepted, relative to the largest logit.",
     )
-    min_agreement: float = option(
-        0.0,
+    min_agreement: float | None = option(
+        None,
         group=_CHECK,
         low=0,
         high=1,
+        shown="0.9 for int8, which may then lose no more than 2 points of accuracy either; else 0",
         help="Part of the inputs on which the file must give PyTorch's answer.",
     )
     device: str | None = option(

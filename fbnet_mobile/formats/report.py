@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fbnet_mobile.formats.int8 import Quantised
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class ExportReport:
         pytorch_accuracy: the same of PyTorch's answers.
         size: of the file, or of the folder's files together, in bytes.
         seconds: that the export and its check took.
+        quantised: how it was quantised: the ranges, layers in float32, and what each layer suffers; None if it was not.
         merged: how many modules of each class had their branches merged.
     """
 
@@ -36,4 +41,5 @@ class ExportReport:
     pytorch_accuracy: float | None
     size: int
     seconds: float
+    quantised: "Quantised | None" = None
     merged: Mapping[str, int] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from torch import nn
 from fbnet_mobile.errors import FbnetError, JobError, UserError
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.formats.base import check_suffix, write_new
+from fbnet_mobile.formats.int8 import Quantised, with_costs
 from fbnet_mobile.formats.report import ExportReport
 from fbnet_mobile.graph.merge import merge_branches
 from fbnet_mobile.graph.operations import Graph
@@ -31,6 +32,10 @@ TOLERANCE = 1e-3
 What is converted to another precision must meet it before, so that what a conversion costs cannot hide a fault."""
 ONE_LOGIT_TOLERANCE = 0.1
 """The same for a network of one logit in a precision that is otherwise judged by its answers, of which it has none."""
+MIN_AGREEMENT = 0.9
+"""Part of the answers that must be PyTorch's in a precision that is judged by its answers, by default."""
+MAX_LOSS = 0.02
+"""The largest loss of accuracy in such a precision, by default."""
 
 _RANDOM_INPUTS = 4
 
@@ -47,7 +52,7 @@ def export(
     precision: str = "fp32",
     calibration: NDArray[Any] | None = None,
     tolerance: float | None = None,
-    min_agreement: float = 0.0,
+    min_agreement: float | None = None,
     pixels: Normalisation | None = None,
     probabilities: bool = False,
     options: Mapping[str, Any] | None = None,
@@ -62,18 +67,21 @@ def export(
         input_shape: (1, channels, height, width).
         metadata: strings kept in the file; see :func:`fbnet_mobile.formats.base.read_metadata`.
         inputs: (N, channels, height, width) real inputs to compare on, uint8 if ``pixels`` is given; seeded noise
-            if not given.
+            if not given, or the calibration images if there are any.
         labels: (N,) class of each of the inputs, to count right answers by.
         precision: one of :attr:`fbnet_mobile.formats.base.Format.precisions`.
         calibration: (N, channels, height, width) images that int8 takes its ranges from, normalised as the
             network's input or, if ``pixels`` is given, uint8: a few hundred of those it was trained on.
         tolerance: the largest relative difference that is accepted; by default :data:`TOLERANCE` or that of the
             conversion to ``precision``, and :data:`ONE_LOGIT_TOLERANCE` for one logit where that is infinite.
-        min_agreement: the smallest part of equal answers that is accepted, from 0 to 1.
+        min_agreement: the smallest part of equal answers that is accepted, from 0 to 1; by default 0, but
+            :data:`MIN_AGREEMENT` where the tolerance of the conversion is infinite. The accuracy may then not fall by
+            more than :data:`MAX_LOSS` either.
         pixels: let the file take uint8 images, from 0 to 255, and normalise them so itself.
         probabilities: let the file give the softmax of the network's logits; compared are then logits that give the
             file's probabilities.
-        options: of the format; see :attr:`fbnet_mobile.formats.base.Format.options`.
+        options: of the format and the conversion; see :attr:`fbnet_mobile.formats.base.Format.options` and
+            :attr:`fbnet_mobile.formats.base.Conversion.options`.
 
     Raises:
         UserError: a wrong format, precision, option or suffix, a missing package, an unsupported operation, weights
@@ -87,10 +95,13 @@ def export(
     entry = check_suffix(path, format)
     entry.check(precision, calibration is not None, options)
     entry.version()
+    if inputs is None and entry.calibrates(precision):
+        inputs = calibration
     if inputs is None:
         shape, rng = (_RANDOM_INPUTS, *input_shape[1:]), np.random.default_rng(0)
         inputs = rng.integers(0, 256, shape, np.uint8) if pixels else rng.standard_normal(shape, np.float32)
-    for images, purpose in ((inputs, "compare"), (inputs if calibration is None else calibration, "calibrate")):
+    calibrating = inputs if calibration is None else calibration
+    for images, purpose in ((inputs, "calibrate" if inputs is calibration else "compare"), (calibrating, "calibrate")):
         if images.shape[1:] != tuple(input_shape[1:]) or len(images) == 0:
             raise UserError(f"the inputs to {purpose} on have the shape {images.shape}, the model takes {input_shape}")
         if pixels and images.dtype != np.uint8:
@@ -114,6 +125,10 @@ def export(
         tolerance = TOLERANCE if conversion is None else conversion.tolerance
         if math.isinf(tolerance) and not answers:
             tolerance = ONE_LOGIT_TOLERANCE
+    judged, asked = conversion is not None and math.isinf(conversion.tolerance), min_agreement is not None
+    if min_agreement is None:
+        min_agreement = MIN_AGREEMENT if judged else 0.0
+    counted = labels is not None and answers
 
     def run(file: Path, images: NDArray[Any]) -> NDArray[np.float32]:
         found = entry.load(file)(images)
@@ -125,20 +140,32 @@ def export(
             _compare(expected[few], run(full, inputs[few]), TOLERANCE, path, f"the {format} file in fp32")
 
     with write_whole(path, replaces=entry.replaces) as partial, _named(partial, path):
-        write_new(graph, partial, entry, metadata or {}, precision, calibration, options, check_unconverted)
+        quantised = write_new(graph, partial, entry, metadata or {}, precision, calibration, options, check_unconverted)
+        if quantised is not None:
+            quantised = with_costs(quantised, graph)
         actual = run(partial, inputs)
-        largest, relative = _compare(expected, actual, tolerance, path, f"the {format} file")
+        advice = _advice(quantised) if judged else ""
+        largest, relative = _compare(expected, actual, tolerance, path, f"the {format} file", advice)
         found, own = actual.argmax(1), expected.argmax(1)
         agreement = float((found == own).mean()) if answers else None
         if agreement is not None and agreement < min_agreement:
+            wanted = "asked for" if asked else f"that {precision} must reach unless --min-agreement says otherwise"
             raise JobError(
                 f"the {format} file gives PyTorch's answer on {agreement:.1%} of the inputs, less than the "
-                f"{min_agreement:.1%} asked for; nothing was written to {path}; calibrate on more images, or use fp16"
+                f"{min_agreement:.1%} {wanted}; nothing was written to {path}{advice}"
+            )
+        accuracy = float((found == labels).mean()) if counted else None
+        pytorch_accuracy = float((own == labels).mean()) if counted else None
+        lost = pytorch_accuracy - accuracy if accuracy is not None and pytorch_accuracy is not None else 0.0
+        if judged and not asked and lost > MAX_LOSS + 1e-9:
+            raise JobError(
+                f"the {format} file is right on {accuracy:.1%} of the inputs and PyTorch on {pytorch_accuracy:.1%}; "
+                f"{precision} may lose {100 * MAX_LOSS:g} points unless --min-agreement says what is enough; nothing "
+                f"was written to {path}{advice}"
             )
         files = [partial, *partial.rglob("*")] if partial.is_dir() else [partial]
         size = sum(file.stat().st_size for file in files if file.is_file())
     seconds = time.perf_counter() - start
-    counted = labels is not None and answers
     return ExportReport(
         path=path,
         format=format,
@@ -147,11 +174,24 @@ def export(
         largest_difference=largest,
         relative_difference=relative,
         agreement=agreement,
-        accuracy=float((found == labels).mean()) if counted else None,
-        pytorch_accuracy=float((own == labels).mean()) if counted else None,
+        accuracy=accuracy,
+        pytorch_accuracy=pytorch_accuracy,
         size=size,
         seconds=seconds,
         merged=merged,
+        quantised=quantised,
+    )
+
+
+def _advice(quantised: Quantised | None) -> str:
+    """What is to blame for a quantised file's answers, and what to try."""
+    if quantised is None or not quantised.layers:
+        return "; calibrate on more images, or use fp16"
+    layers = [f"{layer.name} ({layer.snr_db:.0f} dB)" for layer in quantised.blamed()]
+    names = ",".join(layer.name for layer in quantised.blamed())
+    return (
+        f"; most is lost in {', '.join(layers)}; keep these in float32 (--int8-keep {names}), calibrate on more "
+        "images, or use fp16"
     )
 
 
@@ -206,7 +246,12 @@ def _outputs(module: nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float
 
 
 def _compare(
-    expected: NDArray[np.float32], actual: NDArray[np.float32], tolerance: float, path: Path, what: str
+    expected: NDArray[np.float32],
+    actual: NDArray[np.float32],
+    tolerance: float,
+    path: Path,
+    what: str,
+    advice: str = "",
 ) -> tuple[float, float]:
     """Return the largest difference, and that over the largest expected.
 
@@ -224,6 +269,6 @@ def _compare(
     if relative > tolerance:
         raise JobError(
             f"{what} gives results that differ from PyTorch's by {relative:.2g} of the largest, more than the "
-            f"tolerance {tolerance:.2g}; nothing was written to {path}"
+            f"tolerance {tolerance:.2g}; nothing was written to {path}{advice}"
         )
     return largest, relative

@@ -19,6 +19,7 @@ from fbnet_mobile.report.records import (
 )
 
 if TYPE_CHECKING:
+    from fbnet_mobile.formats.int8 import Quantised
     from fbnet_mobile.latency.table import Conditions, Measurement
 
 
@@ -144,7 +145,8 @@ def train_lines(result: TrainResult) -> Iterator[str]:
 def export_lines(result: ExportResult) -> Iterator[str]:
     """An exported file beside PyTorch, and its latency beside the prediction."""
     file = result.file
-    kind = "random inputs" if result.data is None else "test images"
+    by_images = "random inputs" if file.quantised is None else "calibration images"
+    kind = by_images if result.data is None else "test images"
     yield (
         f"{file.path}: {file.size / 1e6:.3f} MB, largest difference from PyTorch on {file.inputs} {kind} "
         f"{file.largest_difference:.2g} ({file.relative_difference:.2g} of the largest logit)"
@@ -161,6 +163,8 @@ def export_lines(result: ExportResult) -> Iterator[str]:
             points = 100 * (file.accuracy - file.pytorch_accuracy)
             line += f"; accuracy {file.accuracy:.2%}, PyTorch's {file.pytorch_accuracy:.2%} ({points:+.2f} points)"
         yield line
+    if file.quantised is not None:
+        yield from _quantised_lines(file.quantised, result.sensitivity)
     if result.data is not None and not result.same_classes:
         yield f"accuracy not counted: the classes of {result.data} are not those of the network"
     if result.fresh_weights_of:
@@ -170,6 +174,19 @@ def export_lines(result: ExportResult) -> Iterator[str]:
         )
     if result.latency is not None:
         yield from _latency_lines(result.latency, result.latency.measured, result.latency.device, result.latency.cpu)
+
+
+def _quantised_lines(quantised: "Quantised", sensitivity: bool) -> Iterator[str]:
+    """How a file was quantised, and what each of its layers suffers."""
+    errors = ", ".join(f"{name} {error:.2%}" for name, error in quantised.errors.items())
+    kept = f"; in float32: {', '.join(quantised.kept)}" if quantised.kept else ""
+    yield f"ranges by {quantised.ranges} (power of the error of the logits: {errors}){kept}"
+    if not sensitivity:
+        return
+    total = sum(layer.macs for layer in quantised.layers) or 1
+    yield f"{'signal to noise':>15} {'noise added':>11} {'MACs':>6}  layer"
+    for layer in quantised.layers:
+        yield f"{layer.snr_db:>12.1f} dB {layer.added:>11.2%} {layer.macs / total:>6.1%}  {layer.name}"
 
 
 def _latency_lines(

@@ -256,6 +256,7 @@ class ExportResult:
         same_classes: whether the images have the network's classes, so that accuracy is counted.
         fresh_weights_of: name of the network if its weights were freshly initialised; else empty.
         latency: on a device, if asked for.
+        sensitivity: whether to print what each layer suffers from quantisation.
     """
 
     file: ExportReport
@@ -263,6 +264,7 @@ class ExportResult:
     same_classes: bool
     fresh_weights_of: str
     latency: FileLatency | None
+    sensitivity: bool = False
 
 
 @dataclass(frozen=True)

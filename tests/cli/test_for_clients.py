@@ -73,7 +73,7 @@ def test_probabilities_are_the_softmax_of_the_logits(name: str, checkpoint: Path
     expected = format_of(logits).load(logits)(images)
     powers = np.exp(expected - expected.max(1, keepdims=True))
     actual = format_of(path).load(path)(images)
-    assert np.abs(actual - powers / powers.sum(1, keepdims=True)).max() < 2e-3
+    assert np.abs(actual - powers / powers.sum(1, keepdims=True)).max() < (2e-3 if precision == "fp16" else 1e-5)
     assert result.file.agreement == 1 or precision == "int8"
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.formats.base import FORMATS, format_of, get_format, read_metadata
+from fbnet_mobile.formats.ranges import METHODS
 from fbnet_mobile.formats.verify import ExportReport, export
 
 from .networks import EveryOperation, MBConv, calibrated
@@ -185,7 +186,17 @@ def test_every_operation_can_be_had_in_int8(name: str, tmp_path: Path) -> None:
     images = np.random.default_rng(0).standard_normal((32, 8, 12, 12), np.float32)
     path = tmp_path / f"m{get_format(name).suffix}"
     network = calibrated(EveryOperation(), 8, 12)
-    export(network, path, format=name, input_shape=(1, 8, 12, 12), inputs=images, precision="int8", calibration=images)
+    export(
+        network,
+        path,
+        format=name,
+        input_shape=(1, 8, 12, 12),
+        inputs=images,
+        precision="int8",
+        calibration=images,
+        min_agreement=0,
+        options={"keep": ()} if get_format(name).calibrates("int8") else None,
+    )
     with torch.no_grad():
         expected = network(torch.from_numpy(images)).numpy()
     # Deep, random, and ending in the difference of two small numbers: it loses much more than a network of use.
@@ -210,6 +221,118 @@ def test_a_file_whose_answers_differ_is_not_kept(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+CALIBRATED = [entry.name for entry in FORMATS.values() if entry.calibrates("int8")]
+
+
+@pytest.fixture(scope="module")
+def fragile() -> nn.Module:
+    """One channel of the second layer is a thousand times as large as the others, which alone say what is seen."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 1),
+        nn.Hardswish(),
+        nn.Conv2d(8, 8, 3, 1, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 6),
+    ).eval()
+    with torch.no_grad():
+        module[2].weight[3] *= 2000
+        module[2].bias[3] = 3000
+        module[4].weight[:, 3] = 0
+        outputs = module(torch.from_numpy(pictures(64, 5)[0]))
+        module[8].bias -= outputs.mean(0)
+        module[8].weight /= (outputs - outputs.mean(0)).std()
+        module[8].bias /= (outputs - outputs.mean(0)).std()
+    return module
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_a_file_that_lost_its_answers_is_refused_with_the_layers_to_blame(
+    name: str, fragile: nn.Module, tmp_path: Path
+) -> None:
+    images = pictures(64, 5)[0]
+    path = tmp_path / f"m{get_format(name).suffix}"
+
+    def made(**how: Any) -> ExportReport:
+        return export(
+            fragile, path, format=name, input_shape=(1, 3, SIZE, SIZE), precision="int8", calibration=images, **how
+        )
+
+    with pytest.raises(JobError, match=r"PyTorch's answer on \S+% of the inputs, less than the 90.0% that") as refused:
+        made(options={"keep": (), "ranges": "min-max"})
+    assert not list(tmp_path.iterdir())
+    blamed = str(refused.value).split("most is lost in ")[1].split(" (")[0]
+    assert blamed[0] in "234", refused.value  # what follows the channel that is too large
+    report = made(options={"keep": (), "ranges": "min-max"}, min_agreement=0)
+    assert report.agreement is not None
+    assert report.agreement < 0.9
+
+    report = made()
+    assert report.agreement is not None
+    assert report.agreement >= 0.95
+    assert report.quantised is not None
+    assert any(layer.startswith("2.") for layer in report.quantised.kept)
+    explicit = made(options={"keep": ("2", "3", "4"), "ranges": "min-max"}, min_agreement=0.8)
+    assert explicit.agreement is not None
+    assert explicit.agreement > 0.8
+    assert explicit.quantised is not None
+    assert {layer.split(".")[0] for layer in explicit.quantised.kept} == {"2", "3", "4"}
+
+
+def test_a_loss_of_more_than_two_points_is_refused(tmp_path: Path) -> None:
+    """Though the answers are PyTorch's on more than 90 %."""
+    layer = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    with torch.no_grad():
+        layer[1].weight[:], layer[1].bias[:] = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), 0
+    images = np.random.default_rng(0).uniform(-1, 1, (100, 2, 1, 1)).astype(np.float32)
+    images[:5, 0], images[:5, 1] = 0.5, 0.5001  # which eight bits cannot tell apart, and take the first
+    labels = images.reshape(100, 2).argmax(1)
+    path = tmp_path / "m.tflite"
+    how: dict[str, Any] = {"precision": "int8", "calibration": images, "inputs": images, "labels": labels}
+    how |= {"format": "tflite", "input_shape": (1, 2, 1, 1), "options": {"ranges": "min-max", "keep": ()}}
+    with pytest.raises(JobError, match=r"right on 9\d\.\d% .* 100.0%; int8 may lose 2 points unless --min-agreement"):
+        export(layer, path, **how)
+    assert not list(tmp_path.iterdir())
+    report = export(layer, path, **how, min_agreement=0.9)
+    assert report.accuracy is not None
+    assert report.accuracy < 0.98
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_what_each_layer_suffers_and_costs(name: str, exported: Export) -> None:
+    quantised = exported(name, "int8").quantised
+    assert quantised is not None
+    assert set(quantised.errors) == set(METHODS)
+    assert quantised.errors[quantised.ranges] == min(quantised.errors.values())
+    assert quantised.kept == ()
+    layers = {layer.name: layer for layer in quantised.layers}
+    first = next(layer for name, layer in layers.items() if name.startswith("0.conv2d") and layer.macs)
+    assert first.macs == 3 * 16 * 9 * 12 * 12
+    assert sum(layer.macs > 0 for layer in quantised.layers) == 14
+    assert first.snr_db > 25
+    assert all(layer.snr_db > 5 for layer in quantised.layers)
+
+
+def test_choices_of_int8_that_there_are_not(network: nn.Module, tmp_path: Path) -> None:
+    shape, images = (1, 3, SIZE, SIZE), pictures(8, 5)[0]
+    for name, precision, options, message in (
+        ("tflite", "int8", {"keep": ("10.conf",)}, "unknown layer '10.conf'"),
+        ("onnx", "int8", {"ranges": "best"}, "unknown way to ranges 'best'"),
+        ("tflite", "fp16", {"keep": ()}, "fp16 for tflite has no choice of keep; only int8 has it"),
+        ("coreml", "int8", {"keep": ()}, "coreml has no keep; only tflite, onnx has it"),
+    ):
+        path = tmp_path / f"m{get_format(name).suffix}"
+        with pytest.raises(UserError, match=message):
+            export(
+                network, path, format=name, input_shape=shape, precision=precision, calibration=images, options=options
+            )
+    assert not list(tmp_path.iterdir())
+
+
 def test_wrong_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, shape = nn.Conv2d(3, 4, 1), (1, 3, 2, 2)
     with pytest.raises(UserError, match=r"unknown precision 'int4'; .* choose one of fp32, fp16, int8"):
@@ -220,7 +343,7 @@ def test_wrong_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UserError, match=r"inputs to calibrate on have the shape \(2, 3, 4, 4\)"):
         export(layer, tmp_path / "m.onnx", format="onnx", input_shape=shape, precision="int8", calibration=images)
     assert not get_format("coreml").calibrates("int8")
-    monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
+    monkeypatch.setitem(sys.modules, "litert_quantizer", None)
     with pytest.raises(UserError, match=r"pip install 'fbnet-mobile\[int8\]'"):
         export(layer, tmp_path / "m.tflite", format="tflite", input_shape=shape, precision="fp16")
     assert not list(tmp_path.iterdir())

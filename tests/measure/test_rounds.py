@@ -195,7 +195,7 @@ def samples_of(*rounds: tuple[float, ...], name: str = "a", session: str = "now"
             session=session,
             round=number,
             model=name,
-            sample=Sample(runs=5, load_us=1.0, min_us=us, median_us=110.0, mean_us=120.0),
+            sample=Sample(runs=5, load_us=1.0, min_us=us, median_us=max(us, 110.0), mean_us=max(us, 120.0)),
             at_s=1.0,
             took_s=1.0,
         )

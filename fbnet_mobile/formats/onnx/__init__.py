@@ -30,6 +30,7 @@ FORMAT = Format(
             Imported(f"{_HERE}.precision:int8", *_NEEDS),
             tolerance=math.inf,
             calibrates=True,
+            options=frozenset({"ranges", "keep"}),
             for_measuring=Imported(f"{_HERE}.precision:int8_for_measuring", *_NEEDS),
         ),
     },

@@ -5,6 +5,7 @@ See https://onnxruntime.ai/docs/performance/model-optimizations/.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,18 @@ import numpy as np
 import onnx
 
 from fbnet_mobile.errors import UserError
+from fbnet_mobile.formats.base import Session
+from fbnet_mobile.formats.int8 import Quantised, Quantiser, quantise
 from fbnet_mobile.formats.onnx.run import load, version
 from fbnet_mobile.formats.packages import needs, quiet
+from fbnet_mobile.formats.ranges import Ranges
 from fbnet_mobile.graph.probabilities import PROBABILITIES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Images = NDArray[Any]
+    Array = NDArray[np.float32]
 
 _RANGE = (-4.0, 4.0)
 """Of every activation of a block to be measured: nearly all of what a normalised feature map holds."""
@@ -41,66 +46,133 @@ def fp16(source: Path, images: Images, target: Path) -> None:
     target.write_bytes(model.model.SerializeToString(deterministic=True))
 
 
-def int8(source: Path, images: Images, target: Path) -> None:
-    """Quantise to QDQ form: uint8 activations with the range they had, int8 weights per channel, of 7 bits.
+def int8(source: Path, images: Images, target: Path, **options: Any) -> Quantised:
+    """Quantise to QDQ form: uint8 activations, int8 weights per channel, of 7 bits.
 
-    A processor without VNNI (all of AVX2's) adds products of 8-bit weights and activations in pairs, in 16
-    bits, and saturates without a word. Of EfficientNet-Lite0's answers on 300 photographs 83 % stayed the same
-    with 8-bit weights and 95 % with 7-bit ones, on such a processor. Activations of int8 and ranges by entropy
-    gave what these settings give; ranges by percentile, 1 to 2 points less.
+    See :func:`fbnet_mobile.formats.int8.quantise`. A processor without VNNI (all of AVX2's) adds products of 8-bit
+    weights and activations in pairs, in 16 bits, and saturates without a word. Of EfficientNet-Lite0's answers on 300
+    photographs 83 % stayed the same with 8-bit weights and 95 % with 7-bit ones, on such a processor.
     """
-    with needs("onnxruntime", "fbnet-mobile[onnx]"), quiet():
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    return quantise(OnnxQuantiser(source), images, target, **options)
 
-    model = onnx.load(source)
-    entries = {entry.key: entry.value for entry in model.metadata_props}
-    # Batch norm is folded and the shapes are known, which is what its pre-processing would do.
-    onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
-    # It calls what it adds by the tensor's name and an ending, such as _scale, which may be another's name.
-    made = {name for node in model.graph.node for name in node.output} - {border.name for border in model.graph.output}
-    for node in model.graph.node:
-        for names in (node.input, node.output):
-            names[:] = [f"{name}:0" if name in made else name for name in names]
+
+class OnnxQuantiser(Quantiser):
+    """A float32 file. Its layers are its nodes."""
+
+    suffix = ".onnx"
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+        self._model = onnx.load(source)
+        self._reads: dict[str, tuple[str, ...]] = {}
+        made = {name for node in self._model.graph.node for name in node.output}
+        for node in self._model.graph.node:
+            self._reads[node.output[0]] = tuple(name for name in node.input if name in made or name == "input")
+
+    def reads(self) -> Mapping[str, tuple[str, ...]]:
+        """See :meth:`Quantiser.reads`."""
+        return self._reads
+
+    def session(self, quantised: Path | None = None) -> Session:
+        """See :meth:`Quantiser.session`."""
+        if quantised is None:
+            return load(self._source)
+        try:
+            return load(quantised)
+        except UserError as error:
+            raise self._explained(error) from error
+
+    def values(self, images: Images, quantised: Path | None = None) -> Iterator[Mapping[str, Array]]:
+        """See :meth:`Quantiser.values`."""
+        model = onnx.shape_inference.infer_shapes(onnx.load(quantised or self._source))
+        types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+        named = {_dequantised(name): name for name in ("input", *self._reads)} if quantised else {}
+        shown = {border.name: border.name for border in model.graph.output}
+        for name in (name for node in model.graph.node for name in node.output):
+            if types.get(name) == onnx.TensorProto.FLOAT and (quantised is None or name in named):
+                model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+                shown[name] = named.get(name, name)
+        with needs("onnxruntime", "fbnet-mobile[onnx]"), quiet():
+            import onnxruntime
+
+            settings = onnxruntime.SessionOptions()
+            settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+            settings.log_severity_level = 4
+            session = onnxruntime.InferenceSession(
+                model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+            )
+        for image in images:
+            found = session.run(list(shown), {"input": image[None]})
+            yield {"input": np.asarray(image[None], np.float32), **dict(zip(shown.values(), found, strict=True))}
+
+    def write(self, ranges: Ranges, keep: Collection[str], target: Path) -> None:
+        """See :meth:`Quantiser.write`."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        # The quantiser calls what it adds by the tensor's name and an ending, such as _scale, which may be another's.
+        borders = {border.name for border in model.graph.output}
+        made = {name for node in model.graph.node for name in node.output} - borders
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [_renamed(name) if name in made else name for name in names]
+        found = {_renamed(name) if name in made else name: entry for name, entry in ranges.items()}
+        excluded = [node.name for node in self._model.graph.node if node.output[0] in keep]
+        quantised = _quantised(model, found, excluded)
+        onnx.helper.set_model_props(quantised, {entry.key: entry.value for entry in self._model.metadata_props})
+        target.write_bytes(quantised.SerializeToString(deterministic=True))
+
+    def _explained(self, error: UserError) -> UserError:
+        """Why ONNX Runtime cannot load a quantised file, if it is one of the known reasons."""
+        (opset,) = (entry.version for entry in self._model.opset_import if entry.domain == "")
+        sizes = [node.name for node in self._model.graph.node if any(entry.name == "axes" for entry in node.attribute)]
+        if opset <= _OPSET and not sizes:
+            return error
+        # Its optimiser loses the sizes of a quantised resize of which only some axes are stated.
+        what, otherwise = (
+            (f"in opset {opset}", f"an older one, such as {_OPSET}")
+            if opset > _OPSET
+            else (f"the resize {sizes[0]} with a dynamic batch", "a batch of one, or resize by whole factors")
+        )
+        return UserError(f"ONNX Runtime {version()} cannot run int8 {what}; ask for {otherwise}")
+
+
+def _renamed(name: str) -> str:
+    return f"{name}:0"
+
+
+def _dequantised(name: str) -> str:
+    return f"{name}:0_DequantizeLinear_Output"
+
+
+def _quantised(model: onnx.ModelProto, ranges: Ranges, excluded: list[str]) -> onnx.ModelProto:
+    """Return the model in QDQ form, what it says of itself included; nodes are excluded by their names."""
+    with needs("onnxruntime", "fbnet-mobile[onnx]"), quiet():
+        from onnxruntime.quantization import CalibrationMethod, QuantType
+        from onnxruntime.quantization.calibrate import TensorData, TensorsData
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+        from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    entries = {
+        name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
+        for name, (low, high) in ranges.items()
+    }
     with quiet():
-        quantize_static(
-            model,
-            target,
-            _Reader(images),
-            quant_format=QuantFormat.QDQ,
+        # What quantize_static does once it has ranges.
+        made = QDQQuantizer(
+            onnx.shape_inference.infer_shapes(model),
             per_channel=True,
             reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=[PROBABILITIES],  # 8 bits hold none under 1/256
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, entries),
+            nodes_to_quantize=[],
+            nodes_to_exclude=[*excluded, PROBABILITIES],  # 8 bits hold none under 1/256
+            op_types_to_quantize=list({*QLinearOpsRegistry, *QDQRegistry}),
+            extra_options={},
         )
-    quantised = onnx.load(target)
-    onnx.helper.set_model_props(quantised, entries)
-    target.write_bytes(quantised.SerializeToString(deterministic=True))
-    (opset,) = (entry.version for entry in quantised.opset_import if entry.domain == "")
-    sizes = [node.name for node in quantised.graph.node if any(entry.name == "axes" for entry in node.attribute)]
-    if opset > _OPSET or sizes:
-        try:
-            load(target)
-        except UserError as error:
-            # Its optimiser loses the sizes of a quantised resize of which only some axes are stated.
-            what, otherwise = (
-                (f"in opset {opset}", f"an older one, such as {_OPSET}")
-                if opset > _OPSET
-                else (f"the resize {sizes[0]} with a dynamic batch", "a batch of one, or resize by whole factors")
-            )
-            raise UserError(f"ONNX Runtime {version()} cannot run int8 {what}; ask for {otherwise}") from error
-
-
-class _Reader:
-    """What ``quantize_static`` takes its images from."""
-
-    def __init__(self, images: Images) -> None:
-        self._images = iter(images)
-
-    def get_next(self) -> dict[str, Images] | None:
-        image = next(self._images, None)
-        return None if image is None else {"input": image[None]}
+        made.quantize_model()
+    result: onnx.ModelProto = made.model.model
+    return result
 
 
 def fp16_for_measuring(content: bytes, first: bool, last: bool) -> bytes:
@@ -121,36 +193,15 @@ def int8_for_measuring(content: bytes, first: bool, last: bool) -> bytes:
     Inside a network a block gets its input in few bits from the block before it: only what begins (``first``) or
     ends (``last``) one converts from and to float32.
     """
-    with needs("onnxruntime", "fbnet-mobile[onnx]"), quiet():
-        from onnxruntime.quantization import CalibrationMethod, QuantType
-        from onnxruntime.quantization.calibrate import TensorData, TensorsData
-        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-        from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
-
-    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
-    low, high = (np.array(value, np.float32) for value in _RANGE)
+    model = onnx.load_from_string(content)
     tensors = ["input", *(name for node in model.graph.node for name in node.output)]
-    ranges = TensorsData(CalibrationMethod.MinMax, {name: TensorData(lowest=low, highest=high) for name in tensors})
-    with quiet():
-        made = QDQQuantizer(
-            model,
-            per_channel=True,
-            reduce_range=True,
-            weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8,
-            tensors_range=ranges,
-            nodes_to_quantize=[],
-            nodes_to_exclude=[],
-            op_types_to_quantize=list({*QLinearOpsRegistry, *QDQRegistry}),
-            extra_options={},
-        )
-        made.quantize_model()
-    quantised = made.model.model.graph
+    made = _quantised(model, dict.fromkeys(tensors, _RANGE), [])
+    quantised = made.graph
     if not first:
         _cut(quantised, quantised.input[0], "QuantizeLinear", onnx.TensorProto.UINT8)
     if not last:
         _cut(quantised, quantised.output[0], "DequantizeLinear", onnx.TensorProto.UINT8)
-    return bytes(made.model.model.SerializeToString())
+    return bytes(made.SerializeToString())
 
 
 def _cut(graph: Any, border: Any, kind: str, element: int) -> None:

@@ -26,6 +26,7 @@ FORMAT = Format(
             Imported(f"{_HERE}.precision:int8"),
             tolerance=math.inf,
             calibrates=True,
+            options=frozenset({"ranges", "keep"}),
             for_measuring=Imported(f"{_HERE}.precision:int8_for_measuring"),
         ),
     },

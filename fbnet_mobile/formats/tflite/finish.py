@@ -34,7 +34,7 @@ def finish(path: Path, metadata: Mapping[str, str]) -> None:
 def _with_old_codes(content: bytes) -> bytes:
     """Return a model with both codes of each operation.
 
-    ai-edge-quantizer leaves the old one of what it adds at 0, which is an addition to a reader that looks at the old
+    litert-quantizer leaves the old one of what it adds at 0, which is an addition to a reader that looks at the old
     one first, as OpenVINO's does. A field that was left out has no place in its table, so another table is put behind
     the model, where what else is there (weights, by their places in the file) stays where it is.
     """

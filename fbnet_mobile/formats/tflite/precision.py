@@ -1,25 +1,31 @@
 """TFLite in fp16 and int8, by Google's quantiser of TFLite files.
 
-See https://github.com/google-ai-edge/ai-edge-quantizer.
+See https://github.com/google-ai-edge/litert-quantizer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+import re
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from fbnet_mobile.formats.base import Session
+from fbnet_mobile.formats.int8 import Quantised, Quantiser, quantise
 from fbnet_mobile.formats.packages import needs, quiet
-from fbnet_mobile.formats.tflite.metadata import SIGNATURE
+from fbnet_mobile.formats.ranges import Ranges
+from fbnet_mobile.formats.tflite.run import load
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Images = NDArray[Any]
+    Array = NDArray[np.float32]
 
 _RANGE = (-4.0, 4.0)
 """Of every activation of a block to be measured: nearly all of what a normalised feature map holds."""
@@ -28,7 +34,7 @@ _RANGE = (-4.0, 4.0)
 def fp16(source: Path, images: Images, target: Path) -> None:
     """Keep the weights of layers as 16-bit floats."""
     with _quantiser():
-        from ai_edge_quantizer import quantizer, recipe_manager
+        from litert_quantizer import quantizer, recipe_manager
 
     recipe = recipe_manager.RecipeManager()
     recipe.add_weight_only_config(".*", "*", 16, algorithm_key="float_casting")
@@ -37,58 +43,121 @@ def fp16(source: Path, images: Images, target: Path) -> None:
         target.write_bytes(made.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
 
 
-def int8(source: Path, images: Images, target: Path) -> None:
-    """Quantise weights, per channel, and activations to the ranges that they have on the images."""
-    with _quantiser():
-        from ai_edge_quantizer import calibrator, quantizer, recipe, recipe_manager
+def int8(source: Path, images: Images, target: Path, **options: Any) -> Quantised:
+    """Quantise weights, per channel, and activations; see :func:`fbnet_mobile.formats.int8.quantise`."""
+    return quantise(TFLiteQuantiser(source), images, target, **options)
 
-    settings = recipe.static_wi8_ai8()
-    for border in ("INPUT", "OUTPUT"):
-        settings.append({"regex": ".*", "operation": border, "algorithm_key": "no_quantize", "op_config": {}})
-    # 8 bits hold no probability under 1/256, of which a thousand classes have hardly any other.
-    settings.append({"regex": "^output;?$", "operation": "SOFTMAX", "algorithm_key": "no_quantize", "op_config": {}})
-    manager = recipe_manager.RecipeManager()
-    manager.load_quantization_recipe(settings)
-    content = source.read_bytes()  # of a path it keeps the file open for good
-    channels_last = [image[None].transpose(0, 2, 3, 1) for image in images]
-    with quiet():
-        # Not the quantiser's own moving average, which cuts off the largest logits: on EfficientNet-Lite0 the
-        # largest difference of a logit was 0.36 of the largest with it, and 0.08 with the whole range.
-        calibration = calibrator.Calibrator(content, num_threads=1, qsv_update_func=_widened)
-        calibration.calibrate({SIGNATURE: [{"input": image} for image in channels_last]}, manager)
-        ranges = calibration.get_model_qsvs()
-        _widen_for_dead_channels(content, ranges)
-        made = quantizer.Quantizer(content, settings)
-        result = made.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
-    target.write_bytes(result.quantized_model)
+
+class TFLiteQuantiser(Quantiser):
+    """A float32 file of one subgraph. Its layers are its operators."""
+
+    suffix = ".tflite"
+
+    def __init__(self, source: Path) -> None:
+        with _quantiser():
+            from litert_quantizer import quantizer, recipe
+        self._quantizer, self._recipe = quantizer, recipe
+        self._source, self._content = source, source.read_bytes()
+        model = schema.ModelT.InitFromPackedBuf(self._content, 0)
+        (graph,) = model.subgraphs
+        tensors = graph.tensors
+        constant = {index for index, tensor in enumerate(tensors) if model.buffers[tensor.buffer].data is not None}
+        self._reads = {
+            tensors[operator.outputs[0]].name.decode(): tuple(
+                tensors[index].name.decode() for index in operator.inputs if index >= 0 and index not in constant
+            )
+            for operator in graph.operators
+        }
+        self._names = {
+            tensor.name.decode(): len(tensor.shape)
+            for index, tensor in enumerate(tensors)
+            if index not in constant and tensor.type == schema.TensorType.FLOAT32
+        }
+
+    def reads(self) -> Mapping[str, tuple[str, ...]]:
+        """See :meth:`Quantiser.reads`."""
+        return self._reads
+
+    def session(self, quantised: Path | None = None) -> Session:
+        """See :meth:`Quantiser.session`."""
+        return load(quantised or self._source)
+
+    def values(self, images: Images, quantised: Path | None = None) -> Iterator[Mapping[str, Array]]:
+        """See :meth:`Quantiser.values`."""
+        with quiet():
+            interpreter = Interpreter(
+                model_content=(quantised or self._source).read_bytes(),
+                num_threads=1,
+                # A delegate's tensors cannot be looked at.
+                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+                experimental_preserve_all_tensors=True,
+            )
+            interpreter.allocate_tensors()
+        (entry,) = interpreter.get_input_details()
+        details = [item for item in interpreter.get_tensor_details() if item["name"] in self._names]
+        for image in images:
+            interpreter.set_tensor(
+                entry["index"], image[None].transpose(0, 2, 3, 1) if image.ndim == 3 else image[None]
+            )
+            interpreter.invoke()
+            yield {item["name"]: _real(interpreter.get_tensor(item["index"]), item) for item in details}
+
+    def write(self, ranges: Ranges, keep: Collection[str], target: Path) -> None:
+        """See :meth:`Quantiser.write`."""
+        settings = self._recipe.static_wi8_ai8()
+        for border in ("INPUT", "OUTPUT"):
+            settings.append(_unquantised(".*", border))
+        # 8 bits hold no probability under 1/256, of which a thousand classes have hardly any other.
+        settings.append(_unquantised("^output;?$", "SOFTMAX"))
+        if keep:
+            # What it calls an operator is the names of what that gives, each with a semicolon.
+            settings.append(_unquantised(f"^(?:{'|'.join(map(re.escape, sorted(keep)))});", "*"))
+        entries = {name: _entry(self._names[name], *found) for name, found in ranges.items() if name in self._names}
+        _widen_for_dead_channels(self._content, entries)
+        with quiet():
+            made = self._quantizer.Quantizer(self._content, settings)
+            result = made.quantize(entries, enable_progress_bar=False, enable_progress_report=False)
+        target.write_bytes(result.quantized_model)
+
+
+def _entry(axes: int, low: float, high: float) -> dict[str, Any]:
+    return {name: np.full([1] * axes, end, np.float32) for name, end in (("min", low), ("max", high))}
+
+
+def _unquantised(names: str, operation: str) -> dict[str, Any]:
+    return {"regex": names, "operation": operation, "algorithm_key": "no_quantize", "op_config": {}}
+
+
+def _real(values: Any, item: Mapping[str, Any]) -> Array:
+    scale, zero = item["quantization"]
+    real = values if not scale else (values.astype(np.float32) - zero) * np.float32(scale)
+    return np.moveaxis(np.asarray(real, np.float32), -1, 1)
 
 
 @contextmanager
 def _quantiser() -> Iterator[None]:
-    with needs("ai_edge_quantizer", "fbnet-mobile[int8]"), quiet():
+    with needs("litert_quantizer", "fbnet-mobile[int8]"), quiet():
         yield
-
-
-def _widened(before: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Return the range ("min" and "max", arrays of one number) that holds two."""
-    if not before:
-        return new
-    return {"min": np.minimum(before["min"], new["min"]), "max": np.maximum(before["max"], new["max"])}
 
 
 def _widen_for_dead_channels(content: bytes, ranges: MutableMapping[str, Any]) -> None:
     """Widen, in place, the ranges of weights and of feature maps that are next to zero.
 
     Training, and blocks that start as the identity, leave many. A bias is an int32 in steps of the input's times
-    the channel's weights'; where that step is next to nothing the bias does not fit, and ai-edge-quantizer 0.10
+    the channel's weights'; where that step is next to nothing the bias does not fit, and litert-quantizer 0.11
     writes the most negative one. And LiteRT does not load a layer whose step of sums is less than 2^-32, or more
-    than 256, of the step of its result.
+    than 256, of the step of its result, nor, and then it ends the process, a sum whose terms' steps are that far off.
     """
     for entry in ranges.values():
         if "min" in entry and entry["max"].max() - entry["min"].min() < _NOTHING:
             entry["max"] = entry["min"] + np.ones_like(entry["max"])
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     (graph,) = model.subgraphs
+    for operator in graph.operators:
+        if model.operatorCodes[operator.opcodeIndex].builtinCode in _SUMS:
+            _widen_sum(
+                *(ranges.get(graph.tensors[index].name.decode()) for index in (*operator.outputs, *operator.inputs))
+            )
     depthwise = schema.BuiltinOperator.DEPTHWISE_CONV_2D
     layers = {schema.BuiltinOperator.CONV_2D, depthwise, schema.BuiltinOperator.FULLY_CONNECTED}
     for operator in graph.operators:
@@ -111,8 +180,18 @@ def _widen_for_dead_channels(content: bytes, ranges: MutableMapping[str, Any]) -
             entry["max"] = np.maximum(entry["max"], 0) + np.float32(255 * finest)
 
 
+def _widen_sum(result: Any, *terms: Any) -> None:
+    """Widen ranges in place until the steps of the terms are between 2^-10 and 2^8 of the sum's."""
+    for term in terms:
+        if result is not None and term is not None:
+            for entry, least in ((result, _step(term) / 2**7), (term, _step(result) / 2**9)):
+                if _step(entry) < least:
+                    entry["max"] = np.maximum(entry["max"], 0) + np.float32(255 * least)
+
+
+_SUMS = {schema.BuiltinOperator.ADD, schema.BuiltinOperator.SUB}
 _NOTHING = 1e-9
-"""A feature map of a smaller range is zero: ai-edge-quantizer gives none a smaller one."""
+"""A feature map of a smaller range is zero: litert-quantizer gives none a smaller one."""
 
 
 def _step(entry: Mapping[str, Any]) -> float:
@@ -127,19 +206,18 @@ def int8_for_measuring(content: bytes, first: bool, last: bool) -> bytes:
     ends (``last``) one converts from and to float32.
     """
     with _quantiser():
-        from ai_edge_quantizer import quantizer, recipe
+        from litert_quantizer import quantizer, recipe
 
     settings = recipe.static_wi8_ai8()
     for border, float32 in (("INPUT", first), ("OUTPUT", last)):
         if float32:
-            settings.append({"regex": ".*", "operation": border, "algorithm_key": "no_quantize", "op_config": {}})
+            settings.append(_unquantised(".*", border))
     with quiet():
         made = quantizer.Quantizer(content, settings)
         model = made._float_model  # parsed already, which takes longer than quantising does
         ranges: dict[str, Any] = {}
         for tensor in model.subgraphs[0].tensors:
             if model.buffers[tensor.buffer].data is None:
-                low, high = (np.full([1] * len(tensor.shape), value, np.float32) for value in _RANGE)
-                ranges[tensor.name.decode()] = {"min": low, "max": high}
+                ranges[tensor.name.decode()] = _entry(len(tensor.shape), *_RANGE)
         result = made.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)

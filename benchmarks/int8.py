@@ -1,0 +1,246 @@
+"""Does int8 keep the accuracy of trained networks, and do other quantisers keep more of it?
+
+    python benchmarks/int8.py -o runs/int8 --networks lcnet_050 mobilenetv3_small_050
+
+Each network is timm's, trained here for a moment on scikit-learn's digits at 64 pixels. Its files are made from the
+same 256 calibration images (of the training part) and looked at on the same 540 test images: those that
+``fbnet-export`` makes (``ours``; ``whole``: with the whole range seen and nothing in float32, as it was done before),
+and beside them litert-quantizer's own recipe (moving averages of the ranges) and ONNX Runtime's ``quantize_static``,
+with its defaults and with ranges at the 99.9th percentile.
+
+What is done is kept in the folder, weights and rows, and not done again. Prints a table and writes results.json. The
+exit code is 1 if one of our files loses more than 1 point, or a peer's of the same format is better by more than 0.3.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from results_file import write_results
+from sklearn.datasets import load_digits
+from torch import nn
+
+from fbnet_mobile.files import write_whole
+from fbnet_mobile.formats.base import format_of, get_format, write
+from fbnet_mobile.formats.packages import quiet
+from fbnet_mobile.graph.trace import trace
+
+PACKAGES = ("timm", "onnxruntime", "ai-edge-litert", "litert-quantizer")
+SIZE, TEST, CALIBRATION = 64, 540, 256
+MAX_LOSS, MAX_BEHIND = 0.01, 0.003
+NETWORKS = ["lcnet_050", "mobilenetv3_small_050", "fbnetv3_b"]
+Images = NDArray[np.float32]
+Quantiser = Callable[[nn.Module, Images, Path], None]
+
+
+def main() -> None:
+    """Train, quantise and report."""
+    parser = argparse.ArgumentParser(description="Compare int8 files of trained networks with PyTorch and with peers.")
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--quantisers", nargs="+", default=list(QUANTISERS), choices=list(QUANTISERS))
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of what is done, and of results.json")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.output.mkdir(parents=True, exist_ok=True)
+    kept = options.output / "rows.json"
+    rows: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
+    train, train_labels, test, labels = digits()
+    calibration = train[np.random.default_rng(0).permutation(len(train))[:CALIBRATION]]
+    print(f"{'network':24} {'file':28} {'accuracy':>8} {'PyTorch':>8} {'points':>7} {'agreement':>9} {'s':>6}")
+    for name in options.networks:
+        module = trained(name, train, train_labels, options)
+        with torch.no_grad():
+            own = torch.cat([module(part) for part in torch.split(torch.from_numpy(test), 64)]).numpy()
+        for quantiser in options.quantisers:
+            key = f"{name} {quantiser}"
+            if key not in rows:
+                rows[key] = look(name, quantiser, module, calibration, test, labels, own)
+                with write_whole(kept) as partial:
+                    partial.write_text(json.dumps(rows, indent=2))
+            print(line(rows[key]), flush=True)
+    asked = [rows[f"{name} {quantiser}"] for name in options.networks for quantiser in options.quantisers]
+    write_results(options.output / "results.json", {"rows": asked}, options, PACKAGES)
+    missed = list(shortcomings(asked))
+    for words in missed:
+        print(f"short of the aim: {words}")
+    sys.exit(bool(missed))
+
+
+def digits() -> tuple[Images, NDArray[np.int64], Images, NDArray[np.int64]]:
+    """Images, normalised to about -2 to 2, and labels: 1257 to train on and 540 to test on."""
+    found: Any = load_digits()
+    pixels = torch.from_numpy(found.images[:, None]).float() / 4 - 2
+    large = nn.functional.interpolate(pixels, size=SIZE, mode="bilinear").repeat(1, 3, 1, 1).numpy()
+    order = np.random.default_rng(0).permutation(len(large))
+    train, test = order[:-TEST], order[-TEST:]
+    return large[train], found.target[train], large[test], found.target[test]
+
+
+def ours(format_: str, **choice: Any) -> Quantiser:
+    """What fbnet-export does."""
+
+    def quantise(module: nn.Module, images: Images, path: Path) -> None:
+        write(trace(module, (1, 3, SIZE, SIZE)), path, format_, precision="int8", calibration=images, options=choice)
+
+    return quantise
+
+
+def litert(module: nn.Module, images: Images, path: Path) -> None:
+    """litert-quantizer's own recipe."""
+    from litert_quantizer import quantizer, recipe
+
+    full = path.with_name("full.tflite")
+    write(trace(module, (1, 3, SIZE, SIZE)), full, "tflite")
+    settings = recipe.static_wi8_ai8()
+    for border in ("INPUT", "OUTPUT"):  # as the files beside it: float32 in and out
+        settings.append({"regex": ".*", "operation": border, "algorithm_key": "no_quantize", "op_config": {}})
+    made = quantizer.Quantizer(str(full), settings)
+    with quiet():
+        found = made.calibrate(
+            {"serving_default": [{"input": image[None].transpose(0, 2, 3, 1)} for image in images]}, num_threads=1
+        )
+        result = made.quantize(found)
+    path.write_bytes(result.quantized_model)
+
+
+def onnxruntime(**settings: Any) -> Quantiser:
+    """ONNX Runtime's quantize_static, with its pre-processing."""
+
+    def quantise(module: nn.Module, images: Images, path: Path) -> None:
+        from onnxruntime.quantization import CalibrationMethod, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        full, prepared = path.with_name("full.onnx"), path.with_name("prepared.onnx")
+        write(trace(module, (1, 3, SIZE, SIZE)), full, "onnx")
+        quant_pre_process(full, prepared)
+        found = dict(settings)
+        if "calibrate_method" in found:
+            found["calibrate_method"] = CalibrationMethod[found["calibrate_method"]]
+        with quiet():
+            quantize_static(prepared, path, _Reader(images), **found)
+
+    return quantise
+
+
+class _Reader:
+    """What ``quantize_static`` takes its images from."""
+
+    def __init__(self, images: Images) -> None:
+        self._images = iter(images)
+
+    def get_next(self) -> dict[str, Images] | None:
+        """The next image, by the name of the input."""
+        image = next(self._images, None)
+        return None if image is None else {"input": image[None]}
+
+
+QUANTISERS: dict[str, Quantiser] = {
+    "tflite ours": ours("tflite"),
+    "tflite whole": ours("tflite", ranges="min-max", keep=()),
+    "tflite litert-quantizer": litert,
+    "onnx ours": ours("onnx"),
+    "onnx whole": ours("onnx", ranges="min-max", keep=()),
+    "onnx quantize_static": onnxruntime(),
+    "onnx quantize_static 99.9": onnxruntime(
+        calibrate_method="Percentile",
+        per_channel=True,
+        reduce_range=True,
+        extra_options={"CalibPercentile": 99.9},
+    ),
+}
+
+
+def look(
+    name: str,
+    quantiser: str,
+    module: nn.Module,
+    calibration: Images,
+    test: Images,
+    labels: NDArray[np.int64],
+    own: Images,
+) -> dict[str, Any]:
+    """Make a file and compare it with PyTorch, whose logits are ``own``."""
+    format_ = quantiser.split()[0]
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"network{get_format(format_).suffix}"
+        QUANTISERS[quantiser](module, calibration, path)
+        seconds = time.perf_counter() - start
+        answers = format_of(path).load(path)(test).argmax(1)
+        size = path.stat().st_size
+    return {
+        "network": name,
+        "quantiser": quantiser,
+        "accuracy": float((answers == labels).mean()),
+        "pytorch_accuracy": float((own.argmax(1) == labels).mean()),
+        "agreement": float((answers == own.argmax(1)).mean()),
+        "size_bytes": size,
+        "seconds": seconds,
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    points = 100 * (row["accuracy"] - row["pytorch_accuracy"])
+    return (
+        f"{row['network']:24} {row['quantiser']:28} {row['accuracy']:>8.2%} {row['pytorch_accuracy']:>8.2%} "
+        f"{points:>+7.2f} {row['agreement']:>9.2%} {row['seconds']:>6.1f}"
+    )
+
+
+def shortcomings(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """What is short of the aim."""
+    for row in rows:
+        if not row["quantiser"].endswith("ours"):
+            continue
+        if row["pytorch_accuracy"] - row["accuracy"] > MAX_LOSS:
+            yield f"{row['network']} {row['quantiser']} loses {row['pytorch_accuracy'] - row['accuracy']:.2%}"
+        for peer in rows:
+            same = peer["network"] == row["network"] and peer["quantiser"].split()[0] == row["quantiser"].split()[0]
+            if same and peer["accuracy"] - row["accuracy"] > MAX_BEHIND:
+                yield f"{row['network']}: {peer['quantiser']} is better than ours"
+
+
+def trained(name: str, images: Images, labels: NDArray[np.int64], options: argparse.Namespace) -> nn.Module:
+    """The network with weights trained here, or earlier."""
+    torch.manual_seed(0)
+    module: nn.Module = timm.create_model(name, pretrained=False, num_classes=10)
+    kept = options.output / f"{name}-{options.epochs}.pt"
+    if kept.exists():
+        module.load_state_dict(torch.load(kept, weights_only=True))
+        return module.eval()
+    start, batch = time.perf_counter(), 64
+    steps = options.epochs * (len(images) // batch)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.2)
+    done = 0
+    while done < steps:
+        order = torch.randperm(len(images))
+        for part in order[: len(order) // batch * batch].split(batch):  # type: ignore[no-untyped-call]
+            loss = nn.functional.cross_entropy(
+                module(torch.from_numpy(images[part.numpy()])), torch.from_numpy(labels)[part]
+            )
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            done += 1
+    with write_whole(kept) as partial:
+        torch.save(module.state_dict(), partial)
+    print(f"trained {name} in {time.perf_counter() - start:.0f} s", flush=True)
+    return module.eval()
+
+
+if __name__ == "__main__":
+    main()
