@@ -205,7 +205,7 @@ def test_a_table_on_a_full_disk_is_one_line(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", full)
-    with pytest.raises(FbnetError, match=r"^cannot write .*table\.csv: No space left on device"):
+    with pytest.raises(FbnetError, match=r"^cannot write .*table\.csv: no space left on device"):
         table.save(path)
     assert (path.read_bytes(), list(tmp_path.iterdir())) == (before, [path])
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fbnet_mobile.errors import JobError, UserError
+from fbnet_mobile.errors import UserError
 from fbnet_mobile.latency.table import BLOCK, INVOCATION
 from fbnet_mobile.measure.artifacts import Artifact, artifacts
 from fbnet_mobile.measure.build import build
@@ -48,5 +48,5 @@ def test_what_goes_wrong_in_a_process_is_said_here(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file")
-    with pytest.raises(JobError, match="cannot write models: File exists"):
+    with pytest.raises(UserError, match=r"cannot write \S+/models: file exists; choose another"):
         build(WANTED, tmp_path / "models")
