@@ -169,14 +169,14 @@ class Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        tensors = list(_tensors((args, kwargs)))
-        versions = [_version(tensor) for tensor in tensors]
         # The values of the arguments as they were: an operation in place gives its tensor a new one.
         lowered, named = self._with_values(args), self._with_values(kwargs)
         depends = _any(lowered, (Value, Grouped)) or _any(named, (Value, Grouped))
+        if not depends and not self._written:  # most calls: kept short
+            return self._run(func, args, kwargs)
+        tensors = list(_tensors((args, kwargs)))
+        versions = [_version(tensor) for tensor in tensors]
         result = self._run(func, args, kwargs)
-        if not depends and not self._written:
-            return result
         attribute = func.__name__ == "__get__"
         self.call, self.result = func.__self__.__name__ if attribute else func.__name__, result
         if not _any(result, torch.Tensor) and (attribute or self.call in _QUERIES):

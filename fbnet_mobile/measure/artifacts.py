@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 from fbnet_mobile.arch import Block
 from fbnet_mobile.latency.table import LatencyTable
@@ -45,12 +45,12 @@ class Artifact:
     input: str
     tools: str
 
-    @property
+    @cached_property
     def row(self) -> tuple[str, str]:
         """Key of its row in a table."""
         return LatencyTable.row_key(self.kind, self.blocks)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """A short name, the same only for the same file."""
         what = (self.row[1], self.format, self.precision, self.input, self.tools)
