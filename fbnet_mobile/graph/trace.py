@@ -9,6 +9,7 @@ An operation in place gives its tensor a new value. Every other tensor that shar
 holds what the graph does not know, and is refused when it is read.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int, int]) -> Graph:
     watch = Watch(module, images)
     with evaluation(module), torch.no_grad(), watch.modules():
         try:
-            with watch:
+            with warnings.catch_warnings(), watch:
+                warnings.simplefilter("ignore")  # PyTorch's remarks on how it would compute this itself
                 returned = module(images)
         except FbnetError:
             raise

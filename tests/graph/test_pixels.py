@@ -37,6 +37,7 @@ def test_a_file_that_takes_pixels_gives_what_pytorch_gives_for_normalised_ones(
         precision=precision,
         calibration=pixels,
         pixels=IMAGENET,
+        min_agreement=0.0,  # random weights: the answers are close to one another
     )
     assert report.relative_difference < {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.3}[precision]
 
