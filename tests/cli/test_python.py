@@ -85,8 +85,9 @@ def test_a_search_is_repeated_and_its_limit_is_the_largest_network(folder: Path,
     (limit,) = found["limits"]
     assert limit["limit"] < 1000, "no network of the space takes 1 ms"
     assert 0.98 * limit["limit"] <= limit["value"] <= limit["limit"]
-    (remark,) = record["remarks"]
-    assert remark.startswith("no network of space tiny has latency on host above ")
+    # Beside what is said of the table, whose warnings depend on the machine.
+    (remark,) = (each for each in record["remarks"] if each.startswith("no network of space tiny has latency on host"))
+    assert " above " in remark
     assert remark.endswith(" instead of 1000.0 us")
     assert [row["epoch"] for row in found["history"]] == [1, 2]
 

@@ -95,7 +95,7 @@ def test_file_opens_with_pandas_and_reads_back(table: LatencyTable, tmp_path: Pa
         ("threads", "9" * 5000, "line 4: threads is '9999"),
         ("runtime", "liter", "line 4: runtime is 'liter': unknown runtime 'liter'; did you mean 'litert'?"),
         ("statistic", "p99", "line 4: statistic is 'p99': input should be 'min', 'median' or 'mean'"),
-        ("schema_version", "9", "line 4: schema version '9', but this release reads 2"),
+        ("schema_version", "9", "line 4: schema version 9, but this release reads 2"),
         ("blocks", "conv stride=1", "line 4: not a block: 'conv stride=1'"),
         ("blocks", "", "line 4: "),
         ("source", "guessed", "line 4: source is 'guessed': input should be 'measured' or 'estimated'"),
