@@ -155,7 +155,7 @@ while :; do
   mkdir -p "$root" || exit 1
   if mkdir "$lock" 2>/dev/null; then
     if ! sign; then
-      [ -d "$lock" ] || continue
+      [ -e "$lock/$me" ] || {{ tries=$((tries + 1)); continue; }}  # taken to be abandoned, and removed, before it was
       rm -rf "$root"/run-*  # what dead runs left behind may be what fills the disk
       sign || {{ rm -f "$lock/$me"; rmdir "$lock"; exit 1; }}
     fi
@@ -169,8 +169,11 @@ while :; do
   if [ -z "$held" ]; then
     # Taken or given back this very moment; or whoever took it was killed before it could say so.
     tries=$((tries + 1))
-    [ $tries -gt 2 ] && rmdir "$lock" 2>/dev/null
-    [ $tries -gt 4 ] && {{ mkdir "$lock" && rmdir "$lock"; exit 1; }}
+    if [ $tries -gt 2 ] && rmdir "$lock" 2>/dev/null; then
+      tries=0  # whoever comes first now has as long to sign it
+      continue
+    fi
+    [ $tries -gt 8 ] && {{ mkdir "$lock" && rmdir "$lock"; exit 1; }}
     sleep 1
     continue
   fi
