@@ -2,8 +2,8 @@
 
     import fbnet_mobile as fm
 
-has ``profile, search, train, export, benchmark, load_space, load_network, LatencyTable``, which load what they need
-when they are first used.
+has ``profile, plan, search, train, export, benchmark, load_space, load_network, LatencyTable``, which load what they
+need when they are first used.
 """
 
 import importlib
@@ -14,6 +14,7 @@ from typing import Any
 
 _FACADE = {
     "profile": "fbnet_mobile.api.profile",
+    "plan": "fbnet_mobile.api.search",
     "search": "fbnet_mobile.api.search",
     "train": "fbnet_mobile.api.train",
     "export": "fbnet_mobile.api.export",
@@ -30,6 +31,7 @@ __all__ = [
     "export",
     "load_network",
     "load_space",
+    "plan",
     "profile",
     "search",
     "train",

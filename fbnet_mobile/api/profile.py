@@ -44,7 +44,7 @@ def profile(options: ProfileOptions) -> ProfileResult:
     recipe = options.recipe
     budget_s = None if recipe.budget is None else parse_seconds(recipe.budget)
     kept = arguments_path(recipe.output)
-    check_output(recipe.output, inputs=[recipe.space, options.device.runtime.benchmark_binary])
+    check_output(recipe.output, inputs=[recipe.space, recipe.data, options.device.runtime.benchmark_binary])
     check_arguments(kept)
 
     from fbnet_mobile.devices import get_device
@@ -54,9 +54,22 @@ def profile(options: ProfileOptions) -> ProfileResult:
 
     if recipe.output.exists():
         LatencyTable.load(recipe.output)  # refuses another file before anything is done
-    space = load_space(recipe.space)
-    if recipe.classes is not None:
-        space = space.with_classes(recipe.classes)
+    seen = None
+    if recipe.data is not None:
+        from fbnet_mobile.data.data import glimpse
+
+        seen = glimpse(recipe.data, root=recipe.data_root)
+    name, why = recipe.space or "small", ""
+    if recipe.space is None and seen is not None:
+        from fbnet_mobile.search.choose import choose_space
+
+        space, why = choose_space(seen)
+        name = space.name
+    space = load_space(name)
+    classes = recipe.classes or (len(seen.classes) if seen else space.classes)
+    space = space.with_classes(classes)
+    if recipe.resolution is not None:
+        space = space.with_resolution(recipe.resolution)
     device = get_device(options.device.device)
     device.use(benchmark_binary=options.device.runtime.benchmark_binary)
     runtime = recipe.runtime or device.settings.runtime or device.runtimes[0]
@@ -70,13 +83,13 @@ def profile(options: ProfileOptions) -> ProfileResult:
 
     candidates, positions = len(space.candidates()), sum(1 for _ in space.all_blocks())
     say(
-        f"space {space.name}: {space.size():.2g} networks, {candidates} different candidate blocks "
+        f"{why or f'space {space.name}'}: {space.size():.2g} networks, {candidates} different candidate blocks "
         f"({positions - candidates} duplicates)"
     )
     with device, steps() as progress:
         result = measure(
             space,
-            recipe.space,
+            name,
             device,
             runtime,
             recipe.output,

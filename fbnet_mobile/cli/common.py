@@ -161,7 +161,9 @@ class _Argument(click.Argument):
 
 def _command(program: Program) -> click.Command:
     parts = [part for part in (program.options, program.instead, CommonOptions) if part is not None]
-    known = {item.name: item for part in parts for item in recipe_fields(part)}
+    # An option of both the work and what is done instead is shown as the work has it.
+    known = {item.name: item for part in reversed(parts) for item in recipe_fields(part)}
+    known = {item.name: known[item.name] for part in parts for item in recipe_fields(part)}
 
     @click.pass_context
     def called(ctx: click.Context, /, **values: Any) -> None:
@@ -207,6 +209,8 @@ def _called(program: Program, known: Mapping[str, RecipeField], given: dict[str,
     common = build(CommonOptions, _part(CommonOptions, given))
     with _stdout_for_the_result(common.json):
         done = None
+        if common.config is not None:
+            given = {**_configured(common.config, program), **given}
         if program.instead is not None:
             try:
                 done = program.look(build(program.instead, _part(program.instead, given)))
@@ -214,8 +218,6 @@ def _called(program: Program, known: Mapping[str, RecipeField], given: dict[str,
                 _interrupted()
         if done is None:
             own = _part(program.options, given)
-            if common.config is not None:
-                own = {**_configured(common.config, program), **own}
             for item in recipe_fields(program.options):
                 if item.required and not item.option.argument and item.name not in own:
                     raise UserError(f"missing option {option_names(item)[0]}; see --help")

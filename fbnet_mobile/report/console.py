@@ -11,6 +11,7 @@ from fbnet_mobile.report.records import (
     FileLatency,
     ModelResult,
     NetworkFound,
+    Plan,
     ProfileResult,
     PublishedNetworks,
     SearchResult,
@@ -132,6 +133,46 @@ def _found_lines(found: NetworkFound) -> Iterator[str]:
         f"taking each choice's most probable option, whatever the budget, would be predicted {', '.join(likely)}; "
         f"{found.most_likely_macs / 1e6:.2f} M MACs, {found.most_likely_params / 1e6:.3f} M parameters"
     )
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """What a space reaches, beside what is asked for."""
+    from fbnet_mobile.cost.quantity import QUANTITIES
+
+    def readable(quantity: str, value: float) -> str:
+        return latency(value) if quantity == "latency" else QUANTITIES.get(quantity).readable(value)
+
+    pixels = " or ".join(map(str, plan.resolutions))
+    yield f"{plan.why or f'space {plan.space}'}: {plan.networks:.2g} networks for {pixels} pixels"
+    shown = [number for number, limit in enumerate(plan.limits) if limit.quantity not in ("macs", "params")]
+    rows = [["", *(plan.limits[number].label for number in shown), "MACs", "parameters", "pixels"]]
+    rows += [
+        [
+            network.name,
+            *(readable(plan.limits[number].quantity, network.costs[number]) for number in shown),
+            f"{network.macs / 1e6:.2f} M",
+            f"{network.params / 1e6:.3f} M",
+            str(network.resolution),
+        ]
+        for network in plan.found
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *cells in rows:
+        numbers = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
+        yield "  ".join([f"  {name:<{widths[0]}}", *numbers])
+    for limit in plan.limits:
+        for value in limit.limits:
+            if value < limit.lowest:
+                verdict = f"out of reach: no network has less than {readable(limit.quantity, limit.lowest)}"
+            elif value >= limit.highest:
+                verdict = "above every network: it limits nothing"
+            else:
+                verdict = "inside"
+            yield f"{limit.label} of at most {readable(limit.quantity, value)}: {verdict}"
+    if len([limit for limit in plan.limits if limit.limits]) > 1:
+        yield f"all together: {'there are networks within them' if all(plan.feasible) else 'no network is within them'}"
+    if plan.data:
+        yield plan.data
 
 
 def train_lines(result: TrainResult) -> Iterator[str]:

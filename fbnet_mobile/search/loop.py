@@ -16,6 +16,7 @@ from fbnet_mobile.cost.constraint import Constraint
 from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.data.data import Data, training_batches
 from fbnet_mobile.data.split import Split
+from fbnet_mobile.engine.forecast import forecast
 from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs, seeded
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import RunFolder, data_settings
@@ -51,7 +52,7 @@ def search(
         space: with as many classes as the data.
         constraints: at least one; the first names the network.
         data: the images, at the space's largest resolution.
-        recipe: how, the name of the strategy among it.
+        recipe: how, the name of the strategy among it; what is 0 in it is fitted to the number of images.
         out_dir: folder of the run; made if it is not there.
         fabric: where and at which precision; already launched.
         shared_warmup: a file for the state after the warm-up's whole epochs: taken up if it is there, else written.
@@ -65,6 +66,7 @@ def search(
             ``out_dir``), or another process works there.
     """
     require_feasible(space, constraints)
+    recipe = recipe.fitted(len(data.train))
     with seeded(fabric, recipe.seed):
         run = _Search(space, constraints, data, recipe, out_dir, fabric, shared_warmup, show_progress)
     settings = {
@@ -141,6 +143,33 @@ class _Search(Task[SearchEpoch]):
                     learned = self.strategy.learn(*next(learning_batches), self._step(epoch, number, 1))
                     self.learned_means.add(learned.loss, learned.accuracy)
             yield
+
+    def steps_left(self, epoch: int, step: int) -> float:
+        """See ``Task``; a step of the strategy counts as much as one of the weights."""
+        done, frozen = epoch - 1 + step / self.steps, self.recipe.warmup * self.epochs
+        return super().steps_left(epoch, step) + (self.epochs - max(done, frozen)) * self.learning_steps
+
+    def forecast(self) -> str:
+        """See ``Task``."""
+        with torch.no_grad():
+            weights = self.strategy.sample(self._step(1, 1, 0))
+        side = self.data.resolution
+
+        def loss(images: int) -> Tensor:
+            pixels = torch.zeros(images, 3, side, side, device=self.fabric.device)
+            with self.fabric.strategy.precision.forward_context():
+                logits = self.supernet(pixels.contiguous(memory_format=torch.channels_last), weights)
+            mean: Tensor = logits.float().square().mean()
+            return mean
+
+        done = len(self.folder.history)
+        batch = self.batch_size // self.fabric.world_size
+        with seeded(self.fabric, self.seed):
+            found = forecast(self.supernet, loss, batch, self.steps_left(done, self.steps))
+        return (
+            f"{'to go' if done else 'the search'}: {found}, by a trial step; {self.epochs - done} epochs of "
+            f"{len(self.weight_images):,} images for the weights and {len(self.architecture_images):,} for the choices"
+        )
 
     def _step(self, epoch: int, number: int, purpose: int) -> Step:
         generator = torch.Generator().manual_seed(derive_seed(self.recipe.seed, epoch, number, purpose))
