@@ -41,7 +41,7 @@ class ExportRecipe:
     output: Path = option(group=_FILE, names=("--output", "-o"), help="File: .tflite, .onnx or .mlpackage.")
     format: str | None = option(None, group=_FILE, shown="by the file's suffix", help="tflite, onnx or coreml.")
     precision: str = option("fp32", group=_FILE, help="fp32, fp16, or int8: 8-bit integers, calibrated on images.")
-    client: Literal["mediapipe", "openvino", "tflm", "ort-web", "ml-kit"] | None = option(
+    client: Literal["mediapipe", "openvino", "tflm", "ort-web", "mnn", "ml-kit"] | None = option(
         None,
         group=_FILE,
         names=("--for", "--client"),
