@@ -63,7 +63,7 @@ CLIENTS: Mapping[str, Client] = {
         inputs=("uint8",),
         scores="probabilities",
         because={
-            "input": "it reads the pixels as they are, so the file must normalise them itself",
+            "input": "its documentation asks for metadata then, which nobody saw it read; pixels need none",
             "scores": "it shows what the file gives as scores from 0 to 1",
         },
     ),

@@ -229,10 +229,20 @@ to be had where the tests run."""
 
 def test_the_kotlin_compiles(tmp_path: Path) -> None:
     for name, body in JAVA.items():
-        package, _, own = name.rpartition(".")
-        (tmp_path / f"{own}.java").write_text(f"package {package};\npublic {body}\n")
+        package, _, _ = name.rpartition(".")
+        source = tmp_path / "declared" / Path(*name.split(".")).with_suffix(".java")
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.write_text(f"package {package};\npublic {body}\n")
     compiler = CACHE / "node/node_modules/kotlin-compiler/bin/kotlinc"
-    command = ["bash", str(compiler), str(APPS / "Classifier.kt"), str(tmp_path), "-Werror", "-d", str(tmp_path / "out")]
+    command = [
+        "bash",
+        str(compiler),
+        str(APPS / "Classifier.kt"),
+        str(tmp_path / "declared"),
+        "-Werror",
+        "-d",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "Classifier.class").exists()
