@@ -194,7 +194,8 @@ JAVA = {
     "com.google.mediapipe.tasks.core.BaseOptions": "abstract class BaseOptions {"
     "  public static Builder builder() { return null; }"
     "  public abstract static class Builder {"
-    "    public abstract Builder setModelAssetPath(String value);  public final BaseOptions build() { return null; } } }",
+    "    public abstract Builder setModelAssetPath(String value);"
+    "    public final BaseOptions build() { return null; } } }",
     "com.google.mediapipe.tasks.vision.core.RunningMode": "enum RunningMode { IMAGE, VIDEO, LIVE_STREAM }",
     "com.google.mediapipe.tasks.vision.core.ImageProcessingOptions": "abstract class ImageProcessingOptions {"
     "  public static Builder builder() { return null; }"
