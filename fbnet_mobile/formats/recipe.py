@@ -90,6 +90,12 @@ class ExportRecipe:
     score_threshold: float = option(
         0.0, group=_APPS, low=0, high=1, help="TFLite: the least probability that an app should show."
     )
+    runtime: str | None = option(
+        None,
+        group=_CHECK,
+        shown="the format's own",
+        help="What runs the file, to compare it and on --device: litert, onnxruntime, openvino or coreml.",
+    )
     images: int = option(256, group=_CHECK, low=1, help="How many test images of --data to compare on, at most.")
     tolerance: float | None = option(
         None,
