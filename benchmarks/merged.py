@@ -25,7 +25,7 @@ import torch
 from calibrated import calibrated
 from export import PEERS, Side, compare, timed
 from results_file import write_results
-from timm.utils import reparameterize_model
+from timm.utils.model import reparameterize_model
 from torch import nn
 
 from fbnet_mobile.formats.verify import export
@@ -55,7 +55,7 @@ def main() -> None:
         print(HEAD, flush=True)
         for name in options.networks:
             torch.manual_seed(0)
-            module = timm.create_model(name)
+            module: Any = timm.create_model(name)
             shape = (1, *module.pretrained_cfg["input_size"])
             module = calibrated(module, *shape[1:3])
             for format_ in options.formats:
