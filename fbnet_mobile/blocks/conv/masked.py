@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fbnet_mobile.blocks.conv.module import conv_module
+from fbnet_mobile.blocks.conv.module import ConvModule
 from fbnet_mobile.blocks.conv.shape import ConvBlock
 from fbnet_mobile.blocks.layers import BATCH_NORM_EPS
 from fbnet_mobile.blocks.masks import (
@@ -58,6 +58,6 @@ class MaskedConv(SuperBlock):
 
     def freeze(self, assignment: Mapping[str, Option]) -> nn.Module:
         """See ``SuperBlock``."""
-        module = conv_module(self.chosen(ConvBlock, assignment))
+        module = ConvModule(self.chosen(ConvBlock, assignment))
         copy_conv(module, self.conv, self.norm)
         return module

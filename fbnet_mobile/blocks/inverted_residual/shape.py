@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, Field, model_validator
 
 from fbnet_mobile.arch.block import Block, Convolution, round_channels
-from fbnet_mobile.arch.fields import STRICT, Activation, Count, Flag, Groups, KernelSize
+from fbnet_mobile.arch.fields import (
+    STRICT,
+    Activation,
+    Count,
+    Flag,
+    Gate,
+    Groups,
+    KernelSize,
+    NormEps,
+    Padding,
+    SqueezeActivation,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +41,7 @@ class _Choices(BaseModel):
 class InvertedResidual(Block):
     """1x1 expansion, depthwise convolution, optional squeeze-excite, 1x1 projection (MobileNetV2/V3, FBNetV2).
 
+    With an activation behind the projection and no expansion it is MobileNetV1's depthwise separable convolution.
     Without ``expanded_channels`` the depthwise convolution works on the input itself (expansion ratio 1). The input is
     added to the output when the stride is 1 and both have the same channels. With ``groups`` the channels are shuffled
     before the depthwise convolution, with or without an expansion, as in FBNet-A (arXiv 1812.03443).
@@ -46,6 +58,12 @@ class InvertedResidual(Block):
     activation: Activation = "relu"
     groups: Groups = Field(None, description="of the 1x1 convolutions; none: 1")
     bias: Flag = Field(None, description="whether convolutions before a batch norm have a bias too")
+    se_activation: SqueezeActivation = Field(None, description="within squeeze-excite; none: the block's")
+    se_gate: Gate = Field(None, description="sigmoid; none: hard sigmoid")
+    project_activation: Activation | None = Field(None, description="behind the projection")
+    no_residual: Flag = Field(None, description="whether the input is left out though it could be added")
+    padding: Padding = Field(None, description="same: as TensorFlow pads; none: by k // 2")
+    batch_norm_eps: NormEps = None
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
@@ -84,7 +102,7 @@ class InvertedResidual(Block):
     @property
     def residual(self) -> bool:
         """Whether the input is added to the output."""
-        return self.stride == 1 and self.in_channels == self.out_channels
+        return self.stride == 1 and self.in_channels == self.out_channels and not self.no_residual
 
     @property
     def peak_activations(self) -> int:
@@ -122,4 +140,4 @@ class InvertedResidual(Block):
         """None with groups: channels that are masked would be shuffled among those that are not."""
         from fbnet_mobile.blocks.inverted_residual.masked import MaskedInvertedResidual
 
-        return None if "groups" in position.own else MaskedInvertedResidual
+        return None if set(cls.optional_choices) & set(position.own) else MaskedInvertedResidual
