@@ -95,7 +95,8 @@ def weights(name: str) -> dict[str, Tensor]:
         raise UserError(
             f"cannot get the weights of {name}: {package} holds {len(files)} files of them; install it again"
         )
-    theirs, own = read_weights(files[0]), {}
+    theirs = read_weights(files[0])
+    own: dict[str, Tensor] = {}
     for number, block in enumerate(architecture(name).blocks):
         layers = _NAMES.get(block.kind) or _in_block(number - 1, bool(getattr(block, "expanded_channels", None)))
         for ours, their in layers.items():

@@ -332,7 +332,8 @@ def _append(part: _Part, module: Any, reading: _Reading) -> None:
             raise reading.refused(module, "is an activation behind no convolution")
         last.activation = _activation(module, reading)
     elif kind in _SQUEEZES:
-        pool, reduce, activation, expand, gate = (getattr(module, name, None) for name in _SQUEEZES[kind])
+        layers_of: list[Any] = [getattr(module, name, None) for name in _SQUEEZES[kind]]
+        pool, reduce, activation, expand, gate = layers_of
         if _kind(gate) not in _GATES:
             raise reading.refused(gate, f"is a {type(gate).__name__}, which is no gate of ours")
         between = [_layer(reduce, reading), _layer(expand, reading)]

@@ -4,6 +4,7 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             with needs("safetensors", "fbnet-mobile[timm]"):
                 from safetensors.torch import load_file
-            content = load_file(path)
+            content: Any = load_file(path)
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -47,8 +48,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # whatever the readers trip over in a damaged file
         raise UserError(f"{name} is damaged or no checkpoint") from error
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in _WITHIN if isinstance(content.get(key), Mapping)), content)
+    for key in _WITHIN:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"{name} does not hold the weights of one network; save its state_dict alone")
     return {str(key).removeprefix("module."): value for key, value in content.items()}

@@ -24,5 +24,7 @@ class ConvModule(ConvBNAct):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as PyTorch calls it
         """(N, in_channels, H, W) to (N, out_channels, H', W')."""
-        out: Tensor = super().forward(input)
+        out = input
+        for layer in self:
+            out = layer(out)
         return input + out if self.residual else out

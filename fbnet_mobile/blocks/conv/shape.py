@@ -1,6 +1,6 @@
 """Convolution, batch norm and activation, as plain data."""
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -37,6 +37,13 @@ class ConvBlock(Block):
             raise ValueError("a residual needs a stride of 1 and as many channels at both ends")
         return self
 
+    @classmethod
+    def from_choices(cls, in_channels: int, out_channels: int, resolution: int, stride: int, **choices: Any) -> Self:
+        """See ``Block``; a ``residual`` is where it can be."""
+        if stride != 1 or in_channels != out_channels:
+            choices.pop("residual", None)
+        return super().from_choices(in_channels, out_channels, resolution, stride, **choices)
+
     def convolutions(self) -> tuple[Convolution, ...]:
         """One convolution."""
         return (
@@ -50,8 +57,9 @@ class ConvBlock(Block):
         return ConvModule(self)
 
     @classmethod
-    def masked(cls, position: "Position") -> "type[SuperBlock]":
+    def masked(cls, position: "Position") -> "type[SuperBlock] | None":
         """See ``Block``."""
         from fbnet_mobile.blocks.conv.masked import MaskedConv
+        from fbnet_mobile.blocks.masks import masks_fit
 
-        return MaskedConv
+        return MaskedConv if masks_fit(cls, position) else None
