@@ -93,7 +93,7 @@ def masks_fit(kind: type[Block], position: Position) -> bool:
     """
     said = [name for choice, name in position.own.items() if choice in kind.optional_choices]
     alone = all(len(position.variables[name]) == 1 for name in said)
-    kernels = [set(position.variables[name]) for choice, name in position.own.items() if choice.startswith("kernel")]
+    kernels = [set(position.variables[name]) for choice, name in position.own.items() if "kernel" in choice]
     return alone and not (position.only("padding") and any(1 in sizes and len(sizes) > 1 for sizes in kernels))
 
 
@@ -284,7 +284,7 @@ class MaskedSqueezeExcite(nn.Module):
         activations, activation = mixed
         hidden = mixed_activation(self.squeeze(pooled), self.activations or activations, activation)
         hidden = hidden * torch.einsum("ie,iec->c", joint, self.squeeze_masks)[:, None, None]
-        gate = self.gate(self.unsqueeze(hidden))
+        gate: Tensor = self.gate(self.unsqueeze(hidden))
         excited: Tensor = weights[self.choice] @ self.on
         return features * (1 + excited * (gate - 1))
 
