@@ -14,6 +14,7 @@ from fbnet_mobile.api.call import (
     takes,
     write_arguments,
 )
+from fbnet_mobile.api.report import write_page
 from fbnet_mobile.data.recipe import TestData, TrainingData
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.recipe import MachineOptions, option
@@ -109,6 +110,7 @@ def search(options: SearchOptions) -> SearchResult:
         found.append(_found(folder, result, space, constraints))
     if fabric.is_global_zero:
         write_arguments(kept, "search", options)
+        write_page(task.output / "report.html", [task.output])
     return SearchResult(space.name, float(space.size()), tuple(remarks), tuple(found))
 
 

@@ -14,6 +14,7 @@ from fbnet_mobile.report.records import (
     Plan,
     ProfileResult,
     PublishedNetworks,
+    ReportResult,
     SearchResult,
     TableComparison,
     TrainResult,
@@ -266,6 +267,21 @@ def _model_lines(model: ModelResult, device: str, cpu: str) -> Iterator[str]:
         yield f"  latency: not timed; {device} does not run {model.runtime}"
     if model.accuracy is not None:
         yield f"  accuracy {model.accuracy:.2%} on {model.images} test images"
+
+
+def report_lines(result: ReportResult) -> Iterator[str]:
+    """A page: where it is, and what it shows."""
+    counts = {
+        "search": result.searches,
+        "training": result.trainings,
+        "latency table": result.tables,
+        "benchmark": result.benchmarks,
+    }
+    plural = {"search": "searches", "training": "trainings"}
+    said = [f"{n} {name if n == 1 else plural.get(name, f'{name}s')}" for name, n in counts.items() if n]
+    yield f"{result.page}: {', '.join(said) or 'exported files'}; {result.size / 1e6:.1f} MB, opens in any browser"
+    for line in result.left_out:
+        yield f"left out {line}"
 
 
 def zoo_lines(result: PublishedNetworks) -> Iterator[str]:

@@ -326,6 +326,8 @@ class ExportResult:
         fresh_weights_of: name of the network if its weights were freshly initialised; else empty.
         latency: on a device, if asked for.
         sensitivity: whether to print what each layer suffers from quantisation.
+        command: that wrote it, as it can be typed.
+        kind: tells its JSON from other files.
     """
 
     file: ExportReport
@@ -334,6 +336,8 @@ class ExportResult:
     fresh_weights_of: str
     latency: FileLatency | None
     sensitivity: bool = False
+    command: str = ""
+    kind: str = "fbnet-mobile export"
 
 
 @dataclass(frozen=True)
@@ -377,6 +381,29 @@ class BenchmarkResult:
     facts: DeviceFacts
     models: tuple[ModelResult, ...]
     kind: str = "fbnet-mobile benchmark"
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """A page of what runs left.
+
+    Attributes:
+        page: the file.
+        size: of it.
+        searches: how many it shows.
+        trainings: likewise.
+        tables: likewise, those that searches were made with among them.
+        benchmarks: likewise.
+        left_out: files that could not be read, and why.
+    """
+
+    page: Path
+    size: int
+    searches: int
+    trainings: int
+    tables: int
+    benchmarks: int
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from fbnet_mobile.engine.run_folder import RunFolder, data_settings
 from fbnet_mobile.search.board import Board
 from fbnet_mobile.search.derive import require_feasible
 from fbnet_mobile.search.recipe import SearchRecipe
-from fbnet_mobile.search.results import ARCHITECTURE, RESULT, Searched, SearchEpoch
+from fbnet_mobile.search.results import ARCHITECTURE, RESULT, Searched, SearchEpoch, log_probabilities
 from fbnet_mobile.search.strategies.base import STRATEGIES, SearchContext, Step
 from fbnet_mobile.search.supernet import Supernet
 from fbnet_mobile.space import SearchSpace
@@ -45,8 +45,9 @@ def search(
 ) -> Searched:
     """Search a space for the most accurate network within constraints, or continue where an earlier run stopped.
 
-    ``out_dir`` gets ``architecture.yaml``, ``result.json``, ``log.csv`` (a ``SearchEpoch`` a line) and ``last.pt``
-    (what is needed to continue, the supernet's weights among it).
+    ``out_dir`` gets ``architecture.yaml``, ``result.json``, ``log.csv`` (a ``SearchEpoch`` a line),
+    ``probabilities.csv`` (those of every option, a line an epoch) and ``last.pt`` (what is needed to continue, the
+    supernet's weights among it).
 
     Args:
         space: with as many classes as the data.
@@ -227,8 +228,11 @@ class _Search(Task[SearchEpoch]):
         warmup = self.shared_warmup
         if warmup is not None and row.epoch == self.recipe.shared_epochs and not warmup.exists():
             self.folder.write_state(warmup, self.state_dict)
+        probabilities = self.strategy.probabilities()
+        if probabilities:
+            log_probabilities(self.folder.path, row.epoch, probabilities, self.space)
         if self.board is not None:
-            self.board.log_epoch(row, self.strategy.probabilities(), self.space)
+            self.board.log_epoch(row, probabilities, self.space)
 
     def line(self, row: SearchEpoch) -> str:
         """See ``Task``."""

@@ -13,9 +13,9 @@ Objective = Literal["constraint", "product"]
 
 _TASK, _WEIGHTS, _SEARCH, _EVOLUTION = "Network", "Weights", "Search", "Evolution"
 
-_IMAGES_SEEN, _EPOCHS = 200_000, (6, 90)
+_IMAGES_SEEN, _EPOCHS = 200_000, (6, 60)
 """How many images the weights see by default, and the fewest and most epochs that it takes: with 5,000 images 40 epochs
-were better than 12, and with 45,000 six are enough (docs/search.md); 90 are the papers' for ImageNet."""
+were better than 12, and with 45,000 six are enough (docs/search.md)."""
 _LOGITS_MOVE, _RATES = 14.0, (0.01, 0.1)
 """Steps of the architecture parameters times their learning rate, where searches ended decided (docs/search.md), and
 the least and greatest rate; the least is the papers'."""
@@ -86,7 +86,7 @@ class SearchRecipe:
         "masks), candidates (parallel blocks), or paths (a module for each possible block).",
     )
     one_resolution: bool = option(
-        False,
+        True,
         group=_SEARCH,
         names=("--one-resolution/--all-resolutions",),
         help="In a step, run one input resolution of the space, drawn at random, or all.",

@@ -48,7 +48,7 @@ def test_a_plan_says_what_is_out_of_reach_and_what_it_would_do_with_the_images(m
     assert done.returncode == 1
     assert "networks for 64 or 96 pixels" in done.stdout
     assert "macs of at most 500,000: out of reach: no network has less than" in done.stdout
-    assert "48 training images: 90 epochs in batches of 2" in done.stdout
+    assert "48 training images: 60 epochs in batches of 2" in done.stdout
     assert done.stderr.count("\n") == 1
     # The data's size decides between the spaces, and a config file counts for a plan too.
     (images / "search.yaml").write_text("max_macs: 20M\n")
