@@ -1,11 +1,12 @@
 """The inverted residual as plain data."""
 
 import itertools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from fbnet_mobile.arch.block import Block, Convolution, round_channels
+from fbnet_mobile.arch.block import Block, Convolution, Shrink, round_channels
 from fbnet_mobile.arch.fields import STRICT, Activation, Count, Flag, Groups, KernelSize
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class InvertedResidual(Block):
     activation: Activation = "relu"
     groups: Groups = Field(None, description="of the 1x1 convolutions; none: 1")
     bias: Flag = Field(None, description="whether convolutions before a batch norm have a bias too")
+    no_residual: Flag = Field(None, description="whether the input is not added, though it is of the output's shape")
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
@@ -84,7 +86,14 @@ class InvertedResidual(Block):
     @property
     def residual(self) -> bool:
         """Whether the input is added to the output."""
-        return self.stride == 1 and self.in_channels == self.out_channels
+        return self.stride == 1 and self.in_channels == self.out_channels and not self.no_residual
+
+    @property
+    def shrinks(self) -> Mapping[str, Shrink] | None:
+        """See ``Block``; nothing with groups, among which the channels are shuffled."""
+        if self.groups is not None:
+            return None
+        return {"expanded_channels": "width", "kernel_size": "kernel", "se_channels": "part"}
 
     @property
     def peak_activations(self) -> int:
