@@ -19,7 +19,8 @@ Axes = Mapping[str, tuple[str | None, ...]]
 def axes(block: Block) -> Axes:
     """The axes of the tensors of a block's module.
 
-    >>> axes(Block.parse_key("conv in_channels=3 out_channels=16 resolution=8 stride=1 kernel_size=3 activation=relu bias=False"))["0.weight"]
+    >>> key = "conv in_channels=3 out_channels=16 resolution=8 stride=1 kernel_size=3 activation=relu bias=False"
+    >>> axes(Block.parse_key(key))["0.weight"]
     ('out_channels', 'in_channels', None, None)
     """
     whole = _shapes(block)

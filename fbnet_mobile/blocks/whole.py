@@ -1,7 +1,7 @@
 """The masked form of a trained block: the block itself, of which some channels are not read.
 
-What a channel holds makes no difference if nothing reads it. So a width is a mask over the axes along which weights read
-it, here and in the blocks that follow; the block's own arithmetic stays what it was.
+What a channel holds makes no difference if nothing reads it. So a width is a mask over the axes along which weights
+read it, here and in the blocks that follow; the block's own arithmetic stays what it was.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fbnet_mobile.arch import Block
 from fbnet_mobile.blocks.axes import INPUT, OUTPUT, axes, kernels, parts, take_slice
 from fbnet_mobile.blocks.masks import SuperBlock, Weights, column_masks, kernel_masks, synchronisable
 from fbnet_mobile.space import Option, Position
@@ -29,8 +28,8 @@ class Whole(SuperBlock):
         self.block, self.stride = block, block.stride
         self.module = synchronisable(block.build())
         widths = {INPUT: position.in_channels, OUTPUT: position.out_channels, **self.own}
-        options = {width: self.variables[name] for width, name in widths.items() if name in self.variables}
-        self.choices = {width: str(widths[width]) for width, each in options.items() if len(each) > 1}
+        chosen = {width: name for width, name in widths.items() if isinstance(name, str)}
+        self.choices = {width: name for width, name in chosen.items() if len(self.variables[name]) > 1}
         found, named = axes(block), dict(self.module.named_parameters())
         read = {
             name: [(axis, width) for axis, width in enumerate(found[name]) if axis >= 1 and width in self.choices]
@@ -47,13 +46,14 @@ class Whole(SuperBlock):
         self._shares: dict[str, Tensor] = {}
         self.parts = {field: name for field, name in parts(block).items() if field in self.choices}
         for field, name in self.parts.items():
+            self.constant(
+                f"{field}_kept", torch.tensor([float(option != 0) for option in self.variables[self.own[field]]])
+            )
             self.module.get_submodule(name).register_forward_hook(self._left_out(field))
 
     def forward(self, features: Tensor, weights: Weights) -> Tensor:
         """See ``SuperBlock``."""
         skip = weights[self.position.skip] if self.position.skip is not None else None
-        if skip is not None and not skip.requires_grad and float(skip[1]) == 1:
-            return features
         named = dict(self.module.named_parameters())
         changed: dict[str, Tensor] = {}
         for name, places in self.read.items():
@@ -68,8 +68,7 @@ class Whole(SuperBlock):
         if skip is not None:
             changed |= {name: named[name] * skip[0] for name in self.last}
         for field in self.parts:
-            kept = [float(option != 0) for option in self.variables[self.choices[field]]]
-            self._shares[field] = weights[self.choices[field]] @ torch.tensor(kept, device=features.device)
+            self._shares[field] = weights[self.choices[field]] @ getattr(self, f"{field}_kept")
         out: Tensor = functional_call(self.module, changed, (features,))
         return out
 
@@ -85,6 +84,8 @@ class Whole(SuperBlock):
 
     def freeze(self, assignment: Mapping[str, Option]) -> nn.Module:
         """See ``SuperBlock``."""
-        module = self.chosen(Block, assignment).build()
+        block = self.position.block(assignment)
+        assert block is not None
+        module = block.build()
         take_slice(module, self.module.state_dict())
         return module

@@ -160,6 +160,14 @@ class Supernet(nn.Module):
             assert isinstance(part, Whole)
             part.adopt(module)
 
+    def resized(self, images: Tensor, resolution: int) -> Tensor:
+        """(N, 3, R, R) images as the supernet makes them smaller; those of a trained network as data are loaded."""
+        if self.space.blocks and images.shape[-1] != resolution:
+            return F.interpolate(
+                images, size=(resolution, resolution), mode="bilinear", antialias=True, align_corners=False
+            )
+        return _subsample(images, resolution)
+
     def forward(self, images: Tensor, weights: Weights) -> Tensor:
         """(N, 3, R, R) at the largest resolution, and one weight for each option, to (N, classes).
 
@@ -173,7 +181,7 @@ class Supernet(nn.Module):
             running = [i for i, weight in enumerate(weights[RESOLUTION].tolist()) if weight != 0]
         features = images
         if len(running) == 1:
-            features = _subsample(images, resolutions[running[0]])
+            features = self.resized(images, resolutions[running[0]])
             for part in self.blocks:
                 features = part(features, weights)
                 if weights[RESOLUTION].requires_grad:

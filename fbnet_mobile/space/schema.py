@@ -178,9 +178,9 @@ _PLACE = ("in_channels", "out_channels", "resolution", "stride")
 class ChosenBlock(Part):
     """A block as an architecture's file has it, in which any field may have several values to choose from.
 
-    Without ``out_channels`` it has the width of the block before, whatever that is chosen to be, as blocks have that are
-    joined by a residual. 0 says that there is nothing of a field: ``se_channels: [16, 0]``. With ``skip`` it may be left
-    out.
+    Without ``out_channels`` it has the width of the block before, whatever that is chosen to be, as blocks have that
+    are joined by a residual. 0 says that there is nothing of a field: ``se_channels: [16, 0]``. With ``skip`` it may be
+    left out.
     """
 
     kind: str
@@ -211,9 +211,13 @@ class ChosenBlock(Part):
             if block.model_fields[name].is_required() and name not in chosen:
                 raise ValueError(f"no {name!r} for its blocks")
         if block.ends_network and (data.get("out_channels") is not None or data.get("skip")):
-            raise ValueError("the last block has as many outputs as there are classes; leave out its out_channels and skip")
+            raise ValueError(
+                "the last block has as many outputs as there are classes; leave out its out_channels and skip"
+            )
         if data.get("skip") and data.get("out_channels") is not None:
-            raise ValueError("skip: a block that may be left out has the width of the block before; leave out its out_channels")
+            raise ValueError(
+                "skip: a block that may be left out has the width of the block before; leave out its out_channels"
+            )
         if data.get("skip") and data.get("stride", 1) != 1:
             raise ValueError("skip: a block that may be left out has a stride of 1")
         return {**own, "fields": chosen}

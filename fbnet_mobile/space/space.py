@@ -54,7 +54,9 @@ class SearchSpace(BaseModel):
             return data
         named_fields(data)
         # As a space writes itself, the form that it has not is there, and empty.
-        data = {name: value for name, value in data.items() if name not in ("blocks", "stages") or value not in ((), [])}
+        data = {
+            name: value for name, value in data.items() if name not in ("blocks", "stages") or value not in ((), [])
+        }
         if data.get("blocks") is not None:
             return cls._name_the_block(data)
         for name in ("stem", "stages", "head"):

@@ -37,7 +37,9 @@ def stage_positions(space: "SearchSpace") -> Iterator[Position]:
             prefix, stride = f"stage{number}.block{block}", stage.stride if block == 1 else 1
             leaving: dict[str, tuple[Option, ...]] = {out: stage.out_channels}
             # A first block may be left out only if its output has its input's shape in every network.
-            keeps = stride == 1 and (block > 1 or (len(stage.out_channels) == 1 and [*entering.values()] == [*leaving.values()]))
+            keeps = stride == 1 and (
+                block > 1 or (len(stage.out_channels) == 1 and [*entering.values()] == [*leaving.values()])
+            )
             skip = f"{prefix}.skip" if stage.skip and (block > 1 or keeps) else None
             own = {choice: f"{prefix}.{choice}" for choice in stage.choices}
             options = {own[choice]: values for choice, values in stage.choices.items()}

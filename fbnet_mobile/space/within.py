@@ -60,7 +60,9 @@ def less_than(network: Architecture) -> dict[str, Any]:
         UserError: its images have not three channels, or it has no block that could be less.
     """
     if network.input_channels != IMAGE_CHANNELS:
-        raise UserError(f"{network.name} takes images of {network.input_channels} channels; only those of 3 are searched")
+        raise UserError(
+            f"{network.name} takes images of {network.input_channels} channels; only those of 3 are searched"
+        )
     whole = _whole_groups(network.blocks)
     if not whole:
         raise UserError(f"{network.name} has no block of which anything could be taken away")
@@ -124,7 +126,11 @@ def _widths(whole: int) -> list[int]:
     """Multiples of 8 from a quarter of a width to the whole, evenly spaced, the whole first."""
     least = max(_STEP, math.ceil(whole * _LEAST / _STEP) * _STEP)
     step = max(1, math.ceil((whole - least) / (_WIDTHS - 1) / _STEP)) * _STEP
-    below = range((whole - 1) // _STEP * _STEP, least - 1, -step) if whole % _STEP else range(whole - step, least - 1, -step)
+    below = (
+        range((whole - 1) // _STEP * _STEP, least - 1, -step)
+        if whole % _STEP
+        else range(whole - step, least - 1, -step)
+    )
     return [whole, *below]
 
 
@@ -133,7 +139,9 @@ def to_yaml(space: "SearchSpace") -> str:
     import yaml
 
     def line(fields: Mapping[str, Any]) -> str:
-        return str(yaml.safe_dump(fields, sort_keys=False, default_flow_style=True, width=10_000, allow_unicode=True)).rstrip()
+        return str(
+            yaml.safe_dump(fields, sort_keys=False, default_flow_style=True, width=10_000, allow_unicode=True)
+        ).rstrip()
 
     head = {"name": space.name, "description": space.description, "classes": space.classes}
     lines = [yaml.safe_dump(head, sort_keys=False, allow_unicode=True).rstrip()]
