@@ -131,11 +131,6 @@ class Block(BaseModel, ABC):
         """
         return None
 
-    @property
-    def residual(self) -> bool:
-        """Whether the input is added to the output."""
-        return False
-
     @abstractmethod
     def convolutions(self) -> tuple[Convolution, ...]:
         """The convolutions and linear layers of the block, from which MACs and parameters are counted."""

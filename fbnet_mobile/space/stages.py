@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel
+
 from fbnet_mobile.arch import BLOCKS
 from fbnet_mobile.space.positions import RESOLUTION, Option, Position
 
@@ -28,7 +30,7 @@ def stage_positions(space: "SearchSpace") -> Iterator[Position]:
         variables={**resolution, **entering},
         in_channels=IMAGE_CHANNELS,
         out_channels="stem.out_channels",
-        fixed={"kernel_size": stem.kernel_size, "activation": stem.activation},
+        fixed=_said(stem, "kernel_size", "activation", "padding", "batch_norm_eps"),
     )
     downsampling = stem.stride
     for number, stage in enumerate(space.stages, start=1):
@@ -81,5 +83,10 @@ def stage_positions(space: "SearchSpace") -> Iterator[Position]:
         in_channels=width,
         out_channels=space.classes,
         own={name.removeprefix("head."): name for name in present},
-        fixed={"activation": head.activation},
+        fixed=_said(head, "activation", "hidden_bias", "hidden_norm", "batch_norm_eps"),
     )
+
+
+def _said(part: BaseModel, *names: str) -> dict[str, Option]:
+    """The fields of a part of a space that it says anything of."""
+    return {name: value for name in names if (value := getattr(part, name)) is not None}

@@ -69,16 +69,19 @@ def less_than(network: Architecture) -> dict[str, Any]:
     blocks: list[dict[str, Any]] = []
     first_of_group = 0
     for number, block in enumerate(network.blocks):
-        joined = number > 0 and block.residual
+        joined = number > 0 and _residual(block)
         first_of_group = first_of_group if joined else number
         fields = block.model_dump(exclude={"in_channels", "out_channels", "resolution", "stride"}, exclude_none=True)
+        for name, field in type(block).model_fields.items():
+            if field.is_required() and getattr(block, name) is None:
+                fields[name] = 0
         shrinks = block.shrinks or {}
         # Smaller widths that happen to be equal do not make a residual of what was trained without one.
-        if "no_residual" in type(block).model_fields and block.stride == 1 and not block.residual:
+        if "no_residual" in type(block).model_fields and block.stride == 1 and not _residual(block):
             fields["no_residual"] = True
         described = {name: [value] for name, value in fields.items()}
         for name, how in shrinks.items():
-            if name in fields:
+            if fields.get(name):
                 described[name] = _less(fields[name], how)
         head: dict[str, Any] = {"kind": block.kind}
         if not joined and not block.ends_network:
@@ -103,7 +106,7 @@ def _whole_groups(blocks: Sequence[Block]) -> set[int]:
     groups: dict[int, list[Block]] = {}
     first = 0
     for number, block in enumerate(blocks):
-        entering, first = first, first if number > 0 and block.residual else number
+        entering, first = first, first if number > 0 and _residual(block) else number
         groups.setdefault(first, []).append(block)
         if number > 0:
             groups[entering].append(block)  # it reads what the group gives
@@ -162,3 +165,7 @@ def to_yaml(space: "SearchSpace") -> str:
 
 def _plain(options: Sequence[Option]) -> Option | list[Option]:
     return options[0] if len(options) == 1 else list(options)
+
+
+def _residual(block: Block) -> bool:
+    return bool(getattr(block, "residual", False))

@@ -2,12 +2,23 @@
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
 from fbnet_mobile.arch.block import Block, Convolution, Shrink, round_channels
-from fbnet_mobile.arch.fields import STRICT, Activation, Count, Flag, Groups, KernelSize
+from fbnet_mobile.arch.fields import (
+    STRICT,
+    Activation,
+    Count,
+    Flag,
+    Gate,
+    Groups,
+    KernelSize,
+    NormEps,
+    Padding,
+    SqueezeActivation,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,15 +33,24 @@ class _Choices(BaseModel):
     model_config = STRICT
 
     expansion_ratio: Annotated[float, Field(gt=0, le=64, description="of the input's channels")]
-    kernel_size: KernelSize
     squeeze_excite: bool
-    activation: Activation
-    groups: Groups = None
+    se_from: Annotated[
+        Literal["expanded", "input"], Field(description="of whose width squeeze-excite's is a quarter")
+    ] = "expanded"
+
+    def widths(self, in_channels: int) -> dict[str, int | None]:
+        """The expanded width, none where it is the input's, and squeeze-excite's, none without."""
+        expanded = None if self.expansion_ratio == 1 else round_channels(self.expansion_ratio * in_channels)
+        squeezed = round_channels(int(0.25 * (expanded or in_channels)))
+        if self.se_from == "input":
+            squeezed = max(1, int(0.25 * in_channels))
+        return {"expanded_channels": expanded, "se_channels": squeezed if self.squeeze_excite else None}
 
 
 class InvertedResidual(Block):
     """1x1 expansion, depthwise convolution, optional squeeze-excite, 1x1 projection (MobileNetV2/V3, FBNetV2).
 
+    With an activation behind the projection and no expansion it is MobileNetV1's depthwise separable convolution.
     Without ``expanded_channels`` the depthwise convolution works on the input itself (expansion ratio 1). The input is
     added to the output when the stride is 1 and both have the same channels. With ``groups`` the channels are shuffled
     before the depthwise convolution, with or without an expansion, as in FBNet-A (arXiv 1812.03443).
@@ -38,7 +58,16 @@ class InvertedResidual(Block):
 
     kind: ClassVar[str] = "inverted_residual"
     choices: ClassVar[tuple[str, ...]] = ("expansion_ratio", "kernel_size", "squeeze_excite", "activation")
-    optional_choices: ClassVar[tuple[str, ...]] = ("groups",)
+    optional_choices: ClassVar[tuple[str, ...]] = (
+        "groups",
+        "se_from",
+        "se_activation",
+        "se_gate",
+        "project_activation",
+        "no_residual",
+        "padding",
+        "batch_norm_eps",
+    )
     width_choices: ClassVar[tuple[str, ...]] = ("expansion_ratio",)
 
     expanded_channels: Count | None = None
@@ -47,7 +76,12 @@ class InvertedResidual(Block):
     activation: Activation = "relu"
     groups: Groups = Field(None, description="of the 1x1 convolutions; none: 1")
     bias: Flag = Field(None, description="whether convolutions before a batch norm have a bias too")
-    no_residual: Flag = Field(None, description="whether the input is not added, though it is of the output's shape")
+    se_activation: SqueezeActivation = Field(None, description="within squeeze-excite; none: the block's")
+    se_gate: Gate = Field(None, description="sigmoid; none: hard sigmoid")
+    project_activation: Activation | None = Field(None, description="behind the projection")
+    no_residual: Flag = Field(None, description="whether the input is left out though it could be added")
+    padding: Padding = Field(None, description="same: as TensorFlow pads; none: by k // 2")
+    batch_norm_eps: NormEps = None
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
@@ -60,23 +94,12 @@ class InvertedResidual(Block):
     def from_choices(cls, in_channels: int, out_channels: int, resolution: int, stride: int, **choices: Any) -> Self:
         """The block for an ``expansion_ratio`` of the input's channels and ``squeeze_excite`` on or off.
 
-        The expanded width and squeeze-excite's quarter of it are rounded as in the published networks.
+        The expanded width and squeeze-excite's quarter of it are rounded as in the published networks; with ``se_from``
+        "input", squeeze-excite has a quarter of the block's input, as in EfficientNet.
         """
-        chosen = _Choices(**choices)
-        ratio = chosen.expansion_ratio
-        expanded = None if ratio == 1 else round_channels(ratio * in_channels)
-        se_channels = round_channels(int(0.25 * (expanded or in_channels))) if chosen.squeeze_excite else None
-        return cls(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            resolution=resolution,
-            stride=stride,
-            expanded_channels=expanded,
-            kernel_size=chosen.kernel_size,
-            se_channels=se_channels,
-            activation=chosen.activation,
-            groups=chosen.groups,
-        )
+        of_widths = {name: choices.pop(name) for name in _Choices.model_fields if name in choices}
+        shape = {"in_channels": in_channels, "out_channels": out_channels, "resolution": resolution, "stride": stride}
+        return cls(**shape, **_Choices(**of_widths).widths(in_channels), **choices)
 
     @property
     def depthwise_channels(self) -> int:
@@ -130,5 +153,6 @@ class InvertedResidual(Block):
     def masked(cls, position: "Position") -> "type[SuperBlock] | None":
         """None with groups: channels that are masked would be shuffled among those that are not."""
         from fbnet_mobile.blocks.inverted_residual.masked import MaskedInvertedResidual
+        from fbnet_mobile.blocks.masks import masks_fit
 
-        return None if "groups" in position.own else MaskedInvertedResidual
+        return MaskedInvertedResidual if "groups" not in position.own and masks_fit(cls, position) else None
