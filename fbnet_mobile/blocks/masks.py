@@ -284,7 +284,7 @@ class MaskedSqueezeExcite(nn.Module):
         activations, activation = mixed
         hidden = mixed_activation(self.squeeze(pooled), self.activations or activations, activation)
         hidden = hidden * torch.einsum("ie,iec->c", joint, self.squeeze_masks)[:, None, None]
-        gate = self.gate(self.unsqueeze(hidden))
+        gate: Tensor = self.gate(self.unsqueeze(hidden))
         excited: Tensor = weights[self.choice] @ self.on
         return features * (1 + excited * (gate - 1))
 
