@@ -2,7 +2,7 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, Field
@@ -59,6 +59,13 @@ class Convolution(NamedTuple):
 
 Shrink = Literal["width", "kernel", "part"]
 """How a field of a trained block may be less: fewer channels, the centre of a kernel, or nothing at all."""
+
+
+def peak_of_chain(maps: Sequence[int], kept: int = 0) -> int:
+    """The most values of two successive maps together, with what is ``kept`` besides once the first is used."""
+    pairs = list(itertools.pairwise(maps))
+    return max(sum(pairs[0]), *(first + second + kept for first, second in pairs[1:]), 0)
+
 
 BLOCKS: "Registry[type[Block]]" = Registry("block kind", ours="fbnet_mobile.blocks")
 """The class of each kind of block; a subclass of ``Block`` that names its ``kind`` registers itself."""
@@ -170,7 +177,7 @@ class Block(BaseModel, ABC):
         """
         maps = [self.in_channels * self.resolution**2]
         maps += [convolution.out_channels * convolution.out_resolution**2 for convolution in self.convolutions()]
-        return max(first + second for first, second in itertools.pairwise(maps))
+        return peak_of_chain(maps)
 
     @property
     def key(self) -> str:

@@ -93,7 +93,7 @@ def masks_fit(kind: type[Block], position: Position) -> bool:
     """
     said = [name for choice, name in position.own.items() if choice in kind.optional_choices]
     alone = all(len(position.variables[name]) == 1 for name in said)
-    kernels = [set(position.variables[name]) for choice, name in position.own.items() if choice.startswith("kernel")]
+    kernels = [set(position.variables[name]) for choice, name in position.own.items() if "kernel" in choice]
     return alone and not (position.only("padding") and any(1 in sizes and len(sizes) > 1 for sizes in kernels))
 
 

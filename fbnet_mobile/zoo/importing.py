@@ -431,6 +431,43 @@ def _inverted_residual(part: _Part, layers: list[_Layer], reading: _Reading) -> 
     return "inverted_residual", fields, {**named, "depthwise.": depthwise, "project.": project}
 
 
+def _fused_inverted_residual(part: _Part, layers: list[_Layer], reading: _Reading) -> _Made:
+    expand, project = layers
+    _strides_only(expand, part, layers, reading)
+    _linear([project], part, reading)
+    fields = {
+        "expanded_channels": expand.out_channels,
+        "kernel_size": expand.kernel_size,
+        "activation": _activation_of([expand], part, reading),
+        "groups": expand.groups,
+        **_squeeze_fields(part),
+        **_residual_fields(part, layers),
+    }
+    return "fused_inverted_residual", fields, {"expand.": expand, "project.": project}
+
+
+def _universal_inverted_residual(part: _Part, layers: list[_Layer], reading: _Reading) -> _Made:
+    expand, project = (layer for layer in layers if layer.role == "p")
+    before, behind = layers.index(expand), layers.index(project)
+    depthwise = {"start.": layers[:before], "middle.": layers[before + 1 : behind], "end.": layers[behind + 1 :]}
+    there = {name: layer for name, found in depthwise.items() for layer in found}
+    _linear([layer for layer in (there.get("start."), project, there.get("end.")) if layer], part, reading)
+    strided = there.get("middle.") or there.get("start.") or there.get("end.")
+    _strides_only(strided, part, layers, reading)
+    fields = {
+        "expanded_channels": expand.out_channels,
+        **{f"{name[:-1]}_kernel_size": layer.kernel_size for name, layer in there.items()},
+        "activation": _activation_of([layer for layer in (expand, there.get("middle.")) if layer], part, reading),
+        **_residual_fields(part, layers),
+    }
+    return "universal_inverted_residual", fields, {**there, "expand.": expand, "project.": project}
+
+
+def _linear(layers: list[_Layer], part: _Part, reading: _Reading) -> None:
+    if any(layer.activation is not None for layer in layers):
+        raise reading.refused(part.module, "has an activation in another place than ours has")
+
+
 def _activation_of(layers: list[_Layer], part: _Part, reading: _Reading) -> str:
     activation = _one({layer.activation for layer in layers}, "activation", part, reading)
     if activation is None:
@@ -438,7 +475,7 @@ def _activation_of(layers: list[_Layer], part: _Part, reading: _Reading) -> str:
     return str(activation)
 
 
-def _strides_only(layer: _Layer, part: _Part, layers: list[_Layer], reading: _Reading) -> None:
+def _strides_only(layer: _Layer | None, part: _Part, layers: list[_Layer], reading: _Reading) -> None:
     if any(other.stride != 1 for other in layers if other is not layer):
         raise reading.refused(part.module, "has a stride in another convolution than ours has")
 
@@ -460,7 +497,12 @@ def _residual_fields(part: _Part, layers: list[_Layer]) -> dict[str, Any]:
     return {"no_residual": same and not part.residual}
 
 
-_PATTERNS = {"[fp]": _conv, "p?ds?p": _inverted_residual}
+_PATTERNS = {
+    "[fp]": _conv,
+    "p?ds?p": _inverted_residual,
+    "fs?p": _fused_inverted_residual,
+    "d?pd?pd?": _universal_inverted_residual,
+}
 """By what the layers are: full, pointwise or depthwise convolutions, and squeeze-excites."""
 _NAMES = {"f": "convolution", "p": "1x1 convolution", "d": "depthwise convolution", "s": "squeeze-excite"}
 

@@ -73,6 +73,8 @@ FAMILIES = [
     "timm:fbnetv3_b",
     "timm:tinynet_e",
     "torchvision:mobilenet_v2",
+    "timm:mobilenetv4_conv_small",
+    "timm:tf_efficientnetv2_b0",
 ]
 
 

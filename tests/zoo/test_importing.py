@@ -23,7 +23,9 @@ SAMPLE = [
     "timm:fbnetv3_b",  # squeeze-excite with hard swish
     "timm:tf_efficientnet_lite0",
     "timm:tinynet_e",  # SiLU, sigmoid gate, squeeze-excite of the input's width
-    "timm:spnasnet_100",
+    "timm:mobilenetv4_conv_small_050",  # universal inverted residual, a batch norm behind the hidden layer
+    "timm:tf_efficientnetv2_b0",  # fused inverted residual, convolutions with a residual
+    "timm:mobilenet_edgetpu_v2_xs",  # groups in the fused convolution
     "torchvision:mobilenet_v2",
     "torchvision:mobilenet_v3_small",
     "torchvision:mnasnet0_5",

@@ -1,14 +1,12 @@
 """The inverted residual as plain data."""
 
-import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from fbnet_mobile.arch.block import Block, Convolution, Shrink, round_channels
+from fbnet_mobile.arch.block import Block, Convolution, Shrink, peak_of_chain
 from fbnet_mobile.arch.fields import (
-    STRICT,
     Activation,
     Count,
     Flag,
@@ -19,32 +17,13 @@ from fbnet_mobile.arch.fields import (
     Padding,
     SqueezeActivation,
 )
+from fbnet_mobile.blocks.expansion import Expansion
 
 if TYPE_CHECKING:
     from torch import nn
 
     from fbnet_mobile.blocks.masks import SuperBlock
     from fbnet_mobile.space import Position
-
-
-class _Choices(BaseModel):
-    """What a space may say of an inverted residual."""
-
-    model_config = STRICT
-
-    expansion_ratio: Annotated[float, Field(gt=0, le=64, description="of the input's channels")]
-    squeeze_excite: bool
-    se_from: Annotated[
-        Literal["expanded", "input"], Field(description="of whose width squeeze-excite's is a quarter")
-    ] = "expanded"
-
-    def widths(self, in_channels: int) -> dict[str, int | None]:
-        """The expanded width, none where it is the input's, and squeeze-excite's, none without."""
-        expanded = None if self.expansion_ratio == 1 else round_channels(self.expansion_ratio * in_channels)
-        squeezed = round_channels(int(0.25 * (expanded or in_channels)))
-        if self.se_from == "input":
-            squeezed = max(1, int(0.25 * in_channels))
-        return {"expanded_channels": expanded, "se_channels": squeezed if self.squeeze_excite else None}
 
 
 class InvertedResidual(Block):
@@ -97,9 +76,9 @@ class InvertedResidual(Block):
         The expanded width and squeeze-excite's quarter of it are rounded as in the published networks; with ``se_from``
         "input", squeeze-excite has a quarter of the block's input, as in EfficientNet.
         """
-        of_widths = {name: choices.pop(name) for name in _Choices.model_fields if name in choices}
+        widths = Expansion.taken_from(choices).widths(in_channels)
         shape = {"in_channels": in_channels, "out_channels": out_channels, "resolution": resolution, "stride": stride}
-        return cls(**shape, **_Choices(**of_widths).widths(in_channels), **choices)
+        return cls(**{**shape, **widths, **choices})
 
     @property
     def depthwise_channels(self) -> int:
@@ -126,8 +105,7 @@ class InvertedResidual(Block):
         if self.expanded_channels is not None:
             maps.insert(1, self.expanded_channels * entering)
         kept = maps[0] if self.residual else 0
-        pairs = list(itertools.pairwise(maps))
-        return max(sum(pairs[0]), *(first + second + kept for first, second in pairs[1:]))
+        return peak_of_chain(maps, kept)
 
     def convolutions(self) -> tuple[Convolution, ...]:
         """Expansion, depthwise, squeeze-excite's two, projection."""
