@@ -44,7 +44,9 @@ def profile(options: ProfileOptions) -> ProfileResult:
     recipe = options.recipe
     budget_s = None if recipe.budget is None else parse_seconds(recipe.budget)
     kept = arguments_path(recipe.output)
-    check_output(recipe.output, inputs=[recipe.space, recipe.data, options.device.runtime.benchmark_binary])
+    check_output(
+        recipe.output, inputs=[recipe.space, recipe.within, recipe.data, options.device.runtime.benchmark_binary]
+    )
     check_arguments(kept)
 
     from fbnet_mobile.devices import get_device
@@ -59,13 +61,15 @@ def profile(options: ProfileOptions) -> ProfileResult:
         from fbnet_mobile.data.data import glimpse
 
         seen = glimpse(recipe.data, root=recipe.data_root)
-    name, why = recipe.space or "small", ""
-    if recipe.space is None and seen is not None:
+    space_name, why = recipe.space or "small", ""
+    if recipe.within is not None:
+        space_name = _written_space(recipe)
+    elif recipe.space is None and seen is not None:
         from fbnet_mobile.search.choose import choose_space
 
         space, why = choose_space(seen)
-        name = space.name
-    space = load_space(name)
+        space_name = space.name
+    space = load_space(space_name)
     classes = recipe.classes or (len(seen.classes) if seen else space.classes)
     space = space.with_classes(classes)
     if recipe.resolution is not None:
@@ -89,7 +93,7 @@ def profile(options: ProfileOptions) -> ProfileResult:
     with device, steps() as progress:
         result = measure(
             space,
-            name,
+            space_name,
             device,
             runtime,
             recipe.output,
@@ -114,6 +118,23 @@ def profile(options: ProfileOptions) -> ProfileResult:
         )
     described = described_table(recipe.output, result.table, command_line("profile", options, budget=None))
     return replace(described, warnings=result.warnings)
+
+
+def _written_space(recipe: ProfileRecipe) -> str:
+    """The path of the space within a checkpoint's network, which is written if it is not there yet."""
+    from fbnet_mobile.files import write_whole
+    from fbnet_mobile.search.start import Start
+    from fbnet_mobile.space import SearchSpace, load_space
+
+    assert recipe.within is not None
+    start = Start.load(recipe.within)
+    path = Path(recipe.space) if recipe.space else recipe.output.with_name(f"{recipe.output.stem}.space.yaml")
+    if not path.exists():
+        with write_whole(path) as partial:
+            partial.write_text(SearchSpace.within(start.architecture).to_yaml(), encoding="utf-8")
+        say(f"{path}: the space within {recipe.within}, which may be edited")
+    start.require(load_space(str(path)), str(path))
+    return str(path)
 
 
 def show(table: Path) -> ProfileResult:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fbnet_mobile.data.data import Glimpse
     from fbnet_mobile.latency.table import LatencyTable
     from fbnet_mobile.search.results import Searched
+    from fbnet_mobile.search.start import Start
     from fbnet_mobile.space import SearchSpace
 
 
@@ -66,7 +67,7 @@ def search(options: SearchOptions) -> SearchResult:
     wanted = task.wanted
     asked = _Asked(wanted, complete=True)
     kept = arguments_path(task.output, folder=True)
-    check_output(task.output, replaces=Path.is_dir, inputs=[images.data, *wanted.latency_table])
+    check_output(task.output, replaces=Path.is_dir, inputs=[images.data, wanted.within, *wanted.latency_table])
     check_arguments(kept)
 
     from fbnet_mobile.api.fabric import make_fabric
@@ -80,7 +81,7 @@ def search(options: SearchOptions) -> SearchResult:
     # The limits depend on the number of classes, and are checked before all images are read.
     with fabric.rank_zero_first():
         seen = glimpse(images.data, **source)
-    space, why = _space(wanted, tables, asked, seen)
+    space, why, start = _space(wanted, tables, asked, seen)
     searches, remarks = _limited(space, tables, asked, task.output)
     remarks = [f"{path}: {warning}" for path, table in zip(wanted.latency_table, tables, strict=True)
                for warning in table.warnings()] + remarks  # fmt: skip
@@ -93,6 +94,8 @@ def search(options: SearchOptions) -> SearchResult:
     recipe = options.recipe.fitted(len(data.train))
     if fabric.is_global_zero and recipe != options.recipe:
         say(_fitted(recipe, len(data.train)))
+    if start is not None:
+        data = start.colours(data)
     found = []
     for folder, constraints in searches.items():
         if len(searches) > 1 and fabric.is_global_zero:
@@ -104,6 +107,7 @@ def search(options: SearchOptions) -> SearchResult:
             recipe,
             folder,
             fabric,
+            start=start,
             shared_warmup=task.output / "warmup.pt" if len(searches) > 1 else None,
             tensorboard=task.tensorboard,
         )
@@ -136,7 +140,7 @@ def plan_of(options: PlanOptions) -> Plan:
     if images.data is not None:
         place = images.place
         seen = glimpse(images.data, root=place.data_root, seed=place.split_seed, limit=options.limit)
-    space, why = _space(wanted, tables, asked, seen)
+    space, why, _ = _space(wanted, tables, asked, seen)
 
     from fbnet_mobile.cost.bounds import cheapest, cost_range
     from fbnet_mobile.cost.constraint import latency_constraint, limit_on
@@ -199,21 +203,36 @@ def _fitted(recipe: SearchRecipe, images: int) -> str:
 
 def _space(
     wanted: Wanted, tables: "Sequence[LatencyTable]", asked: "_Asked", seen: "Glimpse | None"
-) -> "tuple[SearchSpace, str]":
-    """The space with the classes of the images and the resolutions asked for, and why it if it was not named."""
+) -> "tuple[SearchSpace, str, Start | None]":
+    """The space with the classes of the images and the resolutions asked for.
+
+    Returns:
+        The space, why it if it was not named, and the trained network that it is within.
+    """
     from fbnet_mobile.arch import Block
     from fbnet_mobile.cost.constraint import limit_on
     from fbnet_mobile.search.choose import choose_space
-    from fbnet_mobile.space import load_space
+    from fbnet_mobile.space import SearchSpace, load_space
 
+    start = None
+    if wanted.within is not None:
+        from fbnet_mobile.search.start import Start
+
+        start = Start.load(wanted.within)
     name, why = wanted.space or (tables[0].conditions.space if tables else None), ""
     if name is not None:
         space = load_space(name)
+    elif start is not None:
+        name, space = f"within {wanted.within}", SearchSpace.within(start.architecture)
     elif seen is not None:
         space, why = choose_space(seen, lambda space: [limit_on(space, *each) for each in asked.counts.items()])
         name = space.name
     else:
         raise UserError("no space; name one with --space, or give --data or --latency-table, which it follows from")
+    if start is not None:
+        start.require(space, name)
+    elif space.blocks:
+        raise UserError(f"space {name} is within a trained network; give its checkpoint with --within")
     if seen is not None:
         space = space.with_classes(len(seen.classes))
     elif tables:
@@ -223,7 +242,7 @@ def _space(
         space = space.with_resolution(wanted.resolution)
     for table, path in zip(tables, wanted.latency_table, strict=True):
         table.require(space, name, path)
-    return space, why
+    return space, why, start
 
 
 class _Asked:

@@ -45,6 +45,13 @@ class ProfileRecipe:
         shown="one for the images; small without any",
         help="Search space: the name of a packaged one or a YAML file.",
     )
+    within: Path | None = option(
+        None,
+        group=_BLOCKS,
+        shown="none",
+        help="Checkpoint of a trained network: the space is what it may become when something is taken from it, and is "
+        "written to --space (NAME.space.yaml beside the table if that is not given) unless it is there.",
+    )
     resolution: str | None = option(
         None, group=_BLOCKS, shown="the space's", help="Pixels of the input, instead of the space's: 96, or 64,96."
     )

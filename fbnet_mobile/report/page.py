@@ -854,9 +854,5 @@ def _opens(kind: str, precision: str, clients: Mapping[str, Any]) -> str:
         return "Core ML"
     runs = {"tflite": ["LiteRT"], "onnx": ["ONNX Runtime"], "checkpoint": ["fbnet-mobile"]}.get(kind, [])
     # What takes only pixels and probabilities needs a file that was made for it; see docs/export.md.
-    found = [
-        each.title
-        for each in clients.values()
-        if precision in each.formats.get(kind, ()) and not each.scores
-    ]
+    found = [each.title for each in clients.values() if precision in each.formats.get(kind, ()) and not each.scores]
     return ", ".join([*runs, *found])

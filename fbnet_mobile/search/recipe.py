@@ -42,6 +42,7 @@ class SearchRecipe:
     )
     epochs: int = option(
         0,
+        given={"within": 8},
         group=_WEIGHTS,
         low=0,
         high=100_000,
@@ -52,12 +53,21 @@ class SearchRecipe:
         0, group=_WEIGHTS, low=0, high=1_000_000, shown=_FITTED, help="Images a step, over all processes."
     )
     learning_rate: float = option(
-        0.1, group=_WEIGHTS, above=0, help="Of the weights, at its peak; it falls to zero as a cosine."
+        0.1,
+        given={"within": 0.02},
+        group=_WEIGHTS,
+        above=0,
+        help="Of the weights, at its peak; it falls to zero as a cosine.",
     )
     momentum: float = option(0.9, group=_WEIGHTS, low=0, below=1, help="Of the weights.")
     weight_decay: float = option(1e-4, group=_WEIGHTS, low=0, help="Of the weights.")
     warmup: float = option(
-        0.11, group=_WEIGHTS, low=0, high=0.9, help="Share of the epochs that trains the weights only."
+        0.11,
+        given={"within": 0.25},
+        group=_WEIGHTS,
+        low=0,
+        high=0.9,
+        help="Share of the epochs that trains the weights only.",
     )
     weight_share: float = option(
         0.8,
@@ -67,11 +77,17 @@ class SearchRecipe:
         help="Share of the training images for the weights; the rest is for the architecture parameters.",
     )
     architecture_learning_rate: float = option(
-        0.0, group=_SEARCH, low=0, shown=_FITTED, help="Of the architecture parameters."
+        0.0, given={"within": 0.1}, group=_SEARCH, low=0, shown=_FITTED, help="Of the architecture parameters."
     )
-    architecture_weight_decay: float = option(5e-4, group=_SEARCH, low=0, help="Of the architecture parameters.")
-    temperature_start: float = option(5.0, group=_SEARCH, above=0, help="Of Gumbel-softmax, in the first step.")
-    temperature_end: float = option(0.087, group=_SEARCH, above=0, help="Of Gumbel-softmax, in the last step.")
+    architecture_weight_decay: float = option(
+        5e-4, given={"within": 0.0}, group=_SEARCH, low=0, help="Of the architecture parameters."
+    )
+    temperature_start: float = option(
+        5.0, given={"within": 1.0}, group=_SEARCH, above=0, help="Of Gumbel-softmax, in the first step."
+    )
+    temperature_end: float = option(
+        0.087, given={"within": 0.3}, group=_SEARCH, above=0, help="Of Gumbel-softmax, in the last step."
+    )
     multiplier_rate: float = option(
         0.05,
         group=_SEARCH,
@@ -114,6 +130,22 @@ class SearchRecipe:
         low=1,
         high=1_000_000_000,
         help="Held-back images on which a network is measured, at most.",
+    )
+    channel_order: Literal["images", "weights"] = option(
+        "images",
+        group=_SEARCH,
+        help="By what the channels of a trained network are ordered, of which the first are kept: what the loss would "
+        "lose by them, or the sizes of the weights that read them.",
+    )
+    distillation_weight: float = option(
+        0.5,
+        group=_WEIGHTS,
+        low=0,
+        high=1,
+        help="Share of the trained network's part in the loss of the weights, where one is searched.",
+    )
+    distillation_temperature: float = option(
+        2.0, group=_WEIGHTS, above=0, high=1000, help="By which the logits of both are then divided."
     )
     seed: int = option(0, group=_WEIGHTS, low=0, high=SEEDS, help="Of order, augmentation and Gumbel noise.")
 
@@ -194,6 +226,12 @@ class Wanted:
         group=_TASK,
         shown="the first table's; without a table by the images and the limits",
         help="Search space: a packaged one or a YAML file.",
+    )
+    within: Path | None = option(
+        None,
+        group=_TASK,
+        shown="none",
+        help="Checkpoint of a trained network: search for what of it to keep, starting as that network.",
     )
     resolution: str | None = option(
         None, group=_TASK, shown="the space's", help="Pixels of the input, instead of the space's: 96, or 64,96."
