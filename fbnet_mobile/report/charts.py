@@ -5,6 +5,11 @@ from html import escape
 from typing import Any
 
 
+def epochs(numbers: Sequence[float]) -> dict[str, Any]:
+    """The axis of epochs: whole numbers."""
+    return {"title": {"text": "epoch"}, **({"dtick": 1} if len(numbers) <= 12 else {})}
+
+
 def line(x: Sequence[float], y: Sequence[float], name: str, colour: str, form: str) -> dict[str, Any]:
     """What moved from epoch to epoch; ``form`` is of a number where the pointer is."""
     return {
@@ -23,7 +28,7 @@ def line(x: Sequence[float], y: Sequence[float], name: str, colour: str, form: s
 def markers(
     pairs: Sequence[tuple[float, float | None]], name: str, colour: str, size: int, names: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Networks by (measured, predicted) in ms."""
+    """Networks by (measured, predicted); ``names`` of each, or one for all."""
     labels = names or [name] * len(pairs)
     return {
         "type": "scatter",
@@ -36,7 +41,7 @@ def markers(
         ],
         "name": escape(name),
         "marker": {"color": colour, "size": size, "opacity": 0.85},
-        "hovertemplate": "<b>%{customdata[0]}</b><br>measured %{x:.4f} ms<br>predicted %{y:.4f} ms "
+        "hovertemplate": "<b>%{customdata[0]}</b><br>measured %{x:.4g}<br>predicted %{y:.4g} "
         "(%{customdata[1]:+.1%})<extra></extra>",
     }
 

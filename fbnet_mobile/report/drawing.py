@@ -1,5 +1,6 @@
 """A network drawn block by block beside the space that it was found in: SVG, without scripts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -120,7 +121,7 @@ def _pixels(block: Block | None) -> int:
 
 
 def _height(block: Block, tallest: int) -> float:
-    return max(_LEAST, _TALL * (block.out_resolution / tallest) ** 0.5 - 14)
+    return max(_LEAST, _TALL * math.sqrt(block.out_resolution / tallest) - 14)
 
 
 def _box(middle: float, base: float, width: float, height: float, kind: str) -> str:

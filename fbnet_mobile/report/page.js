@@ -5,13 +5,13 @@
   const models = JSON.parse(read("models"));
   const probabilities = JSON.parse(read("probabilities"));
 
-  // Which one for N ms: needs no plots.
+  // Which one for so much time: needs no plots.
   const budget = document.getElementById("budget");
   if (budget) {
     const answer = () => {
-      const ms = parseFloat(budget.value);
-      const fits = models.filter((model) => model.ms <= ms).sort((a, b) => b.accuracy - a.accuracy || a.ms - b.ms);
-      document.getElementById("answer").textContent = !(ms > 0) ? "Write a number of milliseconds." : fits.length
+      const most = parseFloat(budget.value);
+      const fits = models.filter((model) => model.at <= most).sort((a, b) => b.accuracy - a.accuracy || a.at - b.at);
+      document.getElementById("answer").textContent = !(most > 0) ? "Write a number." : fits.length
         ? `${fits[0].name}: ${fits[0].text}` : "None of these is that fast.";
     };
     budget.addEventListener("input", answer);
@@ -61,7 +61,7 @@
       hovertemplate: `${option}: %{y:.0%} after epoch %{x}<extra></extra>`,
     }));
     return Plotly.react("plot-probability", themed(data), layout({
-      xaxis: { title: { text: "epoch" } }, yaxis: { title: { text: "probability" }, tickformat: ".0%", range: [0, 1.02] }, showlegend: true,
+      xaxis: { title: { text: "epoch" }, ...(chosen.epochs.length <= 12 ? { dtick: 1 } : {}) }, yaxis: { title: { text: "probability" }, tickformat: ".0%", range: [0, 1.02] }, showlegend: true,
     }), config);
   };
   if (select) select.addEventListener("change", drawChoice);

@@ -76,8 +76,8 @@ class Point:
     Attributes:
         name: of the file, with its runtime.
         kind: found, random, published or imported.
-        ms: measured.
-        predicted_ms: by the table; None without one.
+        us: measured.
+        predicted_us: by the table; None without one.
         accuracy: on test images, 0 to 1; None if it was not judged.
         images: how many those were.
         model: the record.
@@ -86,8 +86,8 @@ class Point:
 
     name: str
     kind: str
-    ms: float
-    predicted_ms: float | None
+    us: float
+    predicted_us: float | None
     accuracy: float | None
     images: int | None
     model: Mapping[str, Any]
@@ -101,6 +101,10 @@ class Page:
         self.found = found
         self.charts: list[dict[str, Any]] = []
         self.points = list(_points(found))
+        times = [point.us for point in self.points] + [
+            us for table in found.tables.values() for _, us in table.networks()
+        ]
+        self.unit, self.scale = ("us", 1.0) if max(times, default=0.0) < 1e3 else ("ms", 1e3)
         self.probabilities: dict[str, Any] = {}
 
     def plot(self, name: str, data: Sequence[Mapping[str, Any]], title: str = "", **layout: Any) -> str:
@@ -116,7 +120,7 @@ class Page:
         for number, search in enumerate(self.found.searches, start=1):
             several = len(self.found.searches) > 1
             yield self.network(search, f"network{number}", f": {search.architecture.name}" if several else "")
-        if self.found.tables or any(point.predicted_ms for point in self.points):
+        if self.found.tables or any(point.predicted_us for point in self.points):
             yield self.prediction()
         for number, search in enumerate(self.found.searches, start=1):
             if search.log:
@@ -144,15 +148,15 @@ class Page:
                 )
         judged = [point for point in self.points if point.accuracy is not None]
         if judged:
-            best = max(judged, key=lambda point: (point.accuracy or 0, -point.ms))
+            best = max(judged, key=lambda point: (point.accuracy or 0, -point.us))
             yield f"{best.accuracy:.1%}", f"accuracy on {best.images:,} test images ({best.name})"
         elif (scored := [t.evaluation["accuracy"] for t in self.found.trainings if t.evaluation]) or (
             scored := [max(t.log["val_accuracy"]) for t in self.found.trainings if t.log.get("val_accuracy")]
         ):
             yield f"{max(scored):.1%}", "accuracy on validation images"
         if self.points:
-            fastest = min(self.points, key=lambda point: point.ms)
-            yield latency(1e3 * fastest.ms), f"measured on {fastest.device} ({fastest.name})"
+            fastest = min(self.points, key=lambda point: point.us)
+            yield latency(fastest.us), f"measured on {fastest.device} ({fastest.name})"
         for search in self.found.searches[:1]:
             network = search.architecture
             yield f"{network.macs / 1e6:.2f} M", f"MACs, {network.params / 1e6:.3f} M parameters"
@@ -160,19 +164,19 @@ class Page:
 
     def trade_off(self) -> Section:
         """Accuracy against measured latency."""
-        judged = sorted((p for p in self.points if p.accuracy is not None), key=lambda p: (p.ms, -(p.accuracy or 0)))
+        judged = sorted((p for p in self.points if p.accuracy is not None), key=lambda p: (p.us, -(p.accuracy or 0)))
         front = _front(judged)
         rows = [
             [
                 point.name,
                 point.kind,
-                latency(1e3 * point.ms),
+                latency(point.us),
                 "" if point.accuracy is None else f"{point.accuracy:.2%}",
-                f"{latency(1e3 * point.ms)} and up" if point in front else "",
+                f"{latency(point.us)} and up" if point in front else "",
             ]
-            for point in sorted(self.points, key=lambda point: point.ms)
+            for point in sorted(self.points, key=lambda point: point.us)
         ]
-        best = [number for number, point in enumerate(sorted(self.points, key=lambda p: p.ms)) if point in front]
+        best = [number for number, point in enumerate(sorted(self.points, key=lambda p: p.us)) if point in front]
         table = html.table(["file", "made how", "latency", "accuracy", "the best for"], rows, texts=(0, 1), best=best)
         if not judged:
             return Section("trade-off", "Latency", "Every file that was timed on the device.", table)
@@ -183,7 +187,7 @@ class Page:
             {
                 "type": "scatter",
                 "mode": "lines",
-                "x": [value for point in front for value in (point.ms,)],
+                "x": [point.us / self.scale for point in front],
                 "y": [point.accuracy for point in front],
                 "name": "front",
                 "line": {"color": "--line", "width": 2, "shape": "hv"},
@@ -195,7 +199,7 @@ class Page:
                 {
                     "type": "scatter",
                     "mode": "markers+text" if len(judged) <= 6 else "markers",
-                    "x": [point.ms for point in points],
+                    "x": [point.us / self.scale for point in points],
                     "y": [point.accuracy for point in points],
                     "text": [escape(point.name.partition(" ")[0]) for point in points],
                     "textposition": "bottom center",
@@ -203,44 +207,44 @@ class Page:
                     "name": kind,
                     "customdata": [[escape(point.name), point.images] for point in points],
                     "marker": {"color": f"--c{number}", "size": 12},
-                    "hovertemplate": "<b>%{customdata[0]}</b><br>%{x:.3f} ms<br>%{y:.2%} of %{customdata[1]} images"
-                    "<extra></extra>",
+                    "hovertemplate": "<b>%{customdata[0]}</b><br>%{x:.4g} "
+                    f"{self.unit}<br>%{{y:.2%}} of %{{customdata[1]}} images<extra></extra>",
                 }
             )
-        targets = self.targets_ms()
+        targets = self.targets_us()
         shapes = [
             {
                 "type": "line",
-                "x0": ms,
-                "x1": ms,
+                "x0": us / self.scale,
+                "x1": us / self.scale,
                 "y0": 0,
                 "y1": 1,
                 "yref": "paper",
                 "line": {"color": "--c2", "dash": "dash", "width": 1.5},
             }
-            for ms in targets
+            for us in targets
         ]
         notes = [
             {
-                "x": ms,
+                "x": us / self.scale,
                 "y": 1,
                 "yref": "paper",
-                "text": f"target {latency(1e3 * ms)}",
+                "text": f"target {latency(us)}",
                 "showarrow": False,
                 "xanchor": "left",
                 "xshift": 4,
                 "yanchor": "top",
                 "font": {"color": "--c2"},
             }
-            for ms in targets
+            for us in targets
         ]
         least, most = min(p.accuracy or 0 for p in judged), max(p.accuracy or 0 for p in judged)
         pad = max(0.01, 0.25 * (most - least))
-        longest = max([p.ms for p in judged] + targets)
+        longest = max([p.us for p in judged] + targets) / self.scale
         plot = self.plot(
             "tradeoff",
             data,
-            xaxis={"title": {"text": "measured latency, ms"}, "range": [0, 1.15 * longest]},
+            xaxis={"title": {"text": f"measured latency, {self.unit}"}, "range": [0, 1.15 * longest]},
             yaxis={
                 "title": {"text": "test accuracy"},
                 "tickformat": ".1%",
@@ -250,10 +254,10 @@ class Page:
             annotations=notes,
             height=420,
         )
-        first = targets[0] if targets else front[-1].ms
+        first = (targets[0] if targets else front[-1].us) / self.scale
         ask = (
             '<div class="asks"><label for="budget">Which one for</label>'
-            f'<input id="budget" type="number" min="0" step="any" value="{first:.4g}"> ms?'
+            f'<input id="budget" type="number" min="0" step="any" value="{first:.4g}"> {self.unit}?'
             '<output id="answer" for="budget"></output></div>'
         )
         return Section(
@@ -264,11 +268,11 @@ class Page:
             f"{plot}{ask}{table}",
         )
 
-    def targets_ms(self) -> list[float]:
+    def targets_us(self) -> list[float]:
         """Latencies that searches were asked for."""
         return sorted(
             {
-                limit["limit"] / 1e3
+                limit["limit"]
                 for search in self.found.searches
                 for limit in search.result["constraints"]
                 if str(limit["name"]).startswith("latency")
@@ -319,7 +323,7 @@ class Page:
                     "" if us is None or not total else f"{us / total:.0%}",
                 ]
             )
-        table = html.table(["place", "block", "channels", "pixels", "MACs", "predicted", "share"], rows, texts=(0, 1))
+        listed = html.table(["place", "block", "channels", "pixels", "MACs", "predicted", "share"], rows, texts=(0, 1))
         said = (
             f" Times are what the table {escape(table_name)} predicts, {fixed:.1f} us of invocation besides."
             if times
@@ -328,7 +332,7 @@ class Page:
         body = (
             f'<div class="scroll">{draw(drawn)}</div><div class="key">{legend}</div>'
             f'<p class="note">Width is output channels, height is output pixels, both by the square root.{said}</p>'
-            f"<details><summary>Every block as a table</summary>{table}</details>"
+            f"<details><summary>Every block as a table</summary>{listed}</details>"
         )
         return Section(
             name,
@@ -347,12 +351,14 @@ class Page:
             for blocks, measured_us in table.networks():
                 if not table.missing(blocks):
                     predicted = table.fixed_us + sum(map(table.block_us, blocks))
-                    pairs.append((measured_us / 1e3, predicted / 1e3))
+                    pairs.append((measured_us / self.scale, predicted / self.scale))
             bands += [value for pair in pairs for value in pair]
             data.append(charts.markers(pairs, f"random networks of {path.name}", f"--c{(number - 1) % 6 + 1}", 7))
             rows.append(_health(path, table))
-        pairs = [(point.ms, point.predicted_ms) for point in self.points if point.predicted_ms]
-        names = [point.name for point in self.points if point.predicted_ms]
+        pairs = [
+            (point.us / self.scale, point.predicted_us / self.scale) for point in self.points if point.predicted_us
+        ]
+        names = [point.name for point in self.points if point.predicted_us]
         if pairs:
             bands += [value for pair in pairs for value in pair if value]
             data.append(charts.markers(pairs, "files of fbnet-benchmark", "--c2", 12, names))
@@ -360,25 +366,25 @@ class Page:
         if bands:
             low, high = 0.88 * min(bands), 1.12 * max(bands)
             # Small networks are not to lie in a corner.
-            axis = {"type": "log", "range": [math.log10(low), math.log10(high)]}
+            axis = {"type": "log", "nticks": 8, "range": [math.log10(low), math.log10(high)]}
             for share, opacity in ((0.1, 0.10), (0.05, 0.16)):
                 data.insert(0, charts.band(low, high, share, opacity))
             body += self.plot(
                 "prediction",
                 data,
-                xaxis={"title": {"text": "measured, ms"}, **axis},
-                yaxis={"title": {"text": "predicted, ms"}, **axis},
+                xaxis={"title": {"text": f"measured, {self.unit}"}, **axis},
+                yaxis={"title": {"text": f"predicted, {self.unit}"}, **axis},
                 height=440,
             )
         errors = [
             [
                 point.name,
-                latency(1e3 * point.ms),
-                latency(1e3 * point.predicted_ms),
-                f"{point.predicted_ms / point.ms - 1:+.1%}",
+                latency(point.us),
+                latency(point.predicted_us),
+                f"{point.predicted_us / point.us - 1:+.1%}",
             ]
             for point in self.points
-            if point.predicted_ms
+            if point.predicted_us
         ]
         if errors:
             body += html.table(["file", "measured", "predicted", "error"], errors, texts=(0,))
@@ -443,8 +449,8 @@ class Page:
                     f"cost{number}",
                     data,
                     title="Expected cost, of its limit",
-                    xaxis={"title": {"text": "epoch"}},
-                    yaxis={"tickformat": ".0%"},
+                    xaxis=charts.epochs(epochs),
+                    yaxis={"tickformat": ".0%", "range": [0, 1.1 * max(1.0, *(y for each in data for y in each["y"]))]},
                     shapes=[line],
                 )
             )
@@ -465,7 +471,7 @@ class Page:
                     f"multiplier{number}",
                     moving,
                     title="Multiplier and temperature",
-                    xaxis={"title": {"text": "epoch"}},
+                    xaxis=charts.epochs(epochs),
                     yaxis={"rangemode": "tozero"},
                 )
             )
@@ -479,7 +485,7 @@ class Page:
                 f"loss{number}",
                 losses,
                 title="Cross-entropy",
-                xaxis={"title": {"text": "epoch"}},
+                xaxis=charts.epochs(epochs),
                 yaxis={"rangemode": "tozero"},
             )
         )
@@ -494,7 +500,7 @@ class Page:
                     f"share{number}",
                     shares,
                     title="Accuracy on the architecture's images, and confidence",
-                    xaxis={"title": {"text": "epoch"}},
+                    xaxis=charts.epochs(epochs),
                     yaxis={"tickformat": ".0%", "range": [0, 1.02]},
                 )
             )
@@ -566,7 +572,7 @@ class Page:
             f"accuracy{number}",
             accuracies,
             title="Accuracy",
-            xaxis={"title": {"text": "epoch"}},
+            xaxis=charts.epochs(epochs),
             yaxis={"tickformat": ".0%"},
         )
         body += (
@@ -574,7 +580,7 @@ class Page:
                 f"trainloss{number}",
                 losses,
                 title="Loss",
-                xaxis={"title": {"text": "epoch"}},
+                xaxis=charts.epochs(epochs),
             )
             + "</div>"
         )
@@ -695,9 +701,9 @@ def page(found: Found) -> str:
     models = [
         {
             "name": point.name,
-            "ms": point.ms,
+            "at": point.us / made.scale,
             "accuracy": point.accuracy,
-            "text": f"{point.accuracy:.2%} in {latency(1e3 * point.ms)} on {point.device}",
+            "text": f"{point.accuracy:.2%} in {latency(point.us)} on {point.device}",
         }
         for point in made.points
         if point.accuracy is not None
@@ -748,8 +754,8 @@ def _points(found: Found) -> Iterator[Point]:
             yield Point(
                 f"{file.name} ({model['runtime']}{f', {precision}' if precision not in (None, 'fp32') else ''})",
                 _kind(file, path.parent, names),
-                times["latency_us"] / 1e3,
-                None if predicted is None else predicted / 1e3,
+                times["latency_us"],
+                predicted,
                 model.get("accuracy"),
                 model.get("images"),
                 model,
