@@ -7,9 +7,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fbnet_mobile.arch import Architecture
+from fbnet_mobile.documents import parse_yaml, validated
 from fbnet_mobile.errors import FbnetError, UserError, shown
 from fbnet_mobile.space import SearchSpace, load_space
 
@@ -20,6 +23,94 @@ _DEPTH = 4
 _BYTES = 64 * 2**20
 _PICTURES = {"mistakes.png": "the worst mistakes"}
 _PICTURE_BYTES = 400_000
+
+
+class _Read(BaseModel):
+    """What a page needs of a file; whatever else is in it is of no matter."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+class _Limit(_Read):
+    name: str
+    limit: Annotated[float, Field(gt=0)]
+    value: float
+
+
+class _Result(_Read):
+    constraints: list[_Limit]
+    space: str
+    assignment: dict[str, bool | int | float | str]
+
+
+class _Class(_Read):
+    name: str
+    images: int
+    precision: float
+    recall: float
+    f1: float
+
+
+class _Mistake(_Read):
+    image: str
+    true: str
+    predicted: str
+    probability: float
+
+
+class _Evaluation(_Read):
+    images: int
+    accuracy: float
+    classes: list[_Class]
+    confusion: list[list[Annotated[int, Field(ge=0)]]]
+    mistakes: list[_Mistake] = []
+
+    @model_validator(mode="after")
+    def _square(self) -> Self:
+        if any(len(row) != len(self.classes) for row in (self.confusion, *self.confusion)):
+            raise ValueError("the confusion matrix has not a row and a column for each class")
+        return self
+
+
+class _Times(_Read):
+    latency_us: Annotated[float, Field(gt=0)]
+
+
+class _Model(_Read):
+    model: str
+    precision: str | None = None
+    runtime: str
+    runtime_version: str
+    size_bytes: int
+    latency: _Times | None = None
+    predicted_us: float | None = None
+    accuracy: float | None = None
+    images: int | None = None
+
+
+class _Facts(_Read):
+    cpu: str
+
+
+class _Benchmark(_Read):
+    device: str
+    facts: _Facts
+    models: list[_Model]
+
+
+class _File(_Read):
+    path: str
+    format: str
+    precision: str
+    relative_difference: float | None = None
+    accuracy: float | None = None
+    size: int
+
+
+class _Export(_Read):
+    file: _File
+    command: str = ""
+
 
 Rows = Mapping[str, Sequence[float]]
 """Columns of numbers by name; not a number where a row has none."""
@@ -155,22 +246,14 @@ def _take(path: Path, found: Found) -> None:
         content = json.loads(path.read_text(encoding="utf-8"))
         kind = content.get("kind") if isinstance(content, dict) else None
         if kind == "fbnet-mobile benchmark":
-            _require(content, {"device": str, "facts": dict, "models": list})
-            found.benchmarks.setdefault(path, content)
+            found.benchmarks.setdefault(path, validated(_Benchmark, content, path.name).model_dump())
         elif kind == "fbnet-mobile export":
-            _require(content, {"file": dict})
-            found.exports.setdefault(path, content)
+            found.exports.setdefault(path, validated(_Export, content, path.name).model_dump())
 
 
 def _first_line(path: Path) -> str:
     with path.open(encoding="utf-8", errors="replace") as file:
         return file.readline(200)
-
-
-def _require(content: Mapping[str, Any], fields: Mapping[str, type]) -> None:
-    for name, kind in fields.items():
-        if not isinstance(content.get(name), kind):
-            raise ValueError(f"{name} is missing, or not what it should be")
 
 
 def read_rows(path: Path) -> Rows:
@@ -186,8 +269,7 @@ def _number(text: str | None) -> float:
 
 def _search(path: Path) -> Search:
     folder = path.parent
-    result = json.loads(path.read_text(encoding="utf-8"))
-    _require(result, {"constraints": list, "space": str, "assignment": dict})
+    result = validated(_Result, json.loads(path.read_text(encoding="utf-8")), path.name).model_dump()
     architecture = Architecture.load(folder / "architecture.yaml")
     log, probabilities = folder / "log.csv", folder / "probabilities.csv"
     return Search(
@@ -210,16 +292,14 @@ def _space(folder: Path, result: Mapping[str, Any], architecture: Architecture) 
             space = load_space(str(name)).with_classes(architecture.classes)
             if architecture.resolution not in space.resolution:
                 space = space.with_resolution(str(architecture.resolution))
-            if set(space.variables) <= set(result["assignment"]):
+            if space.architecture(result["assignment"]).blocks == architecture.blocks:
                 return space
-        except FbnetError:
+        except (FbnetError, LookupError, ValueError):
             continue
     return None
 
 
 def _options(path: Path) -> Mapping[str, Any]:
-    from fbnet_mobile.documents import parse_yaml
-
     content = parse_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
     return content if isinstance(content, dict) else {}
 
@@ -239,8 +319,8 @@ def _tables_of(found: Found) -> Iterator[Path]:
 def _training(folder: Path, log: Rows) -> Training:
     path, evaluation = folder / "evaluation.json", None
     if path.is_file():
-        evaluation = json.loads(path.read_text(encoding="utf-8"))
-        _require(evaluation, {"confusion": list, "classes": list})
+        content = json.loads(path.read_text(encoding="utf-8"))
+        evaluation = validated(_Evaluation, content, path.name).model_dump()
     pictures = {
         title: (folder / name).read_bytes()
         for name, title in _PICTURES.items()

@@ -198,10 +198,11 @@ class Page:
             data.append(
                 {
                     "type": "scatter",
-                    "mode": "markers+text" if len(judged) <= 6 else "markers",
+                    "mode": "markers+text" if len(front) <= 8 else "markers",
                     "x": [point.us / self.scale for point in points],
                     "y": [point.accuracy for point in points],
-                    "text": [escape(point.name.partition(" ")[0]) for point in points],
+                    # Only those of the front, which do not lie on one another.
+                    "text": [escape(point.name.partition(" ")[0]) if point in front else "" for point in points],
                     "textposition": "bottom center",
                     "cliponaxis": False,
                     "name": kind,

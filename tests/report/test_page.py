@@ -164,6 +164,27 @@ def test_what_is_not_there_is_left_out_and_nothing_at_all_is_refused(runs: Path,
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("train/evaluation.json", '"confusion": [[8, 2, 0]', '"confusion": [[8]'),
+        ("train/evaluation.json", '"recall": 0.8', '"recall": "good"'),
+        ("train/log.csv", "0.75", "much"),
+        ("benchmark.json", '"latency_us": 80.0', '"latency_us": null'),
+        ("search/result.json", '"limit": 80.0', '"limit": 0'),
+        ("search/architecture.yaml", "kind: head", "kind: tail"),
+        ("host.csv", ",80", ",-80"),
+    ],
+)
+def test_a_damaged_file_is_left_out_and_named(runs: Path, tmp_path: Path, file: str, old: str, new: str) -> None:
+    copy = shutil.copytree(runs, tmp_path / "runs")
+    text = (copy / file).read_text()
+    (copy / file).write_text(text.replace(old, new, 1) if old in text else f"{text},{new}")
+    shown = report(runs=(copy,), output=tmp_path / "r.html")
+    assert len(shown.left_out) == 2, "broken.json is the other"
+    assert any(str(copy / file).rpartition("/")[0] in line and "\n" not in line for line in shown.left_out)
+
+
 def test_the_drawing_has_every_block_and_what_was_left_out(runs: Path, page: Path) -> None:
     network = Architecture.load(runs / "search" / "architecture.yaml")
     drawing = page.read_text().partition("<svg")[2].partition("</svg>")[0]
@@ -225,7 +246,7 @@ def test_a_browser_draws_it_without_a_complaint_and_answers_the_pointer(
     assert box is not None
     tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     tab.wait_for_selector("#plot-tradeoff .hoverlayer .hovertext", timeout=30_000)
-    assert re.search(r"[68]0 us", plot.locator(".hovertext").first.text_content() or "")
+    assert re.search(r"[68]0\.00 us", plot.locator(".hovertext").first.text_content() or "")
     assert wrong == []
     tab.close()
 
