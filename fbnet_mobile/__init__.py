@@ -2,8 +2,8 @@
 
     import fbnet_mobile as fm
 
-has ``profile, plan, search, train, export, benchmark, load_space, load_network, LatencyTable``, which load what they
-need when they are first used.
+has ``profile, plan, search, train, export, benchmark, report, load_space, load_network, LatencyTable``, which load what
+they need when they are first used.
 """
 
 import importlib
@@ -19,6 +19,7 @@ _FACADE = {
     "train": "fbnet_mobile.api.train",
     "export": "fbnet_mobile.api.export",
     "benchmark": "fbnet_mobile.api.benchmark",
+    "report": "fbnet_mobile.api.report",
     "load_space": "fbnet_mobile.api.load",
     "load_network": "fbnet_mobile.api.load",
     "LatencyTable": "fbnet_mobile.latency.table",
@@ -33,6 +34,7 @@ __all__ = [
     "load_space",
     "plan",
     "profile",
+    "report",
     "search",
     "train",
 ]
@@ -62,7 +64,7 @@ def make_callable(room: str) -> None:
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         found: Any = _version()
-    elif name in ("search", "train"):
+    elif name in ("report", "search", "train"):
         found = importlib.import_module(f"{__name__}.{name}")
     elif name in _FACADE:
         found = getattr(importlib.import_module(_FACADE[name]), name)
