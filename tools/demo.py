@@ -24,9 +24,10 @@ from fbnet_mobile.errors import FbnetError
 from fbnet_mobile.latency.table import LatencyTable
 from fbnet_mobile.search.choose import choose_space
 from fbnet_mobile.space import SearchSpace, load_space
+from fbnet_mobile.train.recipe import TrainRecipe
 
 IMAGES_SEEN = {"small": (90_000, 120_000), "photo": (60_000, 60_000)}
-MOST_EPOCHS = 30
+MOST_EPOCHS = 25
 """How many images two CPU cores get through in a few minutes when searching and when training, by the space; the number
 of epochs follows from the data."""
 BENCHMARK_IMAGES = 300
@@ -71,7 +72,8 @@ def demo(source: str, root: str | None) -> None:
     limits = ["--latency-table", table, "--target-latency", f"{target_us}us"]
     fbnet("search", "--plan", *limits, *images, "--epochs", searched)
     fbnet("search", *limits, *images, "--epochs", searched, "-o", search)
-    fbnet("train", "--architecture", search / "architecture.yaml", *images, "--epochs", trained, "-o", train)
+    few = ["--batch-size", max(2, seen.training // 8)] if seen.training < 8 * TrainRecipe.batch_size else []
+    fbnet("train", "--architecture", search / "architecture.yaml", *images, "--epochs", trained, *few, "-o", train)
     checkpoint = train / "best.pt"
     files = [run / name for name in FILES.values()]
     for file_format, path in zip(FILES, files, strict=True):

@@ -8,7 +8,7 @@ from fbnet_mobile.search.recipe import SearchRecipe
 @pytest.mark.parametrize(
     ("images", "epochs", "batch_size", "rate"),
     # Those of 5,000 and 45,000 images were measured: benchmarks/results/search_quality*.json.
-    [(60, 60, 2, 0.044), (2_000, 60, 64, 0.044), (5_000, 40, 64, 0.026), (45_000, 6, 64, 0.019), (10**6, 6, 64, 0.01)],
+    [(60, 60, 2, 0.052), (2_000, 60, 64, 0.044), (5_000, 40, 64, 0.026), (45_000, 6, 64, 0.019), (10**6, 6, 64, 0.01)],
 )
 def test_a_recipe_is_fitted_to_the_number_of_images(images: int, epochs: int, batch_size: int, rate: float) -> None:
     fitted = SearchRecipe().fitted(images)
