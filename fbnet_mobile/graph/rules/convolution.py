@@ -81,16 +81,14 @@ def _conv_transpose2d(
     if pair(dilation) != (1, 1):
         raise to.refused("a dilation other than 1")
     kernel = to.array(weight)
-    top, left, bottom, right = around(padding)
-    more = pair(output_padding)
     zeros = np.zeros(to.result.shape[1], np.float32)
     return to.add(
         "conv_transpose2d",
         input,
         weights={"weight": kernel, "bias": zeros if bias is None else to.array(bias)},
         stride=pair(stride),
-        # What is cut away on each side of all that the kernels cover.
-        padding=(top, left, bottom - more[0], right - more[1]),
+        padding=around(padding),
+        output_padding=pair(output_padding),
         groups=groups,
     )
 

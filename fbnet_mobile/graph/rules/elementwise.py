@@ -210,6 +210,11 @@ def _sub(to: Watch, input: Any, other: Any, *, alpha: float = 1) -> Value:
     return binary(to, "add", _neg(to, other), input)
 
 
+@composes(torch.addcmul, Tensor.addcmul)
+def _addcmul(to: Watch, input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    return input + (tensor1 * tensor2 if value == 1 else tensor1 * tensor2 * value)
+
+
 @lowers(Tensor.__rsub__, torch.rsub)
 def _rsub(to: Watch, input: Any, other: Any) -> Value:
     return _sub(to, other, input)
@@ -225,6 +230,6 @@ def _div(to: Watch, input: Any, other: Any) -> Value:
     return to.add("div", _of_rank(to, over), _of_rank(to, other))
 
 
-@lowers(Tensor.__rtruediv__, Tensor.__rdiv__)
+@lowers(Tensor.__rdiv__)
 def _rdiv(to: Watch, input: Any, other: Any) -> Value:
     return _div(to, other, input)

@@ -30,7 +30,15 @@ def _matmul(to: Watch, input: Any, other: Any) -> Value:
         raise to.refused("one of its inputs is a vector; view it as a matrix")
     if isinstance(other, Tensor) and other.ndim == 2:
         return _linear(to, input, other.T)
-    return to.add("matmul", input, other)
+    return to.add("matmul", _with_axes(to, input), _with_axes(to, other))
+
+
+def _with_axes(to: Watch, matrix: Any) -> Any:
+    """Return it with as many axes as the result has."""
+    shape = (1,) * (to.result.ndim - len(matrix.shape)) + tuple(matrix.shape)
+    if shape == tuple(matrix.shape):
+        return matrix
+    return to.add("reshape", matrix, shape=shape) if isinstance(matrix, Value) else matrix.reshape(shape)
 
 
 @composes(Tensor.__rmatmul__)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fbnet_mobile.graph.rules.elementwise import binary
-from fbnet_mobile.graph.rules.rule import Value, around, lowers, pair
+from fbnet_mobile.graph.rules.rule import Value, around, composes, lowers, pair
 
 if TYPE_CHECKING:
     from fbnet_mobile.graph.trace import Watch
@@ -78,6 +78,21 @@ def _reaching(
         )
     ]
     return max(sides[2], needed[0]), max(sides[3], needed[1])
+
+
+@composes(F.avg_pool1d)
+def _avg_pool1d(
+    to: Watch,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
+    kernel, step, side = (pair(number)[0] for number in (kernel_size, stride or kernel_size, padding))
+    wide = F.avg_pool2d(input.unsqueeze(2), (1, kernel), (1, step), (0, side), ceil_mode, count_include_pad)
+    return wide.squeeze(2)
 
 
 @lowers(F.adaptive_avg_pool2d)

@@ -249,13 +249,24 @@ def _pixel_unshuffle(to: Watch, input: Tensor, downscale_factor: int) -> Tensor:
 
 @lowers(F.pad)
 def _pad(to: Watch, input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
-    sides = [*pad] + [0] * (4 - len(pad))
-    if not any(sides):
-        return input
-    if mode != "constant" or value or len(sides) != 4 or min(sides) < 0 or len(to.result.shape) != 4:
-        raise to.refused("only zeros around height and width can be added")
-    left, right, top, bottom = sides
-    return to.add("pad", input, padding=(top, left, bottom, right))
+    if mode != "constant" or min(pad) < 0:
+        raise to.refused("only a constant can be added, and nothing taken away")
+    sides = [*pad] + [0] * (2 * len(input.shape) - len(pad))
+    left, right, top, bottom, *others = sides
+    if len(input.shape) == 4 and any(sides[:4]) and not any(others) and not value:
+        return to.add("pad", input, padding=(top, left, bottom, right))
+    for number in range(len(input.shape)):
+        axis = len(input.shape) - 1 - number
+        parts: list[Any] = [input]
+        for place, count in ((0, sides[2 * number]), (len(parts), sides[2 * number + 1])):
+            if count:
+                shape = (*input.shape[:axis], count, *input.shape[axis + 1 :])
+                parts.insert(len(parts) if place else 0, torch.full(shape, float(value or 0)))
+        if len(parts) > 1:
+            size = sum(part.shape[axis] for part in parts)
+            shape = (*input.shape[:axis], size, *input.shape[axis + 1 :])
+            input = to.add("concat", *parts, shape=shape, axis=axis)
+    return input
 
 
 @lowers(
