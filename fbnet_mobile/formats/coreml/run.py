@@ -276,6 +276,46 @@ def _upsample(mode: str) -> Callable[[Inputs], NDArray[Any]]:
     return rule
 
 
+def _resize_bilinear(inputs: Inputs) -> NDArray[Any]:
+    torch = importlib.import_module("torch")
+    sampling = inputs["sampling_mode"]
+    if sampling not in ("ALIGN_CORNERS", "UNALIGN_CORNERS"):
+        raise JobError(f"cannot check a Core ML package with the sampling '{sampling}' on this system; use macOS")
+    size = (int(inputs["target_size_height"]), int(inputs["target_size_width"]))
+    x = torch.from_numpy(np.array(inputs["x"], np.float32))
+    corners = sampling == "ALIGN_CORNERS"
+    return _like(torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=corners), inputs)
+
+
+def _conv_transpose(inputs: Inputs) -> NDArray[Any]:
+    torch = importlib.import_module("torch")
+    (top, bottom), (left, right) = _sides(inputs, inputs["weight"].shape[2:])
+    height, width = (int(size) for size in inputs["output_shape"][2:])
+    bias = inputs.get("bias")
+    whole = torch.nn.functional.conv_transpose2d(
+        torch.from_numpy(np.array(inputs["x"], np.float32)),
+        torch.from_numpy(np.array(inputs["weight"], np.float32)),
+        None if bias is None else torch.from_numpy(np.array(bias, np.float32)),
+        stride=[int(step) for step in inputs["strides"]],
+        groups=int(inputs["groups"]),
+        output_padding=0,
+    )
+    return _like(whole[:, :, top : top + height, left : left + width], inputs)
+
+
+def _layer_norm(inputs: Inputs) -> NDArray[Any]:
+    x, axes = inputs["x"], tuple(int(axis) % inputs["x"].ndim for axis in inputs["axes"])
+    shape = [size if axis in axes else 1 for axis, size in enumerate(x.shape)]
+    wide = x.astype(np.float32)
+    apart = wide - wide.mean(axes, keepdims=True)
+    result = apart / np.sqrt((apart * apart).mean(axes, keepdims=True) + np.float32(inputs["epsilon"]))
+    for role, join in (("gamma", np.multiply), ("beta", np.add)):
+        if inputs.get(role) is not None:
+            result = join(result, np.reshape(inputs[role], shape))
+    made: NDArray[Any] = result.astype(x.dtype)
+    return made
+
+
 def _like(result: Any, inputs: Inputs) -> NDArray[Any]:
     """Return a tensor as an array of the precision that the operation works in."""
     array: NDArray[Any] = result.numpy().astype(inputs["x"].dtype)
@@ -291,8 +331,12 @@ _WITHOUT_INFERENCE: dict[str, Callable[[Inputs], NDArray[Any]]] = {
     "silu": _silu,
     "upsample_nearest_neighbor": _upsample("nearest"),
     "upsample_bilinear": _upsample("bilinear"),
+    "resize_bilinear": _resize_bilinear,
+    "conv_transpose": _conv_transpose,
+    "layer_norm": _layer_norm,
 }
-"""The operations without value inference in coremltools 9.0, and concat, whose ignores ``interleave``."""
+"""The operations without value inference in coremltools 9.0, concat, whose ignores ``interleave``, and layer_norm, whose
+is wrong for axes that are not the last."""
 
 
 def _coremltools() -> ModuleType:
