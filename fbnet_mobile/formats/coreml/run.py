@@ -298,22 +298,8 @@ def _conv_transpose(inputs: Inputs) -> NDArray[Any]:
         None if bias is None else torch.from_numpy(np.array(bias, np.float32)),
         stride=[int(step) for step in inputs["strides"]],
         groups=int(inputs["groups"]),
-        output_padding=0,
     )
     return _like(whole[:, :, top : top + height, left : left + width], inputs)
-
-
-def _layer_norm(inputs: Inputs) -> NDArray[Any]:
-    x, axes = inputs["x"], tuple(int(axis) % inputs["x"].ndim for axis in inputs["axes"])
-    shape = [size if axis in axes else 1 for axis, size in enumerate(x.shape)]
-    wide = x.astype(np.float32)
-    apart = wide - wide.mean(axes, keepdims=True)
-    result = apart / np.sqrt((apart * apart).mean(axes, keepdims=True) + np.float32(inputs["epsilon"]))
-    for role, join in (("gamma", np.multiply), ("beta", np.add)):
-        if inputs.get(role) is not None:
-            result = join(result, np.reshape(inputs[role], shape))
-    made: NDArray[Any] = result.astype(x.dtype)
-    return made
 
 
 def _like(result: Any, inputs: Inputs) -> NDArray[Any]:
@@ -333,10 +319,8 @@ _WITHOUT_INFERENCE: dict[str, Callable[[Inputs], NDArray[Any]]] = {
     "upsample_bilinear": _upsample("bilinear"),
     "resize_bilinear": _resize_bilinear,
     "conv_transpose": _conv_transpose,
-    "layer_norm": _layer_norm,
 }
-"""The operations without value inference in coremltools 9.0, concat, whose ignores ``interleave``, and layer_norm, whose
-is wrong for axes that are not the last."""
+"""The operations without value inference in coremltools 9.0, and concat, whose ignores ``interleave``."""
 
 
 def _coremltools() -> ModuleType:
