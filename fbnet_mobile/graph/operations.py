@@ -30,7 +30,7 @@ ACTIVATIONS = frozenset(
 OPERATIONS: Mapping[str, str] = {
     "constant": "no input; weight 'constant', the value itself",
     "conv2d": "weight (out, in / groups, kh, kw), bias (out,); stride, dilation (h, w), padding, groups",
-    "conv_transpose2d": "weight (in, out / groups, kh, kw), bias (out,); stride, padding (cut away), output_padding, groups",
+    "conv_transpose2d": "weight (in, out / groups, kh, kw), bias (out,); stride, padding, output_padding, groups",
     "linear": "(..., in) -> (..., out); weight (out, in), bias (out,)",
     "matmul": "two inputs: matrices in the last two axes, the others broadcast",
     "affine": "per channel: x * scale + shift; never left in a finished graph",

@@ -330,9 +330,7 @@ def _resize(node: Node, operands: Sequence[Any], name: str) -> Any:
             sampling = "ALIGN_CORNERS" if align else "UNALIGN_CORNERS"
             sizes = {"target_size_height": after[0], "target_size_width": after[1]}
             return mil.resize_bilinear(x=x, sampling_mode=sampling, name=name, **sizes)
-        rows, columns = (
-            np.arange(out, dtype=np.int32) * size // out for out, size in zip(after, before, strict=True)
-        )
+        rows, columns = (np.arange(out, dtype=np.int32) * size // out for out, size in zip(after, before, strict=True))
         x = mil.gather(x=x, indices=rows, axis=2, name=f"{name}_rows")
         return mil.gather(x=x, indices=columns, axis=3, name=name)
     factors = {"scale_factor_height": after[0] // before[0], "scale_factor_width": after[1] // before[1]}

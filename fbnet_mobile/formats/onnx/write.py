@@ -107,7 +107,8 @@ class _Builder:
             return None
         axis, attributes = known[0], node.attributes
         if node.op == "permute":
-            return list(attributes["axes"]).index(axis)
+            axes_before: tuple[int, ...] = attributes["axes"]
+            return axes_before.index(axis)
         if node.op == "reshape":
             outside = math.prod(self.shapes[node.inputs[0]][:axis])
             return next(place for place in range(len(node.shape)) if math.prod(node.shape[:place]) == outside)
@@ -120,7 +121,8 @@ class _Builder:
         ):
             raise self.refused(node, "it joins or takes apart what is of several images; ask for a batch of one")
         if node.op in ("mean", "sum", "max") and not attributes["keepdims"]:
-            return axis - sum(other < axis for other in attributes["axes"])
+            reduced: tuple[int, ...] = attributes["axes"]
+            return axis - sum(other < axis for other in reduced)
         return axis
 
     def refused(self, node: Node, because: str) -> UserError:
@@ -164,7 +166,9 @@ class _Builder:
         if self.opset < (13 if kind == "ReduceSum" else 18):
             return self.op(node, kind, [x], part, axes=list(axes), keepdims=int(keepdims))
         role = f"{part}/axes" if part else "axes"
-        return self.op(node, kind, [x, self.constant(node, role, np.array(axes, np.int64))], part, keepdims=int(keepdims))
+        return self.op(
+            node, kind, [x, self.constant(node, role, np.array(axes, np.int64))], part, keepdims=int(keepdims)
+        )
 
 
 def _constant(to: _Builder, node: Node) -> str:
@@ -290,7 +294,8 @@ def _pool(kind: str, **attributes: Any) -> Callable[[_Builder, Node], str]:
 def _global_avg_pool(to: _Builder, node: Node) -> str:
     if node.attributes["keepdims"]:
         return to.op(node, "GlobalAveragePool", to.inputs(node))
-    return to.reduce(node, "ReduceMean", *to.inputs(node), (2, 3), keepdims=False)
+    (x,) = to.inputs(node)
+    return to.reduce(node, "ReduceMean", x, (2, 3), keepdims=False)
 
 
 def _reduce(kind: str) -> Callable[[_Builder, Node], str]:

@@ -1,8 +1,8 @@
 """The order in which a file keeps the axes of a value.
 
-Feature maps are kept with their channels last, as TFLite's convolutions take them, whatever else in the order that costs
-least: a layout is a tuple of the value's axes, as PyTorch counts them, in the order in which they are kept. So an
-operation that only reorders axes moves nothing, as its result is what was there under another layout, and axes are
+Feature maps are kept with their channels last, as TFLite's convolutions take them, whatever else in the order that
+costs least: a layout is a tuple of the value's axes, as PyTorch counts them, in the order in which they are kept. So
+an operation that only reorders axes moves nothing, as its result is what was there under another layout, and axes are
 moved where an operation needs them in an order that they are not in.
 """
 
@@ -52,8 +52,8 @@ def without(layout: Layout, axes: Sequence[int]) -> Layout:
 def reshaped(before: Shape, layout: Layout, after: Shape) -> tuple[Layout, Layout]:
     """How to view a value of the shape ``before``, kept in a layout, as one of the shape ``after``.
 
-    The axes fall into groups: those of a group, before, hold the same numbers as those of it, after. A group's axes must
-    lie side by side and in PyTorch's order; groups may lie in any.
+    The axes fall into groups: those of a group, before, hold the same numbers as those of it, after. A group's axes
+    must lie side by side and in PyTorch's order; groups may lie in any.
 
     Returns:
         The layout that it must be moved to first, and that of the result.

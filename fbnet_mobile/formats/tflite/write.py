@@ -225,8 +225,8 @@ class _Builder:
         return self.layout(max(read, key=lambda name: math.prod(self.shapes[name])))
 
 
-Made = ir.Value | tuple[ir.Value, Layout]
-"""What a rule returns: a value in the usual layout, or in one of its own."""
+Made = Any
+"""What a rule returns: an MLIR value in the usual layout, or one and the layout that it is kept in."""
 
 _FUSED = {"relu": "RELU", "relu6": "RELU6", "hard_sigmoid": "RELU6"}
 

@@ -61,7 +61,13 @@ def _conv1d(
         return number if isinstance(number, str) else (of_height, pair(number)[0])
 
     wide = torch.conv2d(
-        input.unsqueeze(2), weight.unsqueeze(2), bias, across(stride, 1), across(padding, 0), across(dilation, 1), groups
+        input.unsqueeze(2),
+        weight.unsqueeze(2),
+        bias,
+        across(stride, 1),
+        across(padding, 0),
+        across(dilation, 1),
+        groups,
     )
     return wide.squeeze(2)
 

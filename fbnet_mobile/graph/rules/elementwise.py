@@ -95,10 +95,11 @@ def _clamp(to: Watch, input: Any, min: Any = None, max: Any = None) -> Value:
         return to.add("relu6", input)
     if (min, max) == (0, None):
         return to.add("relu", input)
+    value: Value = input
     for op, limit in (("maximum", min), ("minimum", max)):
         if limit is not None:
-            input = binary(to, op, input, limit)
-    return input
+            value = binary(to, op, value, limit)
+    return value
 
 
 @composes(Tensor.clamp_min, torch.clamp_min, Tensor.clamp_min_, torch.clamp_min_)

@@ -115,9 +115,10 @@ def _multi_head_attention(
     else:
         weights = (q_proj_weight, k_proj_weight, v_proj_weight) if in_proj_weight is None else in_proj_weight.chunk(3)
         biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
-        projected = tuple(map(F.linear, (query, key, value), weights, biases))
-    heads = [x.reshape(*x.shape[:2], num_heads, -1).permute(1, 2, 0, 3) for x in projected]
-    out = F.scaled_dot_product_attention(*heads, attn_mask=attn_mask, is_causal=is_causal and attn_mask is None)
+        parts: Any = zip((query, key, value), weights, biases, strict=True)
+        projected = tuple(F.linear(*part) for part in parts)
+    q, k, v = (x.reshape(*x.shape[:2], num_heads, -1).permute(1, 2, 0, 3) for x in projected)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal and attn_mask is None)
     return F.linear(out.permute(2, 0, 1, 3).flatten(2), out_proj_weight, out_proj_bias), None
 
 
@@ -135,11 +136,17 @@ def _einsum(to: Watch, equation: str, *operands: Any) -> Tensor:
     rows, columns = ([axis for axis in own if axis not in other] for own, other in ((first, second), (second, first)))
     if {*batch, *rows, *columns} != {*after}:
         raise to.refused(f"'{equation}' sums over an axis of one tensor alone")
-    sizes = {axis: size for name, tensor in zip(names, tensors, strict=True) for axis, size in zip(name, tensor.shape, strict=True)}
+    sizes = {
+        axis: size
+        for name, tensor in zip(names, tensors, strict=True)
+        for axis, size in zip(name, tensor.shape, strict=True)
+    }
 
     def matrices(tensor: Tensor, name: str, *groups: list[str]) -> Tensor:
         whole = tensor.permute([name.index(axis) for group in groups for axis in group])
-        return whole.reshape([sizes[axis] for axis in batch] + [math.prod(sizes[a] for a in group) for group in groups[1:]])
+        return whole.reshape(
+            [sizes[axis] for axis in batch] + [math.prod(sizes[a] for a in group) for group in groups[1:]]
+        )
 
     product = matrices(tensors[0], first, batch, rows, summed) @ matrices(tensors[1], second, batch, summed, columns)
     made = [*batch, *rows, *columns]

@@ -1,8 +1,9 @@
-# ruff: noqa: A002 - rules name their arguments as torch does: input, min, max.
+# ruff: noqa: A001, A002 - rules name their arguments as torch does: input, min, max.
 """Normalisation by a value's own mean and variance, or length."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,7 @@ def _layer_norm(
     cudnn_enable: bool = True,
 ) -> Value:
     rank = len(input.shape)
-    weights = {
-        role: to.array(tensor) for role, tensor in (("scale", weight), ("shift", bias)) if tensor is not None
-    }
+    weights = {role: to.array(tensor) for role, tensor in (("scale", weight), ("shift", bias)) if tensor is not None}
     return to.add("layer_norm", input, weights=weights, axes=tuple(range(rank - len(normalized_shape), rank)), eps=eps)
 
 
@@ -81,8 +80,8 @@ def _rms_norm(
 ) -> Tensor:
     axes = tuple(range(-len(normalized_shape), 0))
     square = (input * input).mean(axes, keepdim=True)
-    input = input / (square + (torch.finfo(torch.float32).eps if eps is None else eps)).sqrt()
-    return input if weight is None else input * weight
+    normal: Tensor = input / (square + (torch.finfo(torch.float32).eps if eps is None else eps)).sqrt()
+    return normal if weight is None else normal * weight
 
 
 @composes(F.normalize)
@@ -97,25 +96,23 @@ def _norm(to: Watch, input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool =
     return (input * input).sum(tuple(range(input.ndim)) if dim is None else dim, keepdim=keepdim).sqrt()
 
 
-@composes(torch.var, Tensor.var)
-def _var(to: Watch, input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: int | None = None) -> Tensor:
-    return torch.var_mean(input, dim, unbiased=unbiased, keepdim=keepdim, correction=correction)[0]
-
-
 @composes(torch.var_mean)
 def _var_mean(
     to: Watch,
     input: Tensor,
     dim: Any = None,
-    unbiased: bool | None = None,
+    unbiased: bool = True,
     keepdim: bool = False,
     *,
-    correction: int | None = None,
+    correction: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     axes = tuple(range(input.ndim)) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
-    count = 1
-    for axis in axes:
-        count *= input.shape[axis]
-    less = (1 if unbiased in (None, True) else 0) if correction is None else correction
+    count = math.prod(input.shape[axis] for axis in axes)
+    less = int(unbiased) if correction is None else correction
     apart = input - input.mean(axes, keepdim=True)
     return (apart * apart).mean(axes, keepdim=keepdim) * (count / (count - less)), input.mean(axes, keepdim=keepdim)
+
+
+@composes(torch.var, Tensor.var)
+def _var(to: Watch, input: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+    return torch.var_mean(input, dim, *args, **kwargs)[0]

@@ -1,4 +1,4 @@
-# ruff: noqa: A002 - rules name their arguments as torch does: input, min, max.
+# ruff: noqa: A001, A002 - rules name their arguments as torch does: input, min, max.
 """Joining, splitting, indexing, viewing, reordering and padding."""
 
 from __future__ import annotations
@@ -216,7 +216,9 @@ def _last_two(to: Watch, input: Tensor, *args: Any) -> Tensor:
 
 @composes(torch.movedim, Tensor.movedim)
 def _movedim(to: Watch, input: Tensor, source: Any, destination: Any) -> Tensor:
-    moved = {to_ % input.ndim: from_ % input.ndim for from_, to_ in zip(_flat([source]), _flat([destination]), strict=True)}
+    moved = {
+        to_ % input.ndim: from_ % input.ndim for from_, to_ in zip(_flat([source]), _flat([destination]), strict=True)
+    }
     rest = iter([axis for axis in range(input.ndim) if axis not in moved.values()])
     return input.permute([moved[axis] if axis in moved else next(rest) for axis in range(input.ndim)])
 
