@@ -52,20 +52,21 @@ NETWORKS = {
         mobilenetv1_100 mobilenetv2_100 mobilenetv3_small_100 mobilenetv3_large_100 mobilenetv4_conv_small
         mobilenetv4_conv_blur_medium mobilenetv4_hybrid_medium mobilenet_edgetpu_v2_xs efficientnet_lite0
         efficientnet_es tf_efficientnet_b0 tf_efficientnetv2_b0 fbnetc_100 fbnetv3_b spnasnet_100 mnasnet_small
-        semnasnet_100 hardcorenas_a lcnet_050 tinynet_e ghostnet_050 ghostnet_100 ghostnetv2_100 ghostnetv3_050 mixnet_s
-        rexnet_100 rexnetr_100 repvgg_a0 mobileone_s0 repghostnet_050 gernet_s regnety_002 selecsls42b hgnetv2_b0 ese_vovnet19b_dw
-        hrnet_w18_small dla34 resnet10t resnet18d ecaresnet26t cs3darknet_s fasternet_t0 starnet_s1 repvit_m0_9
-        mobilevit_xxs mobilevit_s mobilevitv2_050 efficientformer_l1 efficientformerv2_s0 efficientvit_b0
-        efficientvit_m0 levit_128s levit_conv_128s edgenext_xx_small edgenext_small tiny_vit_5m_224 fastvit_t8
-        fastvit_sa12 swiftformer_xs shvit_s1 convnext_atto convnextv2_atto poolformer_s12 inception_next_atto pvt_v2_b0
-        deit_tiny_patch16_224 pit_ti_224 xcit_nano_12_p16_224 coat_lite_tiny visformer_tiny mambaout_femto nextvit_small
+        semnasnet_100 hardcorenas_a lcnet_050 tinynet_e ghostnet_050 ghostnet_100 ghostnetv2_100 ghostnetv3_050
+        mixnet_s rexnet_100 rexnetr_100 repvgg_a0 mobileone_s0 repghostnet_050 gernet_s regnety_002 selecsls42b
+        hgnetv2_b0 ese_vovnet19b_dw hrnet_w18_small dla34 resnet10t resnet18d ecaresnet26t cs3darknet_s fasternet_t0
+        starnet_s1 repvit_m0_9 mobilevit_xxs mobilevit_s mobilevitv2_050 efficientformer_l1 efficientformerv2_s0
+        efficientvit_b0 efficientvit_m0 levit_128s levit_conv_128s edgenext_xx_small edgenext_small tiny_vit_5m_224
+        fastvit_t8 fastvit_sa12 swiftformer_xs shvit_s1 convnext_atto convnextv2_atto poolformer_s12
+        inception_next_atto pvt_v2_b0 deit_tiny_patch16_224 pit_ti_224 xcit_nano_12_p16_224 coat_lite_tiny
+        visformer_tiny mambaout_femto nextvit_small
     """,
 }
 """97 of them: each family of mobile networks in one or two sizes, and what people export beside them."""
 ENOUGH = 90
 TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.25}
 _INPUTS = 2
-"""PyTorch's results are compared between them; files run on the first alone, as evaluating a Core ML package takes long."""
+"""That PyTorch's results are compared between; files run on the first alone, as evaluating Core ML's takes long."""
 PACKAGES = ("timm", "torchvision", "onnx", "onnxruntime", "ai-edge-litert", "litert-converter", "coremltools")
 
 

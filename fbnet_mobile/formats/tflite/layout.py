@@ -64,7 +64,7 @@ def reshaped(before: Shape, layout: Layout, after: Shape) -> tuple[Layout, Layou
     needed = tuple(axis for group in groups for axis in group[0])
     needed = _with_ones(needed, len(before))
     found = _with_ones(tuple(axis for group in groups for axis in group[1]), len(after))
-    if len(after) == 4 and after[2] == after[3] == 1:
+    if len(after) == 4 and after[2] == after[3] == 1 and same_order(after, found, usual(4)):
         found = usual(4)  # the same numbers in the same order, and what reads a feature map wants it so
     return (layout if same_order(before, layout, needed) else needed), found
 

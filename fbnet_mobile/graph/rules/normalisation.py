@@ -1,4 +1,4 @@
-# ruff: noqa: A001, A002 - rules name their arguments as torch does: input, min, max.
+# ruff: noqa: A002 - rules name their arguments as torch does: input, min, max.
 """Normalisation by a value's own mean and variance, or length."""
 
 from __future__ import annotations
@@ -80,13 +80,14 @@ def _rms_norm(
 ) -> Tensor:
     axes = tuple(range(-len(normalized_shape), 0))
     square = (input * input).mean(axes, keepdim=True)
-    normal: Tensor = input / (square + (torch.finfo(torch.float32).eps if eps is None else eps)).sqrt()
-    return normal if weight is None else normal * weight
+    length: Tensor = (square + (torch.finfo(torch.float32).eps if eps is None else eps)).sqrt()
+    return input / length if weight is None else input / length * weight
 
 
 @composes(F.normalize)
 def _normalize(to: Watch, input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: None = None) -> Tensor:
-    return input / input.norm(p, dim, keepdim=True).clamp(min=eps)
+    length: Tensor = input.norm(p, dim, keepdim=True)
+    return input / length.clamp(min=eps)
 
 
 @composes(torch.norm, Tensor.norm, torch.linalg.norm, torch.linalg.vector_norm)
