@@ -19,7 +19,9 @@ from fbnet_mobile.measure.recipe import ProfileRecipe
 from fbnet_mobile.recipe import build, option, plain, recipe_fields
 
 PROGRAMS = {
-    program.name: program for module in (profile, search, train, export, benchmark, report) for program in [module.PROGRAM]
+    program.name: program
+    for module in (profile, search, train, export, benchmark, report)
+    for program in [module.PROGRAM]
 }
 GIVEN: dict[str, dict[str, Any]] = {
     "profile": {"output": "t.csv", "space": "fbnetv2-f", "rounds": 3, "budget": "3m", "threads": 2},
