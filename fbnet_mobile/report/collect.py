@@ -67,7 +67,8 @@ class _Evaluation(_Read):
 
     @model_validator(mode="after")
     def _square(self) -> Self:
-        if any(len(row) != len(self.classes) for row in (self.confusion, *self.confusion)):
+        classes = len(self.classes)
+        if len(self.confusion) != classes or any(len(row) != classes for row in self.confusion):
             raise ValueError("the confusion matrix has not a row and a column for each class")
         return self
 
