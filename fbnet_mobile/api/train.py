@@ -1,7 +1,8 @@
 """From an architecture and images to a checkpoint."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fbnet_mobile.api.call import (
     arguments_path,
@@ -12,9 +13,13 @@ from fbnet_mobile.api.call import (
     write_arguments,
 )
 from fbnet_mobile.data.recipe import TrainingData
+from fbnet_mobile.errors import UserError
 from fbnet_mobile.recipe import MachineOptions
 from fbnet_mobile.report.records import TrainResult
 from fbnet_mobile.train.recipe import TrainRecipe, TrainTask
+
+if TYPE_CHECKING:
+    from fbnet_mobile.zoo.start import Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +34,23 @@ class TrainOptions:
 
 @takes(TrainOptions)
 def train(options: TrainOptions) -> TrainResult:
-    """Train the network of an architecture file; best.pt in the output folder is its checkpoint.
+    """Train a network, from random weights or from trained ones; best.pt in the output folder is its checkpoint.
 
-    The classifier gets as many classes as the data have. An interrupted training continues where it was when it is
+    The classifier gets as many classes as the data have. Images are normalised as the weights' were that a network
+    starts from, and by their own mean and deviation without. An interrupted training continues where it was when it is
     started again in the same way; a finished one is not run again. All options are kept in args.yaml beside best.pt.
     """
     task, images, recipe = options.task, options.images, options.recipe
     kept = arguments_path(task.output, folder=True)
-    check_output(task.output, replaces=Path.is_dir, inputs=[images.data, task.architecture, task.inherit])
+    check_output(
+        task.output,
+        replaces=Path.is_dir,
+        inputs=[images.data, task.architecture, task.inherit, task.weights, task.init],
+    )
     check_arguments(kept)
-
-    from fbnet_mobile.zoo import load_architecture
-
-    network = load_architecture(task.architecture)
+    start = _start(task)
 
     from fbnet_mobile.api.fabric import make_fabric
-    from fbnet_mobile.blocks.network import build
     from fbnet_mobile.data.data import load_data
     from fbnet_mobile.engine.loop import seeded
     from fbnet_mobile.train.loop import train as run
@@ -54,26 +60,24 @@ def train(options: TrainOptions) -> TrainResult:
         data = load_data(
             images.data,
             root=images.place.data_root,
-            resolution=network.resolution,
+            resolution=start.architecture.resolution,
             seed=images.place.split_seed,
             limit=images.limit,
         )
-    remarks = []
-    if network.classes != len(data.classes):
-        remarks.append(
-            f"{task.architecture} has {network.classes} classes, the data {len(data.classes)}: its classifier is "
-            "changed"
-        )
-        if fabric.is_global_zero:
-            say(remarks[-1])
-        network = network.with_classes(len(data.classes))
+    if start.mean is not None and start.std is not None:
+        data = replace(data, mean=start.mean, std=start.std)
+    network, remarks = start.for_classes(data.classes)
+    if fabric.is_global_zero:
+        for remark in remarks:
+            say(remark)
     if task.inherit is not None:
         from fbnet_mobile.search.inherit import inherited_network
 
         module, initial_weights = inherited_network(task.inherit, network), f"inherited from {task.inherit}"
     else:
         with seeded(fabric, recipe.seed):
-            module, initial_weights = build(network), "random"
+            module = start.network(data.classes)
+        initial_weights = "random" if start.weights is None else f"those of {start.name}"
     result = run(
         module, data, recipe, task.output, fabric, architecture=network.to_yaml(), initial_weights=initial_weights
     )
@@ -88,3 +92,37 @@ def train(options: TrainOptions) -> TrainResult:
         remarks=tuple(remarks),
         history=tuple(result.history),
     )
+
+
+def _start(task: TrainTask) -> "Start":
+    """What is to be trained.
+
+    Raises:
+        UserError: it is not one network, or weights were asked for that are not its own.
+    """
+    given = [name for name in ("architecture", "model", "init") if getattr(task, name) is not None]
+    if len(given) != 1:
+        raise UserError(
+            f"{' and '.join(f'--{name}' for name in given) or 'nothing'} to train; give one of --architecture, --model "
+            "and --init"
+        )
+    if task.model is None and (task.pretrained or task.weights is not None):
+        asked = "--pretrained" if task.pretrained else "--weights"
+        raise UserError(f"{asked} is for a network with a name; give --model, or leave it out")
+    if task.pretrained and task.weights is not None:
+        raise UserError("--pretrained and --weights both say what to start from; leave one out")
+    if task.inherit is not None and task.architecture is None:
+        raise UserError("--inherit has the weights of the architecture that the search found; give --architecture")
+
+    from fbnet_mobile.zoo.start import from_architecture, from_checkpoint, from_model
+
+    if task.init is not None:
+        start = from_checkpoint(task.init)
+    elif task.model is not None:
+        start = from_model(task.model, pretrained=task.pretrained, weights=task.weights)
+    else:
+        assert task.architecture is not None
+        start = from_architecture(task.architecture)
+    if task.resolution is None:
+        return start
+    return replace(start, architecture=start.architecture.with_resolution(task.resolution))

@@ -80,10 +80,34 @@ class TrainRecipe:
 class TrainTask:
     """What is trained."""
 
-    architecture: str = option(
+    architecture: str | None = option(
+        None,
         group=_NETWORK,
-        help="Architecture file, such as fbnet-search wrote, or a published network's name "
+        shown="none",
+        help="Architecture file, such as fbnet-search wrote, or a published network's name, with random weights "
         "(fbnet-benchmark --list-models).",
+    )
+    model: str | None = option(
+        None,
+        group=_NETWORK,
+        shown="none",
+        help="Instead a network by its name: timm:NAME, torchvision:NAME, efficientnet_lite0, or a published one.",
+    )
+    pretrained: bool = option(False, group=_NETWORK, help="Start from the weights that are published of --model.")
+    weights: Path | None = option(
+        None,
+        group=_NETWORK,
+        shown="none",
+        help="Start from a file of weights that timm or torchvision saved of --model, of any number of classes.",
+    )
+    init: Path | None = option(
+        None,
+        group=_NETWORK,
+        shown="none",
+        help="Instead the network and the weights of a checkpoint that fbnet-train wrote, of any number of classes.",
+    )
+    resolution: int | None = option(
+        None, group=_NETWORK, low=1, high=8192, shown="the network's", help="Pixels a side of its input."
     )
     output: Path = option(group=_NETWORK, names=("--output", "-o"), help="Folder of the run.")
     inherit: Path | None = option(
