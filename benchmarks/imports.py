@@ -14,6 +14,7 @@ With --list only the table of names and counts is written that fbnet-benchmark -
 """
 
 import argparse
+import contextlib
 import gc
 import json
 import sys
@@ -34,7 +35,8 @@ from fbnet_mobile.blocks.network import restore
 from fbnet_mobile.errors import FbnetError, UserError
 from fbnet_mobile.formats.base import FORMATS, get_format
 from fbnet_mobile.formats.verify import export
-from fbnet_mobile.zoo.importing import import_module
+from fbnet_mobile.zoo import efficientnet_lite
+from fbnet_mobile.zoo.importing import import_module, imported
 from fbnet_mobile.zoo.peers import load_peer
 
 TIMM = ("efficientnet", "mobilenetv3", "hardcorenas")
@@ -57,7 +59,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     chosen = list(options.networks or names())
     if options.list is not None:
-        pd.DataFrame(listed(chosen)).to_csv(options.list, index=False)
+        pd.DataFrame(listed([*efficientnet_lite.NAMES, *chosen])).to_csv(options.list, index=False)
         return
     if options.output is None:
         parser.error("-o or --list is needed")
@@ -87,13 +89,9 @@ def names() -> Iterator[str]:
 def listed(chosen: list[str]) -> Iterator[dict[str, Any]]:
     """Of each that can be imported its input, and what it costs there."""
     for name in chosen:
-        with torch.device("meta"):
-            peer = load_peer(name)
-        try:
-            network = import_module(peer.module, name, peer.input_shape[-1]).architecture
-        except UserError:
-            continue
-        yield {"name": name, "resolution": network.resolution, "macs": network.macs, "params": network.params}
+        with torch.device("meta"), contextlib.suppress(UserError):
+            network = imported(name).architecture
+            yield {"name": name, "resolution": network.resolution, "macs": network.macs, "params": network.params}
 
 
 def compared(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -134,6 +132,7 @@ def compared(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def without_chance(module: nn.Module) -> nn.Module:
     """The module with nothing in it that is drawn in training."""
+    part: Any
     for part in module.modules():
         if type(part).__name__ in ("Dropout", "StochasticDepth"):
             part.p = 0.0

@@ -42,11 +42,8 @@ def train(options: TrainOptions) -> TrainResult:
     """
     task, images, recipe = options.task, options.images, options.recipe
     kept = arguments_path(task.output, folder=True)
-    check_output(
-        task.output,
-        replaces=Path.is_dir,
-        inputs=[images.data, task.architecture, task.inherit, task.weights, task.init],
-    )
+    inputs = [images.data, task.architecture, task.inherit, task.weights, task.init]
+    check_output(task.output, replaces=Path.is_dir, inputs=inputs)
     check_arguments(kept)
     start = _start(task)
 
@@ -71,9 +68,13 @@ def train(options: TrainOptions) -> TrainResult:
         for remark in remarks:
             say(remark)
     if task.inherit is not None:
-        from fbnet_mobile.search.inherit import inherited_network
+        from fbnet_mobile.search.inherit import inherited
 
-        module, initial_weights = inherited_network(task.inherit, network), f"inherited from {task.inherit}"
+        found, initial_weights = inherited(task.inherit, network), f"inherited from {task.inherit}"
+        module = found.network
+        if found.colours is not None:
+            mean, std = found.colours
+            data = replace(data, mean=mean, std=std)
     else:
         with seeded(fabric, recipe.seed):
             module = start.network(data.classes)
@@ -101,19 +102,20 @@ def _start(task: TrainTask) -> "Start":
         UserError: it is not one network, or weights were asked for that are not its own.
     """
     given = [name for name in ("architecture", "model", "init") if getattr(task, name) is not None]
-    if len(given) != 1:
+    if len(given) > 1 or (not given and task.inherit is None):
         raise UserError(
-            f"{' and '.join(f'--{name}' for name in given) or 'nothing'} to train; give one of --architecture, --model "
-            "and --init"
+            f"{' and '.join(f'--{name}' for name in given) or 'no network'} to train; give one of --architecture, "
+            "--model and --init, or --inherit with the folder of a search"
         )
     if task.model is None and (task.pretrained or task.weights is not None):
         asked = "--pretrained" if task.pretrained else "--weights"
         raise UserError(f"{asked} is for a network with a name; give --model, or leave it out")
     if task.pretrained and task.weights is not None:
         raise UserError("--pretrained and --weights both say what to start from; leave one out")
-    if task.inherit is not None and task.architecture is None:
-        raise UserError("--inherit has the weights of the architecture that the search found; give --architecture")
+    if task.inherit is not None and given not in ([], ["architecture"]):
+        raise UserError(f"--inherit has the weights of what the search found; leave out --{given[0]}")
 
+    from fbnet_mobile.search.results import ARCHITECTURE
     from fbnet_mobile.zoo.start import from_architecture, from_checkpoint, from_model
 
     if task.init is not None:
@@ -121,8 +123,7 @@ def _start(task: TrainTask) -> "Start":
     elif task.model is not None:
         start = from_model(task.model, pretrained=task.pretrained, weights=task.weights)
     else:
-        assert task.architecture is not None
-        start = from_architecture(task.architecture)
+        start = from_architecture(task.architecture or str(Path(task.inherit or "") / ARCHITECTURE))
     if task.resolution is None:
         return start
     return replace(start, architecture=start.architecture.with_resolution(task.resolution))

@@ -14,7 +14,9 @@ class Instead:
     """What fbnet-benchmark does instead of measuring."""
 
     list_models: bool = option(
-        False, group="Instead of measuring", help="Only list the published networks and what they cost."
+        False,
+        group="Instead of measuring",
+        help="Only list the networks that there are, and what they cost.",
     )
 
 

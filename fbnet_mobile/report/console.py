@@ -248,5 +248,9 @@ def zoo_lines(result: PublishedNetworks) -> Iterator[str]:
         f"\nThe networks are those of {result.source}. It counts one multiply-accumulate more for each\n"
         "element that a global average pool reads, and leaves biases and batch norm out of the parameters. Top-1 is\n"
         "what it states for its own weights on ImageNet, in percent; they do not come with fbnet-mobile, and nothing\n"
-        "here has checked it."
+        "here has checked it.\n\n"
+        "Networks of others that training can start from (fbnet-train --model NAME --pretrained, or --weights FILE):\n"
     )
+    yield "{:44} {:>6} {:>11} {:>9}".format("network", "pixels", "MACs, M", "params, M")
+    for other in result.importable:
+        yield f"{other.name:44} {other.resolution:6} {other.macs / 1e6:11.2f} {other.params / 1e6:9.3f}"

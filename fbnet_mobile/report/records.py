@@ -325,8 +325,19 @@ class PublishedNetwork:
 
 
 @dataclass(frozen=True)
+class ImportableNetwork:
+    """A network of another library that a training can start from."""
+
+    name: str
+    resolution: int
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
 class PublishedNetworks:
-    """The zoo; ``source`` is what its networks are taken from."""
+    """The zoo; ``source`` is what its networks are taken from; and what can be imported besides."""
 
     networks: tuple[PublishedNetwork, ...]
     source: str
+    importable: tuple[ImportableNetwork, ...]

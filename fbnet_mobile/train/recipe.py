@@ -31,6 +31,7 @@ class TrainRecipe:
     loss: str = option(
         "cross_entropy",
         group=_TRAINING,
+        given={"teacher": "distillation"},
         help="What is minimised: cross_entropy, distillation (with a teacher), or a plugin's.",
     )
     teacher: str = option("", group=_TRAINING, shown="none", help="Checkpoint of a network that the loss learns from.")
@@ -83,7 +84,7 @@ class TrainTask:
     architecture: str | None = option(
         None,
         group=_NETWORK,
-        shown="none",
+        shown="what the search of --inherit found",
         help="Architecture file, such as fbnet-search wrote, or a published network's name, with random weights "
         "(fbnet-benchmark --list-models).",
     )

@@ -118,12 +118,15 @@ def test_a_network_that_was_fine_tuned_is_an_ordinary_checkpoint(theirs: nn.Modu
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({}, "nothing to train; give one of --architecture, --model and --init"),
+        ({}, "no network to train; give one of --architecture, --model and --init"),
         ({"model": NAME, "architecture": "fbnet-c"}, "--architecture and --model to train; give one"),
         ({"architecture": "fbnet-c", "pretrained": True}, "--pretrained is for a network with a name"),
         ({"init": Path("x"), "weights": Path("y")}, "--weights is for a network with a name"),
         ({"model": NAME, "pretrained": True, "weights": Path("y")}, "leave one out"),
-        ({"model": NAME, "inherit": Path("y")}, "--inherit has the weights of the architecture"),
+        (
+            {"model": NAME, "inherit": Path("y")},
+            "--inherit has the weights of what the search found; leave out",
+        ),
         ({"model": "fbnetv2-f1", "pretrained": True}, "give --weights with a file that mobile_cv saved"),
         ({"model": "efficientnet-lite0"}, "did you mean 'efficientnet_lite0'.*or write timm:NAME or torchvision:NAME"),
     ],
