@@ -9,13 +9,14 @@ import importlib.util
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.documents import validated
 from fbnet_mobile.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NAMES = {
     "efficientnet_lite0": (1.0, 1.0, 224),
@@ -87,7 +88,7 @@ def packaged(name: str) -> Path:
     return files[0]
 
 
-def own_names(weights: Mapping[str, Tensor], network: Architecture) -> dict[str, Tensor]:
+def own_names(weights: "Mapping[str, Tensor]", network: Architecture) -> "dict[str, Tensor]":
     """Weights that the packages' code saved, under the names of a ``Network``; what has no place keeps its name."""
     ours: dict[str, str] = {}
     for number, block in enumerate(network.blocks):

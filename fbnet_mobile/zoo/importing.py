@@ -76,6 +76,10 @@ _NOTHING_IN_EVALUATION = {
 }
 
 
+class ForeignPartError(UserError):
+    """A network has a part that is none of ours."""
+
+
 class Imported(NamedTuple):
     """A network as one of ours.
 
@@ -322,10 +326,10 @@ class _Reading:
         self.paths = {id(part): path for path, part in network.named_modules()}
         self.read: set[int] = set()
 
-    def refused(self, part: nn.Module, why: str) -> UserError:
+    def refused(self, part: nn.Module, why: str) -> ForeignPartError:
         """The error for a part that does not fit."""
         where = self.paths.get(id(part)) or "it"
-        return UserError(
+        return ForeignPartError(
             f"cannot import {shown(self.name)}: {where} ({type(part).__name__}) {why}; "
             "fbnet-benchmark --list-models shows what can be"
         )

@@ -11,6 +11,7 @@ from torch import nn
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks.network import build, calibrate_batch_norm, restore
 from fbnet_mobile.errors import UserError
+from fbnet_mobile.zoo import importable
 from fbnet_mobile.zoo.importing import import_module, imported
 from fbnet_mobile.zoo.peers import load_peer
 
@@ -104,6 +105,16 @@ def test_a_part_that_does_nothing_of_ours_is_never_overlooked() -> None:
     module.get_submodule("blocks.1.0.bn2").drop = nn.AvgPool2d(1)
     with pytest.raises(UserError, match=r"blocks\.1\.0\.bn2\.drop \(AvgPool2d\) is no part"):
         import_module(module, "mine", 64)
+
+
+def test_what_can_be_imported_is_listed_with_its_counts() -> None:
+    listed = {network.name: network for network in importable()}
+    assert len(listed) == len(importable()) > 130
+    assert "timm:mixnet_s" not in listed
+    for name in ("efficientnet_lite2", *SAMPLE[::3]):
+        with torch.device("meta"):
+            network = imported(name).architecture
+        assert listed[name] == (name, network.resolution, network.macs, network.params)
 
 
 def names_in_the_package() -> list[str]:
