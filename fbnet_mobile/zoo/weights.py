@@ -52,7 +52,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # whatever the readers trip over in a damaged file
         raise UserError(f"{name} is damaged or no checkpoint") from error
     if isinstance(content, Mapping) and str(content.get("format", "")).startswith("fbnet-mobile checkpoint"):
-        raise UserError(f"{name} is a checkpoint of fbnet-train, which knows its network; give it with --init")
+        raise UserError(
+            f"{name} is a checkpoint that fbnet-train wrote, which brings its network; give it without --model "
+            "(fbnet-train --init, fbnet-export --checkpoint)"
+        )
     for key in _WITHIN:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -56,7 +56,7 @@ def test_weights_of_another_network_are_refused_with_the_first_that_does_not_fit
         ({key: value for key, value in state.items() if key != "bn1.bias"}, r"bn1\.bias is missing"),
         ({**state, "bn1.bias": torch.ones(3)}, r"bn1\.bias has another shape"),
         ({"state_dict": {"a": 1}}, "does not hold the weights of one network"),
-        ({"format": "fbnet-mobile checkpoint 1", "state_dict": state}, "give it with --init"),
+        ({"format": "fbnet-mobile checkpoint 1", "state_dict": state}, "give it without --model"),
         ({"state_dict": state, "model": Path("x")}, "could run code, which are never loaded"),
     ]
     for content, message in cases:
