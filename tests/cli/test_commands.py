@@ -93,7 +93,7 @@ INT8 = ("--precision", "int8", "--calibration-data")
         (("profile", "--threads", "0", "-o", "out"), "threads is 0; give a whole number from 1 to 1024"),
         (("profile", "--spaec", "small"), "No such option '--spaec'"),
         (("train",), "missing option --output; see --help"),
-        (("train", "--data", "digits", "-o", "out"), "no network to train; give one of --architecture, --model and --init"),
+        (("train", "--data", "digits", "-o", "out"), "no network to train; give one of"),
         (("profile",), "missing option --output"),
         (("profile", "-o", "text.csv"), "text.csv is not a latency table: column 'schema_version' is missing"),
         ((*SEARCH, "8"), "'8' is not a latency; write a number with its unit, such as 12ms or 350us"),
