@@ -24,8 +24,8 @@ class LossSettings(Protocol):
     """What is read here of a recipe (``TrainRecipe``)."""
 
     @property
-    def loss(self) -> str:
-        """Name of the loss."""
+    def loss(self) -> str | None:
+        """Name of the loss; None for distillation where there is a teacher, cross-entropy where there is none."""
 
     @property
     def teacher(self) -> str:
@@ -34,6 +34,10 @@ class LossSettings(Protocol):
     @property
     def label_smoothing(self) -> float:
         """Share of the target spread over all classes."""
+
+    @property
+    def distillation(self) -> str:
+        """What of the teacher is learnt: "soft", "hard" or "logits"."""
 
     @property
     def distillation_weight(self) -> float:
@@ -65,7 +69,7 @@ class Loss(ABC):
 
         Args:
             logits: (B, classes) float32, of the network that is trained.
-            labels: (B,) int64.
+            labels: (B,) int64, or (B, classes) float32 shares where images were mixed.
             images: (B, 3, R, R) float32, as the network saw them: augmented and normalised.
             teacher: gives its logits for images; None if there is none.
         """
@@ -82,11 +86,23 @@ class CrossEntropy(Loss):
         return F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
 
 
-class Distillation(Loss):
-    """A teacher's soft targets (Hinton, Vinyals and Dean 2015, arXiv 1503.02531, section 2).
+class Focal(Loss):
+    """Cross-entropy in which what is known already counts less (Lin et al. 2017, arXiv 1708.02002): (1 - p)^2 CE."""
 
-    (1 - w) CE(labels, logits) + w T^2 KL(softmax(teacher / T) || softmax(logits / T)): T^2 keeps the size of the
-    gradients of the second part the same at every temperature T, as they fall with 1 / T^2.
+    def __call__(self, logits: Tensor, labels: Tensor, images: Tensor, teacher: Teach | None) -> Tensor:
+        """See ``Loss``."""
+        surprise = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="none")
+        return ((1 - torch.exp(-surprise)).square() * surprise).mean()
+
+
+class Distillation(Loss):
+    """A teacher's answers to the same views, beside the labels; ``distillation`` says which.
+
+    (1 - w) CE(labels, logits) + w D(teacher, logits), where D is
+    soft: T^2 KL(softmax(teacher / T) || softmax(logits / T)) (Hinton et al. 2015, arXiv 1503.02531, section 2): T^2
+    keeps the size of its gradients the same at every temperature T, as they fall with 1 / T^2;
+    hard: the cross-entropy with the teacher's most probable class (Touvron et al. 2021, arXiv 2012.12877);
+    logits: the mean squared difference of the logits, each less their mean (Ba and Caruana 2014, arXiv 1312.6184).
     """
 
     needs_teacher: ClassVar[bool] = True
@@ -94,15 +110,31 @@ class Distillation(Loss):
     def __call__(self, logits: Tensor, labels: Tensor, images: Tensor, teacher: Teach | None) -> Tensor:
         """See ``Loss``."""
         assert teacher is not None
-        weight, temperature = self.recipe.distillation_weight, self.recipe.distillation_temperature
+        weight = self.recipe.distillation_weight
+        taught = _KINDS[self.recipe.distillation](logits, teacher(images), self.recipe.distillation_temperature)
+        if weight == 1:
+            return taught
         hard = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        student = F.log_softmax(logits / temperature, dim=1)
-        targets = F.log_softmax(teacher(images) / temperature, dim=1)
-        soft = F.kl_div(student, targets, reduction="batchmean", log_target=True)
-        return (1 - weight) * hard + weight * temperature**2 * soft
+        return (1 - weight) * hard + weight * taught
 
+
+def _soft(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
+    student, targets = F.log_softmax(logits / temperature, dim=1), F.log_softmax(answers / temperature, dim=1)
+    return temperature**2 * F.kl_div(student, targets, reduction="batchmean", log_target=True)
+
+
+def _hard(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
+    return F.cross_entropy(logits, answers.argmax(1))
+
+
+def _logits(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
+    return F.mse_loss(logits - logits.mean(1, keepdim=True), answers - answers.mean(1, keepdim=True))
+
+
+_KINDS = {"soft": _soft, "hard": _hard, "logits": _logits}
 
 LOSSES.add("cross_entropy", CrossEntropy)
+LOSSES.add("focal", Focal)
 LOSSES.add("distillation", Distillation)
 
 
@@ -162,11 +194,12 @@ def make_loss(recipe: LossSettings, data: Data, fabric: Fabric) -> tuple[Loss, T
     Raises:
         UserError: no such loss, a teacher that is missing or of no use, or none for these classes.
     """
-    loss = LOSSES.get(recipe.loss)(recipe)
+    name = recipe.loss or ("distillation" if recipe.teacher else "cross_entropy")
+    loss = LOSSES.get(name)(recipe)
     if not recipe.teacher:
         if loss.needs_teacher:
-            raise UserError(f"the loss {recipe.loss} learns from a teacher; give its checkpoint with --teacher")
+            raise UserError(f"the loss {name} learns from a teacher; give its checkpoint with --teacher")
         return loss, None
     if not loss.needs_teacher:
-        raise UserError(f"the loss {recipe.loss} has no use for a teacher; give --loss distillation with --teacher")
+        raise UserError(f"the loss {name} has no use for a teacher; give --loss distillation with --teacher")
     return loss, Teacher(Path(recipe.teacher), data.classes, data.mean, data.std, fabric)

@@ -8,18 +8,21 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
-from fbnet_mobile.data.augment import AUGMENTATIONS
+from fbnet_mobile.data.augment import derive_seed, find_augmentation
 from fbnet_mobile.data.data import Data, training_batches
 from fbnet_mobile.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs
 from fbnet_mobile.engine.losses import make_loss
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import RunFolder, data_settings
-from fbnet_mobile.train.average import moving_average
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.train.average import estimate_batch_norm, moving_average
 from fbnet_mobile.train.evaluate import evaluate
+from fbnet_mobile.train.optimizer import make_optimizer, set_learning_rate
 from fbnet_mobile.train.recipe import TrainRecipe
+from fbnet_mobile.train.regularise import Mixing, classifier, regularise
 from fbnet_mobile.train.results import EpochResult, Trained
 
 CHECKPOINT = "best.pt"
@@ -65,7 +68,7 @@ def train(
             or another process works there.
     """
     for name in recipe.augmentations or ():
-        AUGMENTATIONS.get(name)  # refused before there is a folder
+        find_augmentation(name)  # refused before there is a folder
     run = _Training(module, data, recipe, out_dir / CHECKPOINT, fabric, architecture)
     settings = {
         **asdict(recipe),
@@ -86,15 +89,6 @@ def train(
     return Trained(out_dir / CHECKPOINT, best.val_accuracy, best.test_accuracy, tuple(folder.history), first_epoch)
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights of two and more dimensions with weight decay; biases and batch norm without (He et al. 2019)."""
-    parameters = [item for item in module.parameters() if item.requires_grad]
-    return [
-        {"params": [item for item in parameters if item.ndim > 1], "weight_decay": weight_decay},
-        {"params": [item for item in parameters if item.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
 class _Training(Task[EpochResult]):
     title = "training"
 
@@ -107,14 +101,17 @@ class _Training(Task[EpochResult]):
         self.data, self.recipe, self.fabric = data, recipe, fabric
         self.architecture, self.checkpoint, self.best = architecture, checkpoint, -1.0
         self.loss, self.teacher = make_loss(recipe, data, fabric)
+        if recipe.batch_size % (parts := recipe.accumulate * fabric.world_size):
+            raise UserError(
+                f"a batch of {recipe.batch_size} images has no {parts} equal parts ({fabric.world_size} processes, "
+                f"accumulate {recipe.accumulate}); use a batch size that is a multiple of {parts}"
+            )
 
         self.module = module.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(
-            parameter_groups(module, recipe.weight_decay),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            nesterov=recipe.momentum > 0,
-        )
+        regularise(module, recipe.dropout, recipe.drop_path)
+        self.mix = Mixing(recipe, len(data.classes))
+        self.last_layer = set(classifier(module).parameters())
+        self.optimizer = make_optimizer(module, recipe)
         self.parallel, self.optimizer = fabric.setup(module, self.optimizer)
         self.average = moving_average(module, recipe.ema_decay) if recipe.ema_decay else None
         self.means = Means(fabric, 2)
@@ -134,20 +131,47 @@ class _Training(Task[EpochResult]):
             world_size=fabric.world_size,
         )
         self.parallel.train()
+        frozen = self._freeze(epoch)
         self.means = Means(fabric, 2)
         for step, (images, labels) in enumerate(batches, start=1):
-            rate = recipe.learning_rate_at(epoch - 1 + step / self.steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            # Seeded for every step, so that what is drawn does not depend on where an interrupted run began again.
+            torch.manual_seed(derive_seed(recipe.seed, epoch, step, fabric.global_rank))
+            self.rate = recipe.learning_rate_at(epoch - 1 + step / self.steps)
+            set_learning_rate(self.optimizer, self.rate)
             self.optimizer.zero_grad()
-            logits = self.parallel(images)
-            loss = self.loss(logits, labels, images, self.teacher)
-            fabric.backward(loss)
+            self.means.add(*self._backward(*self.mix(images, labels, epoch)))
+            for parameter in frozen:
+                parameter.grad = None
+            if recipe.clip:
+                fabric.clip_gradients(self.module, self.optimizer, max_norm=recipe.clip, error_if_nonfinite=False)
             self.optimizer.step()
             if self.average:
                 self.average.update_parameters(self.module)
-            self.means.add(loss.detach(), (logits.detach().argmax(1) == labels).float().mean())
             yield
+
+    def _freeze(self, epoch: int) -> list[nn.Parameter]:
+        """Keep all but the classifier as it is in the first epochs; the parameters that are not to be moved."""
+        frozen = epoch <= self.recipe.frozen_epochs
+        kept = [item for item in self.module.parameters() if item not in self.last_layer] if frozen else []
+        if frozen:  # with the statistics of batch norm that those weights were trained with
+            for part in self.module.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.eval()
+        return kept
+
+    def _backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of a batch, in parts that are computed one after the other; its loss and accuracy."""
+        parts = self.recipe.accumulate
+        found = []
+        for number, (some, theirs) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True), start=1):
+            with self.fabric.no_backward_sync(self.parallel, enabled=number < parts):
+                logits = self.parallel(some)
+                loss = self.loss(logits, theirs, some, self.teacher) / parts
+                self.fabric.backward(loss)
+            wanted = theirs if theirs.ndim == 1 else theirs.argmax(1)
+            found.append(torch.stack([loss.detach(), (logits.detach().argmax(1) == wanted).float().mean() / parts]))
+        loss, accuracy = torch.stack(found).sum(0)
+        return loss, accuracy
 
     def losses(self) -> list[float]:
         """See ``Task``."""
@@ -168,9 +192,10 @@ class _Training(Task[EpochResult]):
         if self.fabric.world_size > 1:
             for buffer in self.evaluated.buffers():
                 buffer.copy_(self.fabric.broadcast(buffer))
+        if self.recipe.batch_norm_images:
+            estimate_batch_norm(self.evaluated, self.data, self.recipe.batch_norm_images, self.fabric.device)
         accuracy = evaluate(self.evaluated, self.data.val, self.data, fabric=self.fabric)
-        rate = float(self.optimizer.param_groups[0]["lr"])
-        return EpochResult(epoch, rate, self.loss_now, self.accuracy_now, accuracy, time.monotonic() - started)
+        return EpochResult(epoch, self.rate, self.loss_now, self.accuracy_now, accuracy, time.monotonic() - started)
 
     def write(self, row: EpochResult) -> None:
         """Keep the checkpoint of the best epoch."""

@@ -113,6 +113,23 @@ def open_folder(text: str, root: Path | None) -> Source:
         raise UserError(f"cannot read {reason}; check its permissions") from error
 
 
+def unlabelled_images(path: Path) -> Files:
+    """All images below a folder; each has the label -1.
+
+    Raises:
+        UserError: it cannot be read, or holds none.
+    """
+    try:
+        files = [file for file in _walk(str(path), {_identity(path)}, Counter()) if file is not None]
+    except OSError as error:
+        reason = f"{shown(error.filename or path)}: {error.strerror}"
+        raise UserError(f"cannot read {reason}; give a folder of images") from error
+    if not files:
+        raise UserError(f"{shown(path)} holds no images; give a folder of images")
+    paths = sorted(file.path for file in files)
+    return Files(paths, [-1] * len(paths))
+
+
 def _open(path: Path, skipped: Counter[str]) -> Source:
     names = _folders_in(path, skipped)
     if not names:
