@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from fbnet_mobile.data.store import (
     Damaged,
     MemoryStore,
     OriginalStore,
+    Request,
     check_all,
     decode_all,
     decode_originals,
@@ -28,7 +30,7 @@ from fbnet_mobile.progress import ProgressBar
 MEMORY_LIMIT = 2 * 10**9
 """Bytes of decoded pixels up to which a data set is held in memory."""
 
-_STATISTICS_IMAGES = 4096
+_STATISTICS_IMAGES, _TRIED = 4096, 32
 
 
 @dataclass(frozen=True)
@@ -179,29 +181,17 @@ def load_data(
         UserError: the source does not exist, cannot be downloaded, or is of no use: no images, an unreadable
             one, one class, a class that is only in ``val/`` or ``test/``, or too few images to hold some out.
     """
-    opened, drawn = draw_images(source, root, resolution, seed, classes, limit)
-    more = None if unlabelled is None else unlabelled_images(unlabelled)
-    if more is not None:
-        images, positions = drawn["train"]
-        both = Joined(images, more)
-        drawn["train"] = both, torch.cat([positions, torch.arange(len(images.labels), len(both.labels))])
-    sizes = {"train": train_resolution or resolution, "val": resolution, "test": resolution}
-    whole = {part: part == "train" and sizes[part] >= SMALL_IMAGE for part in drawn}
-    needed = sum(
-        original_bytes(*images, sizes[part]) if whole[part] else len(images[1]) * 3 * sizes[part] ** 2
-        for part, images in drawn.items()
-    )
-    in_memory = needed <= memory_limit
+    drawn = draw_images(source, root, resolution, train_resolution, seed, classes, limit, unlabelled)
+    opened, in_memory = drawn.source, drawn.bytes() <= memory_limit
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
     splits: dict[str, Split] = {}
     damaged: list[str] = []
-    total = sum(len(positions) for _, positions in drawn.values())
+    total = sum(drawn.counts().values())
     with ProgressBar("reading images" if in_memory else "checking images", total, show=show_progress) as bar:
         if opened.skipped:
             bar.say(_left_out(source, opened.skipped))
-        for part, (images, positions) in drawn.items():
-            split, failed = _split(images, positions, sizes[part], whole[part], in_memory, workers, bar, skip_damaged)
-            splits[part] = split
+        for part in drawn.parts:
+            splits[part], failed = _split(drawn, part, in_memory, workers, bar, skip_damaged)
             damaged += [reason for _, reason in failed]
         if damaged:
             bar.say(f"{shown(source)}: left out {len(damaged):,} damaged images, the first: {damaged[0]}")
@@ -215,54 +205,143 @@ def load_data(
         resolution=resolution,
         flip=opened.mirrors,
         source=source,
-        fingerprint=_fingerprint(opened, seed, limit, more),
+        fingerprint=_fingerprint(opened, seed, limit, drawn.unlabelled),
         damaged=tuple(damaged),
     )
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Images that are chosen and not yet decoded.
+
+    Attributes:
+        source: where they are from.
+        parts: of "train", "val" and "test", the images and the numbers of those that are taken.
+        resolutions: of each part.
+        unlabelled: those of the training images that have no label, if there are some.
+    """
+
+    source: Source
+    parts: Mapping[str, tuple[Images, Tensor]]
+    resolutions: Mapping[str, int]
+    unlabelled: Images | None
+
+    def counts(self) -> dict[str, int]:
+        """How many there are of each part."""
+        return {part: len(positions) for part, (_, positions) in self.parts.items()}
+
+    def whole(self, part: str) -> bool:
+        """Whether the images of a part are cut out of their originals."""
+        return part == "train" and self.resolutions[part] >= SMALL_IMAGE
+
+    def bytes(self) -> int:
+        """About how much memory all of them take when they are decoded."""
+        return sum(
+            original_bytes(images, positions, self.resolutions[part])
+            if self.whole(part)
+            else len(positions) * 3 * self.resolutions[part] ** 2
+            for part, (images, positions) in self.parts.items()
+        )
+
+
 def draw_images(
-    source: str, root: Path | None, resolution: int, seed: int, classes: Sequence[str], limit: int | None
-) -> tuple[Source, dict[str, tuple[Images, Tensor]]]:
-    """What ``load_data`` would decode: the source, and of each part the images and the numbers of those that are taken.
+    source: str,
+    root: Path | None,
+    resolution: int,
+    train_resolution: int | None,
+    seed: int,
+    classes: Sequence[str],
+    limit: int | None,
+    unlabelled: Path | None,
+) -> Drawn:
+    """What :func:`load_data`, of the same arguments, would decode.
 
     Raises:
-        UserError: as ``load_data``, but of images that cannot be decoded.
+        UserError: as :func:`load_data`, but of images that cannot be decoded.
     """
     opened = _open(source, root, resolution, seed, classes)
     drawn = hold_out(opened.parts, opened.classes, source, seed)
+    images, positions = drawn["train"]
     if limit is not None:
-        images, positions = drawn["train"]
-        drawn["train"] = images, positions[limited(images.labels[positions], limit, seed)]
-    return opened, drawn
+        positions = positions[limited(images.labels[positions], limit, seed)]
+    more = None if unlabelled is None else unlabelled_images(unlabelled)
+    if more is not None:
+        positions = torch.cat([positions, torch.arange(len(images.labels), len(images.labels) + len(more.labels))])
+        images = Joined(images, more)
+    drawn["train"] = images, positions
+    sizes = {"train": train_resolution or resolution, "val": resolution, "test": resolution}
+    return Drawn(opened, drawn, sizes, more)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What there is to learn from, by its headers and a few images.
+
+    Attributes:
+        counts: how many images of "train", "val" and "test".
+        classes: how many.
+        bytes: of all decoded images, about.
+        in_memory: whether they are held there.
+        decode_seconds: that decoding one takes, a process for each core.
+    """
+
+    counts: dict[str, int]
+    classes: int
+    bytes: int
+    in_memory: bool
+    decode_seconds: float
+
+
+def survey(
+    source: str,
+    *,
+    root: Path | None = None,
+    resolution: int,
+    train_resolution: int | None = None,
+    seed: int = 0,
+    classes: Sequence[str] = (),
+    limit: int | None = None,
+    unlabelled: Path | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Survey:
+    """Look at what :func:`load_data`, of the same arguments, would load, without loading it.
+
+    Raises:
+        UserError: as :func:`load_data`; of images that cannot be decoded, only the few that are tried are noticed.
+    """
+    drawn = draw_images(source, root, resolution, train_resolution, seed, classes, limit, unlabelled)
+    images, positions = drawn.parts["train"]
+    tried = positions[torch.linspace(0, len(positions) - 1, min(_TRIED, len(positions))).long()]
+    started = time.monotonic()
+    store = OriginalStore(None, images, drawn.resolutions["train"], 0)
+    for _ in store.fetch([Request(tried)]):
+        pass
+    seconds = (time.monotonic() - started) / len(tried) / min(8, os.cpu_count() or 1)
+    needed = drawn.bytes()
+    return Survey(drawn.counts(), len(drawn.source.classes), needed, needed <= memory_limit, seconds)
 
 
 def _split(
-    images: Images,
-    positions: Tensor,
-    resolution: int,
-    whole: bool,
-    in_memory: bool,
-    workers: int,
-    bar: ProgressBar,
-    skip_damaged: bool,
+    drawn: Drawn, part: str, in_memory: bool, workers: int, bar: ProgressBar, skip_damaged: bool
 ) -> tuple[Split, Damaged]:
     """The images of one part, in memory or not, without those that are damaged."""
-    if in_memory and not whole:
-        pixels, damaged = decode_all(images, positions, resolution, bar, skip_damaged)
-        good = ~torch.isin(positions, torch.tensor([number for number, _ in damaged], dtype=torch.int64))
-        if damaged:
-            pixels, positions = pixels[good], positions[good]
-        return Split(MemoryStore(pixels), torch.arange(len(positions)), images.labels[positions]), damaged
-    if in_memory:
-        originals, damaged = decode_originals(images, positions, resolution, bar, skip_damaged)
-        # On a CPU the network needs the cores that workers would take.
-        workers = workers if torch.cuda.is_available() else 0
-        store = OriginalStore(originals, images, resolution, workers)
-    else:
+    (images, positions), resolution = drawn.parts[part], drawn.resolutions[part]
+    pixels, originals = None, None
+    if not in_memory:
         damaged = check_all(images, positions, bar, skip_damaged)
-        store = OriginalStore(None, images, resolution, workers)
-    good = ~torch.isin(positions, torch.tensor([number for number, _ in damaged], dtype=torch.int64))
-    return Split(store, positions[good], images.labels[positions[good]]), damaged
+    elif drawn.whole(part):
+        originals, damaged = decode_originals(images, positions, resolution, bar, skip_damaged)
+    else:
+        pixels, damaged = decode_all(images, positions, resolution, bar, skip_damaged)
+    if damaged:
+        good = ~torch.isin(positions, torch.tensor([number for number, _ in damaged]))
+        pixels, positions = pixels if pixels is None else pixels[good], positions[good]
+    labels = images.labels[positions]
+    if pixels is not None:
+        return Split(MemoryStore(pixels, images, positions), torch.arange(len(positions)), labels), damaged
+    if originals is not None and not torch.cuda.is_available():
+        workers = 0  # on a CPU the network needs the cores that they would take
+    return Split(OriginalStore(originals, images, resolution, workers), positions, labels), damaged
 
 
 def _require_all(splits: Mapping[str, Split], classes: Sequence[str], source: str, damaged: int) -> None:

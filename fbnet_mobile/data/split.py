@@ -41,7 +41,7 @@ class Split:
         if not 0 < fraction < 1:
             raise UserError(f"cannot split images at a fraction of {fraction:g}; give one between 0 and 1")
         first, second = stratified(self.labels, fraction, seed)
-        return self._pick(first), self._pick(second)
+        return self.pick(first), self.pick(second)
 
     def limit(self, count: int, seed: int = 0) -> "Split":
         """About ``count`` images with each class in its share; all of them if there are no more than that.
@@ -49,9 +49,10 @@ class Split:
         Raises:
             UserError: ``count`` is below the number of classes.
         """
-        return self._pick(limited(self.labels, count, seed))
+        return self.pick(limited(self.labels, count, seed))
 
-    def _pick(self, positions: Tensor) -> "Split":
+    def pick(self, positions: Tensor) -> "Split":
+        """The images at these positions."""
         return replace(self, index=self.index[positions], labels=self.labels[positions])
 
     def batches(self, batch_size: int, *, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
@@ -70,6 +71,10 @@ class Split:
         images = self.store.fetch([Request(self.index[part]) for part in chosen])
         for part, pixels in zip(chosen, images, strict=True):
             yield pixels, self.labels[part]
+
+    def names(self) -> list[str]:
+        """How messages name the images."""
+        return [self.store.name(number) for number in self.index.tolist()]
 
     def at(self, resolution: int) -> "Split":
         """The same images at another size, where the store can give them so."""

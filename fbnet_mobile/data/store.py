@@ -57,23 +57,36 @@ class Store(Protocol):
     def fetch(self, requests: Sequence[Request], change: Change | None = None) -> Iterator[Tensor]:
         """Give each batch, as (B, 3, R, R) uint8, changed."""
 
+    def name(self, number: int) -> str:
+        """How a message names an image."""
+
     def at(self, resolution: int) -> "Store":
         """The same images at another size, if the store has the originals; itself otherwise."""
 
 
 class MemoryStore:
-    """Decoded pixels: (N, R, R, 3) uint8, channels last, as networks run fastest on a CPU that way."""
+    """Decoded pixels: (N, R, R, 3) uint8, channels last, as networks run fastest on a CPU that way.
+
+    Args:
+        pixels: of all images.
+        images: that they were decoded from.
+        positions: (N,) int64, which of these.
+    """
 
     cuts = False
 
-    def __init__(self, pixels: Tensor) -> None:
-        self.pixels = pixels
+    def __init__(self, pixels: Tensor, images: Images, positions: Tensor) -> None:
+        self.pixels, self._images, self._positions = pixels, images, positions
 
     def fetch(self, requests: Sequence[Request], change: Change | None = None) -> Iterator[Tensor]:
         """See ``Store``; the middle of each image."""
         for request in requests:
             batch = self.pixels[request.numbers].permute(0, 3, 1, 2)
             yield batch if change is None else change(batch, step=request.step)
+
+    def name(self, number: int) -> str:
+        """See ``Store``."""
+        return self._images.name(int(self._positions[number]))
 
     def at(self, resolution: int) -> Self:
         """See ``Store``."""
@@ -100,6 +113,10 @@ class OriginalStore(Dataset[Tensor]):
     def cuts(self) -> bool:
         """Below 64 pixels images are shifted afterwards instead."""
         return self.resolution >= SMALL_IMAGE
+
+    def name(self, number: int) -> str:
+        """See ``Store``."""
+        return self.images.name(number)
 
     def at(self, resolution: int) -> "OriginalStore":
         """See ``Store``."""

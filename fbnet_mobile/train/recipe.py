@@ -67,6 +67,15 @@ class TrainRecipe:
         shown="cross_entropy; distillation with a teacher",
         help="What is minimised: cross_entropy, focal, distillation (with a teacher), or a plugin's.",
     )
+    class_weights: str = option(
+        "",
+        group=_TRAINING,
+        shown="none",
+        help="How much each class counts in the loss: balanced (rare ones more), or a YAML file of a number for each.",
+    )
+    sampler: Literal["shuffled", "balanced"] = option(
+        "shuffled", group=_TRAINING, help="Each image once an epoch, or drawn so that all classes come equally often."
+    )
     label_smoothing: float = option(
         0.1, group=_TRAINING, low=0, high=1, help="Share of the target spread over all classes."
     )
@@ -96,7 +105,12 @@ class TrainRecipe:
         "0 for none.",
     )
     seed: int = option(0, group=_TRAINING, low=0, high=SEEDS, help="Of initial weights, order and augmentation.")
-    teacher: str = option("", group=_TEACHER, shown="none", help="Checkpoint of a network that the loss learns from.")
+    teacher: str = option(
+        "",
+        group=_TEACHER,
+        shown="none",
+        help="Network that the loss learns from: a checkpoint, or timm:NAME or torchvision:NAME with its weights.",
+    )
     distillation: Literal["soft", "hard", "logits"] = option(
         "soft",
         group=_TEACHER,
@@ -228,6 +242,18 @@ class TrainTask:
         group=_NETWORK,
         shown="random weights",
         help="Start from the supernet's weights: the folder of the search that found the architecture.",
+    )
+    unlabelled: Path | None = option(
+        None,
+        group=_TEACHER,
+        shown="none",
+        help="Folder of more images, without classes, on which the teacher is followed too.",
+    )
+    save_minutes: float = option(
+        5.0, group=_NETWORK, low=0, help="After how long the state is kept within an epoch, to continue from."
+    )
+    compile: bool = option(
+        False, group="Machine", help="Compile the network with torch.compile: minutes at first, faster steps after."
     )
     recipe: str = option(
         "",

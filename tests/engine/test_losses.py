@@ -57,13 +57,13 @@ def test_a_network_that_answers_as_its_teacher_has_nothing_to_learn_from_it() ->
 
 def test_a_teacher_answers_as_its_checkpoint_does_whatever_the_images_are_normalised_with(tmp_path: Path) -> None:
     path = teacher_file(tmp_path)
-    own = Teacher(path, ("cat", "dog"), (0.5, 0.4, 0.3), (0.2, 0.25, 0.5), FABRIC)
+    own = Teacher.load(path, ("cat", "dog"), ((0.5, 0.4, 0.3), (0.2, 0.25, 0.5)), FABRIC)
     found = own(IMAGES.requires_grad_())
     assert not found.requires_grad
     torch.testing.assert_close(found[:2], own(IMAGES[:2]))  # an answer does not depend on the others in its batch
     std, mean = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.2, 0.25, 0.5), (0.5, 0.4, 0.3)))
     pixels = IMAGES * std + mean
-    other = Teacher(path, ("cat", "dog"), (0.1, 0.2, 0.3), (0.5, 0.5, 0.5), FABRIC)
+    other = Teacher.load(path, ("cat", "dog"), ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5)), FABRIC)
     torch.testing.assert_close(other((pixels - torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)) / 0.5), found)
     assert other(torch.randn(2, 3, 32, 32)).shape == (2, 2), "at its own resolution"
 
@@ -72,6 +72,6 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
     path = teacher_file(tmp_path)
     for classes, said in ((("dog", "cat"), "has 'cat' where the data have 'dog'"), (("cat",), "has 2 classes where")):
         with pytest.raises(UserError, match=rf"the teacher .*teacher\.pt {said}.*; give one trained on the same"):
-            Teacher(path, classes, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), FABRIC)
+            Teacher.load(path, classes, ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), FABRIC)
     with pytest.raises(UserError, match="unknown loss 'cross-entropy'; did you mean 'cross_entropy'"):
         LOSSES.get("cross-entropy")

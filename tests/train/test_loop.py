@@ -58,7 +58,7 @@ def test_it_learns_and_leaves_a_checkpoint_of_the_accuracy_it_states(undisturbed
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(undisturbed: Trained, tmp_path: Path) -> None:
     job = subprocess.Popen([sys.executable, PROGRAM, tmp_path, str(EPOCHS), "1", "batch_norm"])
-    log = tmp_path / "log.csv"
+    log = tmp_path / "results.csv"
     give_up = time.monotonic() + 60
     while not (log.exists() and len(log.read_text().splitlines()) > 2):
         assert time.monotonic() < give_up
@@ -73,7 +73,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(undisturbed: Trained, t
     assert 3 <= resumed.first_epoch <= EPOCHS
     assert _without_time(resumed) == _without_time(undisturbed)
     assert pd.read_csv(log)["epoch"].tolist() == list(range(1, EPOCHS + 1))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "last.pt", "log.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "last.pt", "results.csv"]
     weights, expected = (load_checkpoint(item.checkpoint).state_dict for item in (resumed, undisturbed))
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
@@ -104,7 +104,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     )
     one = run(tmp_path / "one", 2, batch_norm=False)
 
-    two = pd.read_csv(tmp_path / "two" / "log.csv")
+    two = pd.read_csv(tmp_path / "two" / "results.csv")
     for row, losses in zip(one.history, two.to_dict("records"), strict=True):
         assert losses["train_loss"] == pytest.approx(row.train_loss, rel=1e-4)
         assert losses["val_accuracy"] == pytest.approx(row.val_accuracy, abs=0.01)

@@ -58,7 +58,7 @@ def run(data: Data, out: Path, second: float = 0.6, **changes: Any) -> Run:
     fabric = Fabric(accelerator="cpu", devices=1)
     train(Constant(second), data, recipe, out, fabric, architecture="constant", show_progress=False)
     state = torch.load(out / "last.pt", weights_only=True)["task"]
-    return pd.read_csv(out / "log.csv"), state, load_checkpoint(out / "best.pt").state_dict
+    return pd.read_csv(out / "results.csv"), state, load_checkpoint(out / "best.pt").state_dict
 
 
 def weights_by_hand(steps: int, decay: float = DECAY) -> list[float]:
