@@ -31,7 +31,8 @@ class TrainingData:
 
     data: str = option(
         group=_IMAGES,
-        help="Labelled images: a folder of class folders, a torchvision data set's name, or digits.",
+        help="Labelled images: a folder of class folders, shards such as train-{000..146}.tar, a torchvision data "
+        "set's name, or digits.",
     )
     skip_damaged: bool = option(
         False, group=_IMAGES, help="Leave out images that cannot be decoded, and list them, instead of stopping."

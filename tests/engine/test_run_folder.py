@@ -51,7 +51,7 @@ def test_a_second_run_in_a_folder_is_refused_and_told_who_works_there(data: Data
 
 def test_a_row_that_a_kill_between_state_and_log_cost_is_there_again(data: Data, tmp_path: Path) -> None:
     run(data, tmp_path)
-    log = tmp_path / "log.csv"
+    log = tmp_path / "results.csv"
     whole = log.read_text()
     log.write_text("\n".join(whole.splitlines()[:2]) + "\n")
     run(data, tmp_path)

@@ -39,6 +39,7 @@ def run(out_dir: Path, epochs: int, *, processes: int = 1, batch_norm: bool = Tr
         out_dir,
         fabric,
         architecture="digits",
+        save_minutes=0.0,  # every twentieth step
     )
 
 
