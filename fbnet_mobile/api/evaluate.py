@@ -54,7 +54,8 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
             f"{shown(path)} tells apart {', '.join(checkpoint.classes[:3])}... and {shown(options.data)} holds "
             f"{', '.join(data.classes[:3])}...: not the same classes"
         )
-    data = replace(data, mean=checkpoint.mean, std=checkpoint.std)
+    (red, green, blue), (r, g, b) = checkpoint.mean, checkpoint.std
+    data = replace(data, mean=(red, green, blue), std=(r, g, b))
     logits, labels = answers(network, data.test, data)
     found = measure(logits, labels, data.classes, data.test.names())
     if options.output is not None:

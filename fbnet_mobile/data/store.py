@@ -51,8 +51,9 @@ Change = Callable[..., Tensor]
 class Store(Protocol):
     """Images by number, all given at one size."""
 
-    cuts: bool
-    """Whether it cuts images out of their originals where draws ask for that."""
+    @property
+    def cuts(self) -> bool:
+        """Whether it cuts images out of their originals where draws ask for that."""
 
     def fetch(self, requests: Sequence[Request], change: Change | None = None) -> Iterator[Tensor]:
         """Give each batch, as (B, 3, R, R) uint8, changed."""

@@ -138,7 +138,7 @@ class _Training(Task[EpochResult]):
                 "images without a label cannot be mixed with those that have one; leave out mixup and cutmix"
             )
         if fabric.world_size > 1 and fabric.device.type == "cuda":  # torch has it for no other device
-            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         self.weights = balanced(data.train.labels) if recipe.sampler == "balanced" else None
 
         self.module = module.to(memory_format=torch.channels_last)
@@ -146,7 +146,8 @@ class _Training(Task[EpochResult]):
         self.mix = Mixing(recipe, len(data.classes))
         self.last_layer = set(classifier(module).parameters())
         self.optimizer = make_optimizer(module, recipe)
-        self.parallel, self.optimizer = fabric.setup(torch.compile(module) if compiled else module, self.optimizer)
+        stepped: Any = torch.compile(module) if compiled else module
+        self.parallel, self.optimizer = fabric.setup(stepped, self.optimizer)
         self.average = moving_average(module, recipe.ema_decay) if recipe.ema_decay else None
         self.means = Means(fabric, 2)
 
@@ -318,5 +319,5 @@ def balanced(labels: Tensor) -> Tensor:
 
     Images without a label are as one class more.
     """
-    _, places, counts = labels.unique(return_inverse=True, return_counts=True)
-    return 1 / counts[places].double()
+    moved = labels + 1
+    return 1 / torch.bincount(moved)[moved].double()

@@ -1,6 +1,7 @@
 """What a classifier's answers to labelled images are worth, class by class."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def measure(logits: Tensor, labels: Tensor, classes: Sequence[str], names: Seque
     """
     count, top = len(classes), min(5, len(classes))
     share, answers = logits.softmax(1).max(1)
-    each = {"num_classes": count, "average": "none"}
+    each: dict[str, Any] = {"num_classes": count, "average": "none"}
     scores = zip(
         classes,
         torch.bincount(labels, minlength=count).tolist(),
@@ -57,8 +58,8 @@ def measure(logits: Tensor, labels: Tensor, classes: Sequence[str], names: Seque
             Mistake(
                 number=place,
                 image=names[place],
-                true=classes[labels[place]],
-                predicted=classes[answers[place]],
+                true=classes[int(labels[place])],
+                predicted=classes[int(answers[place])],
                 probability=float(share[place]),
             )
             for place in worst

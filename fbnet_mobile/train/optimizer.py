@@ -26,7 +26,7 @@ def make_optimizer(module: nn.Module, recipe: TrainRecipe) -> Optimizer:
         return torch.optim.AdamW(groups, lr=rate, betas=(momentum, 0.999))
     if recipe.optimizer == "rmsprop":
         with needs("timm", "fbnet-mobile[timm]"):
-            from timm.optim import RMSpropTF
+            from timm.optim.rmsprop_tf import RMSpropTF
         made: Optimizer = RMSpropTF(groups, lr=rate, alpha=0.9, eps=1e-3, momentum=momentum)
         return made
     return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0)

@@ -46,7 +46,8 @@ def _drop_inputs(share: float, layer: nn.Module, inputs: tuple[Tensor, ...]) -> 
 
 
 def _drop_branch(probability: float, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return stochastic_depth(output, probability, "row", _learns(layer))
+    kept: Tensor = stochastic_depth(output, probability, "row", _learns(layer))
+    return kept
 
 
 class Mixing:
