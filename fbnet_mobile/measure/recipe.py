@@ -47,7 +47,7 @@ class ProfileRecipe:
         None,
         group=_BLOCKS,
         shown="as devices.yaml says, or litert",
-        help="What runs the models: litert, onnxruntime or coreml.",
+        help="What runs the models: litert, onnxruntime, openvino or coreml.",
     )
     precision: str = option("fp32", group=_BLOCKS, help="Of the models: fp32, fp16 or int8.")
     networks: int = option(
@@ -85,6 +85,12 @@ class BenchmarkRecipe:
 
     models: tuple[Path, ...] = option(
         (), argument=True, shown="none", help="Files: .tflite, .onnx, .mlpackage; a checkpoint (.pt) for its accuracy."
+    )
+    runtime: str | None = option(
+        None,
+        group=_DEVICE,
+        shown="each format's own",
+        help="What runs the files; with commas, each file by all of them that run its format.",
     )
     latency_table: Path | None = option(
         None, group=_DEVICE, shown="none", help="Table to predict by, if the file holds its architecture."
