@@ -14,8 +14,9 @@ from fbnet_mobile.report.records import EvaluationResult
 class EvaluateOptions:
     """Everything that an evaluation is asked for."""
 
-    evaluate: Path = option(help="Checkpoint.")
+    checkpoint: Path = option(help="That is measured.")
     data: str = option(help="Labelled images, as for a training; their test images are looked at.")
+    skip_damaged: bool = option(False, help="Leave out images that cannot be decoded.")
     output: Path | None = option(None, shown="none", help="Folder for evaluation.json and pictures.")
     place: DataPlace
     machine: MachineOptions
@@ -27,7 +28,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
 
     With an output, its folder gets evaluation.json, the confusion matrix as pictures and the worst mistakes.
     """
-    place, path = options.place, options.evaluate
+    place, path = options.place, options.checkpoint
     if options.output is not None:
         check_output(options.output, replaces=Path.is_dir, inputs=[path, options.data])
 
@@ -47,7 +48,8 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
         root=place.data_root,
         resolution=checkpoint.resolution,
         seed=place.split_seed,
-        classes=place.classes or tuple(name for name in checkpoint.classes),
+        classes=place.classes or checkpoint.classes,
+        skip_damaged=options.skip_damaged,
     )
     if data.classes != checkpoint.classes:
         raise UserError(

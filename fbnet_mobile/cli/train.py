@@ -38,7 +38,7 @@ def _look(asked: Instead, others: dict[str, Any]) -> tuple[Any, Lines] | None:
                 raise UserError(
                     f"--evaluate trains nothing, so --{name.replace('_', '-')} has no meaning; leave it out"
                 )
-        return evaluate.evaluate(evaluate=asked.evaluate, **others), evaluation_lines
+        return evaluate.evaluate(checkpoint=asked.evaluate, **others), evaluation_lines
     if asked.dry_run:
         return plan.plan(**{"output": Path("run"), **others}), plan_lines
     return None

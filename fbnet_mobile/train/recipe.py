@@ -243,21 +243,21 @@ class TrainTask:
         shown="random weights",
         help="Start from the supernet's weights: the folder of the search that found the architecture.",
     )
-    unlabelled: Path | None = option(
-        None,
-        group=_TEACHER,
-        shown="none",
-        help="Folder of more images, without classes, on which the teacher is followed too.",
-    )
     save_minutes: float = option(
         5.0, group=_NETWORK, low=0, help="After how long the state is kept within an epoch, to continue from."
     )
-    compile: bool = option(
-        False, group="Machine", help="Compile the network with torch.compile: minutes at first, faster steps after."
+    unlabelled: Path | None = option(
+        None,
+        group="Images",
+        shown="none",
+        help="Folder of more images, without classes, on which the teacher is followed too.",
     )
     recipe: str = option(
         "",
         group=_TRAINING,
         shown="none",
         help=f"Options of training by name: {', '.join(RECIPES)}, or a YAML file; those given here count before it.",
+    )
+    compile: bool = option(
+        False, group=_TRAINING, help="Compile the network with torch.compile: minutes at first, faster steps after."
     )

@@ -24,14 +24,16 @@ def regularise(module: nn.Module, dropout: float, drop_path: float) -> None:
     dropped: statistics of batch norm are estimated in training mode, too.
 
     Args:
-        module: the network. A part whose ``residual`` is true adds to its input what its ``project`` gives.
+        module: the network. A part whose ``residual`` is true adds to its input what its ``project`` gives, or its
+            ``end`` if it has that.
         dropout: share of the classifier's inputs that are zeroed.
         drop_path: probability with which the last residual branch of an image is zeroed; it rises from 0 linearly with
             the number of the branch.
     """
     if dropout:
         classifier(module).register_forward_pre_hook(partial(_drop_inputs, dropout))
-    branches = [part.project for part in module.modules() if getattr(part, "residual", False) is True]
+    parts = [part for part in module.modules() if getattr(part, "residual", False) is True]
+    branches = [getattr(part, "end", getattr(part, "project", None)) for part in parts]
     for number, branch in enumerate(branches, start=1):
         if drop_path and isinstance(branch, nn.Module):
             branch.register_forward_hook(partial(_drop_branch, drop_path * number / len(branches)))
