@@ -5,6 +5,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -307,15 +308,16 @@ def survey(
     """Look at what :func:`load_data`, of the same arguments, would load, without loading it.
 
     Raises:
-        UserError: as :func:`load_data`; of images that cannot be decoded, only the few that are tried are noticed.
+        UserError: as :func:`load_data`, but of images that cannot be decoded.
     """
     drawn = draw_images(source, root, resolution, train_resolution, seed, classes, limit, unlabelled)
     images, positions = drawn.parts["train"]
     tried = positions[torch.linspace(0, len(positions) - 1, min(_TRIED, len(positions))).long()]
     started = time.monotonic()
     store = OriginalStore(None, images, drawn.resolutions["train"], 0)
-    for _ in store.fetch([Request(tried)]):
-        pass
+    for number in tried:
+        with suppress(UserError):  # said when all are decoded
+            store[Request(number[None]), None]
     seconds = (time.monotonic() - started) / len(tried) / min(8, os.cpu_count() or 1)
     needed = drawn.bytes()
     return Survey(drawn.counts(), len(drawn.source.classes), needed, needed <= memory_limit, seconds)
