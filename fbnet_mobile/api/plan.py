@@ -1,7 +1,7 @@
 """What a training would be, without making it."""
 
 from fbnet_mobile.api.call import takes
-from fbnet_mobile.api.train import TrainOptions
+from fbnet_mobile.api.train import TrainOptions, named_network
 from fbnet_mobile.recipe import plain
 from fbnet_mobile.train.recipe import with_recipe
 from fbnet_mobile.train.results import Plan
@@ -14,10 +14,9 @@ def plan(options: TrainOptions) -> Plan:
     from fbnet_mobile.blocks.network import build
     from fbnet_mobile.data.data import survey
     from fbnet_mobile.train.plan import expect
-    from fbnet_mobile.zoo import load_architecture
 
     task, images, recipe = options.task, options.images, options.recipe
-    network = load_architecture(task.architecture)
+    _, network = named_network(task)
     fabric = make_fabric(options.machine)
     found = survey(
         images.data,

@@ -1,7 +1,8 @@
 """From an architecture and images to a checkpoint."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fbnet_mobile.api.call import (
     arguments_path,
@@ -12,9 +13,13 @@ from fbnet_mobile.api.call import (
     write_arguments,
 )
 from fbnet_mobile.data.recipe import TrainingData
+from fbnet_mobile.errors import UserError
 from fbnet_mobile.recipe import MachineOptions
 from fbnet_mobile.report.records import TrainResult
 from fbnet_mobile.train.recipe import TrainRecipe, TrainTask, with_recipe
+
+if TYPE_CHECKING:
+    from fbnet_mobile.arch import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +46,7 @@ def train(options: TrainOptions) -> TrainResult:
     check_output(task.output, replaces=Path.is_dir, inputs=inputs)
     check_arguments(kept)
 
-    from fbnet_mobile.zoo import load_architecture
-
-    network = load_architecture(task.architecture)
+    name, network = named_network(task)
 
     from fbnet_mobile.api.fabric import make_fabric
     from fbnet_mobile.api.teacher import open_teacher
@@ -68,17 +71,18 @@ def train(options: TrainOptions) -> TrainResult:
         )
     remarks = []
     if network.classes != len(data.classes):
-        remarks.append(
-            f"{task.architecture} has {network.classes} classes, the data {len(data.classes)}: its classifier is "
-            "changed"
-        )
+        remarks.append(f"{name} has {network.classes} classes, the data {len(data.classes)}: its classifier is changed")
         if fabric.is_global_zero:
             say(remarks[-1])
         network = network.with_classes(len(data.classes))
     if task.inherit is not None:
-        from fbnet_mobile.search.inherit import inherited_network
+        from fbnet_mobile.search.inherit import inherited
 
-        module, initial_weights = inherited_network(task.inherit, network), f"inherited from {task.inherit}"
+        found, initial_weights = inherited(task.inherit, network), f"inherited from {task.inherit}"
+        module = found.network
+        if found.colours is not None:
+            mean, std = found.colours
+            data = replace(data, mean=mean, std=std)
     else:
         with seeded(fabric, recipe.seed):
             module, initial_weights = build(network), "random"
@@ -113,3 +117,21 @@ def train(options: TrainOptions) -> TrainResult:
         history=tuple(result.history),
         damaged=len(data.damaged),
     )
+
+
+def named_network(task: TrainTask) -> "tuple[str, Architecture]":
+    """The network that a training is asked for, and what names it.
+
+    Raises:
+        UserError: nothing does, or it is no network.
+    """
+    from fbnet_mobile.zoo import load_architecture
+
+    name = task.architecture
+    if name is None:
+        from fbnet_mobile.search.results import ARCHITECTURE
+
+        if task.inherit is None:
+            raise UserError("no network; give --architecture, or --inherit with the folder of a search")
+        name = str(task.inherit / ARCHITECTURE)
+    return name, load_architecture(name)

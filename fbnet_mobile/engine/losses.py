@@ -30,8 +30,8 @@ class LossSettings(Protocol):
     """What is read here of a recipe (``TrainRecipe``)."""
 
     @property
-    def loss(self) -> str | None:
-        """Name of the loss; None for distillation where there is a teacher, cross-entropy where there is none."""
+    def loss(self) -> str:
+        """Name of the loss."""
 
     @property
     def teacher(self) -> str:
@@ -248,19 +248,18 @@ def make_loss(
         UserError: no such loss, a teacher that is missing or of no use, or none for these classes; class weights that
             cannot be.
     """
-    name = recipe.loss or ("distillation" if recipe.teacher else "cross_entropy")
-    loss = LOSSES.get(name)(recipe)
+    loss = LOSSES.get(recipe.loss)(recipe)
     loss.partly = bool((data.train.labels < 0).any())
     if recipe.class_weights:
         loss.class_weights = class_weights(recipe.class_weights, data).to(fabric.device)
     if not recipe.teacher:
         if loss.needs_teacher:
-            raise UserError(f"the loss {name} learns from a teacher; give its checkpoint with --teacher")
+            raise UserError(f"the loss {recipe.loss} learns from a teacher; give its checkpoint with --teacher")
         if loss.partly:
             raise UserError("unlabelled images teach nothing without a teacher; give its checkpoint with --teacher")
         return loss, None
     if not loss.needs_teacher:
-        raise UserError(f"the loss {name} has no use for a teacher; give --loss distillation with --teacher")
+        raise UserError(f"the loss {recipe.loss} has no use for a teacher; give --loss distillation with --teacher")
     return loss, teacher or Teacher.load(Path(recipe.teacher), data.classes, (data.mean, data.std), fabric)
 
 

@@ -61,10 +61,10 @@ class TrainRecipe:
         high=1,
         help="Factor on the learning rate of a block, for each block that it is before the last.",
     )
-    loss: str | None = option(
-        None,
+    loss: str = option(
+        "cross_entropy",
         group=_TRAINING,
-        shown="cross_entropy; distillation with a teacher",
+        given={"teacher": "distillation"},
         help="What is minimised: cross_entropy, focal, distillation (with a teacher), or a plugin's.",
     )
     class_weights: str = option(
@@ -231,8 +231,10 @@ def read_recipe(name: str) -> dict[str, Any]:
 class TrainTask:
     """What is trained."""
 
-    architecture: str = option(
+    architecture: str | None = option(
+        None,
         group=_NETWORK,
+        shown="what the search of --inherit found",
         help="Architecture file, such as fbnet-search wrote, or a published network's name "
         "(fbnet-benchmark --list-models).",
     )
