@@ -154,12 +154,12 @@ def timm_epochs(
     name: str, resolution: int, pixels: Any, labels: Any, options: argparse.Namespace
 ) -> Callable[[], None]:
     """Epochs as timm's train.py makes them on a CPU, with its defaults for the loader and the optimiser."""
+    import timm.data
+    import timm.optim
+    import timm.scheduler
+    import timm.utils
     import torch
     from PIL import Image
-    from timm.data import create_loader
-    from timm.optim import create_optimizer_v2
-    from timm.scheduler import create_scheduler_v2
-    from timm.utils import AverageMeter
     from torch import nn
     from torch.utils.data import Dataset
 
@@ -172,8 +172,9 @@ def timm_epochs(
         def __getitem__(self, number: int) -> Any:
             return self.transform(Image.fromarray(pixels[number].numpy())), int(labels[number])
 
+    library: Any = timm
     module = network(name, resolution)
-    loader = create_loader(
+    loader = library.data.create_loader(
         Noise(),
         input_size=(3, resolution, resolution),
         batch_size=options.batch_size,
@@ -184,9 +185,11 @@ def timm_epochs(
         num_workers=2,
         device=torch.device("cpu"),
     )
-    optimizer = create_optimizer_v2(module, opt="sgd", lr=0.05, weight_decay=2e-5, momentum=0.9)
-    scheduler, _ = create_scheduler_v2(optimizer, sched="cosine", num_epochs=30, updates_per_epoch=len(loader))
-    loss_function, meter = nn.CrossEntropyLoss(), AverageMeter()
+    optimizer = library.optim.create_optimizer_v2(module, opt="sgd", lr=0.05, weight_decay=2e-5, momentum=0.9)
+    scheduler, _ = library.scheduler.create_scheduler_v2(
+        optimizer, sched="cosine", num_epochs=30, updates_per_epoch=len(loader)
+    )
+    loss_function, meter = nn.CrossEntropyLoss(), library.utils.AverageMeter()
     made = [0]
 
     def epoch() -> None:
@@ -219,7 +222,7 @@ def bare(name: str, resolution: int, pixels: Any, labels: Any, options: argparse
         module.train()
         for start in range(0, len(images) - options.batch_size + 1, options.batch_size):
             part = slice(start, start + options.batch_size)
-            loss = F.cross_entropy(module(images[part]), labels[part])
+            loss: Any = F.cross_entropy(module(images[part]), labels[part])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
