@@ -250,7 +250,11 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
             resolution = predictor.input_shape[-1]
         if resolution not in loaded:
             loaded[resolution] = load_data(
-                source, root=images.place.data_root, resolution=resolution, seed=images.place.split_seed
+                source,
+                root=images.place.data_root,
+                resolution=resolution,
+                seed=images.place.split_seed,
+                classes=images.place.classes,
             )
         data = loaded[resolution]
         if data.classes != metadata.classes:

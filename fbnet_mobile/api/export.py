@@ -136,6 +136,7 @@ def export(options: ExportOptions) -> ExportResult:
         "root": options.images.place.data_root,
         "resolution": input_shape[-1],
         "seed": options.images.place.split_seed,
+        "classes": options.images.place.classes,
     }
     inputs = labels = calibration = None
     same_classes = False
