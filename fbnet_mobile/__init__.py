@@ -2,8 +2,8 @@
 
     import fbnet_mobile as fm
 
-has ``profile, plan, search, train, export, benchmark, report, load_space, load_network, LatencyTable``, which load what
-they need when they are first used.
+has ``profile, plan, search, train, evaluate, export, benchmark, report, load_space, load_network, LatencyTable``, which
+load what they need when they are first used.
 """
 
 import importlib
@@ -17,6 +17,7 @@ _FACADE = {
     "plan": "fbnet_mobile.api.search",
     "search": "fbnet_mobile.api.search",
     "train": "fbnet_mobile.api.train",
+    "evaluate": "fbnet_mobile.api.evaluate",
     "export": "fbnet_mobile.api.export",
     "benchmark": "fbnet_mobile.api.benchmark",
     "report": "fbnet_mobile.api.report",
@@ -29,6 +30,7 @@ __all__ = [
     "LatencyTable",
     "__version__",
     "benchmark",
+    "evaluate",
     "export",
     "load_network",
     "load_space",
