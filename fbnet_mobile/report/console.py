@@ -24,7 +24,7 @@ from fbnet_mobile.report.records import (
 if TYPE_CHECKING:
     from fbnet_mobile.formats.int8 import Quantised
     from fbnet_mobile.latency.table import Conditions, Measurement
-    from fbnet_mobile.train.results import Plan
+    from fbnet_mobile.train.results import DryRun
 
 _MOST_CONFUSED = 5
 
@@ -221,7 +221,7 @@ def evaluation_lines(result: EvaluationResult) -> Iterator[str]:
         yield f"evaluation.json and pictures of it are in {result.output}"
 
 
-def plan_lines(result: "Plan") -> Iterator[str]:
+def dry_run_lines(result: "DryRun") -> Iterator[str]:
     """A training that is not made: its options, its schedule, what it would take."""
     for name, value in result.options.items():
         yield f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
