@@ -1,11 +1,14 @@
 from pathlib import Path
 
+import flatbuffers
 import pytest
 import torch
+from ai_edge_litert import schema_py_generated as schema
 from torch import nn
 
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import write
+from fbnet_mobile.formats.tflite.metadata import METADATA, read_metadata
 from fbnet_mobile.formats.tflite.run import LiteRTSession, load
 from fbnet_mobile.graph.trace import trace
 
@@ -78,3 +81,23 @@ def test_the_file_has_a_signature(tmp_path: Path) -> None:
     assert isinstance(session, LiteRTSession)
     assert session.input_shape == (1, 2, 4, 5)
     assert session.interpreter.get_signature_list() == {"serving_default": {"inputs": ["input"], "outputs": ["output"]}}
+
+
+def test_metadata_behind_the_model_are_read(tmp_path: Path) -> None:
+    """As litert-quantizer writes what is not small: an offset and a size in the place of the bytes."""
+    text = b'{"classes": "a, b"}'
+
+    def packed(offset: int) -> bytes:
+        model = schema.ModelT()
+        model.buffers = [schema.BufferT(), schema.BufferT()]
+        model.buffers[1].offset, model.buffers[1].size = offset, len(text)
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = METADATA, 1
+        model.metadata = [entry]
+        builder = flatbuffers.Builder()
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+    path = tmp_path / "m.tflite"
+    path.write_bytes(packed(len(packed(10**6))) + text)
+    assert read_metadata(path) == {"classes": "a, b"}

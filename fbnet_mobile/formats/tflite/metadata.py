@@ -28,11 +28,16 @@ def read_metadata(path: Path) -> dict[str, str]:
     from ai_edge_litert import schema_py_generated as schema  # not there beside an old tflite_runtime
 
     try:
-        model = schema.Model.GetRootAs(path.read_bytes(), 0)
+        content = path.read_bytes()
+        model = schema.Model.GetRootAs(content, 0)
         for index in range(model.MetadataLength()):
             entry = model.Metadata(index)
             if entry.Name() == METADATA.encode():
-                strings = json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+                buffer = model.Buffers(entry.Buffer())
+                start, size = buffer.Offset(), buffer.Size()
+                # litert-quantizer puts what is not small behind the model and says where; 0 and 1 say that it does not.
+                text = content[start : start + size] if start > 1 else buffer.DataAsNumpy().tobytes()
+                strings = json.loads(text)
                 return {str(key): str(value) for key, value in strings.items()}
     except Exception as error:  # whatever offsets that point anywhere end in
         raise UserError(f"{path} is damaged, so its metadata cannot be read; export it again") from error
