@@ -210,6 +210,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
         "since": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
     try:
+        keep_from_forks(descriptor)
         with writing(path):
             os.truncate(descriptor, 0)
             os.write(descriptor, (json.dumps(holder) + "\n").encode())
@@ -217,7 +218,34 @@ def locked(path: Path, what: str) -> Iterator[None]:
     finally:
         with suppress(OSError):
             path.unlink()  # while it is held, so that nobody holds a file that is then removed
-        os.close(descriptor)
+        give_back(descriptor)
+
+
+_LOCKS: set[int] = set()
+
+
+def keep_from_forks(descriptor: int) -> None:
+    """Let no process that is forked from now on hold a lock of ours, as it would when we are killed and it goes on."""
+    _LOCKS.add(descriptor)
+
+
+def give_back(descriptor: int) -> None:
+    """Close a lock that was kept from forks."""
+    _LOCKS.discard(descriptor)
+    os.close(descriptor)
+
+
+def _without_locks() -> None:
+    if not _LOCKS:
+        return
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for descriptor in _LOCKS:
+        os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_without_locks)
 
 
 def _take(path: Path, what: str) -> int:
