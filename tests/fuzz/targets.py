@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from fbnet_mobile.errors import FbnetError, JobError
 from tests.fuzz import seeds
 from tests.fuzz.generate import blobs, containers, mutated_words, texts
-from tests.fuzz.guard import MisbehavedError
+from tests.fuzz.guard import TIME_LIMIT_S, MisbehavedError
 
 
 @dataclass(frozen=True)
@@ -337,6 +338,7 @@ def _in_child(work: Callable[[], None]) -> None:
         said = ""
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            resource.setrlimit(resource.RLIMIT_CPU, (TIME_LIMIT_S, TIME_LIMIT_S))
             work()
         except FbnetError as error:
             said = f"refused {error}"
@@ -394,6 +396,8 @@ def metadata(content: bytes, folder: Path) -> None:
 
 @cache
 def commands() -> Mapping[str, ModuleType]:
+    import lightning_fabric  # noqa: F401  (with what is installed beside it, some of which makes folders for itself)
+
     from fbnet_mobile.cli import benchmark, export, profile, search, train
 
     return {"profile": profile, "search": search, "train": train, "export": export, "benchmark": benchmark}

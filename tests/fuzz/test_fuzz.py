@@ -1,5 +1,6 @@
 """A short form of ``make fuzz``: each kind of input, the same every time; and the small cases that were found."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,10 @@ def hang(*_: Any) -> None:
         pass
 
 
+def wait(*_: Any) -> None:
+    time.sleep(60)
+
+
 def leak(*_: Any) -> None:
     Path("/tmp/fuzz-outside").write_text("x")
 
@@ -92,7 +97,8 @@ def swallow(*_: Any) -> None:
 @pytest.mark.parametrize(
     ("fault", "error", "said"),
     [
-        (hang, MisbehavedError, "took more than 1 s"),
+        (hang, MisbehavedError, "took more than 0.2 s"),
+        (wait, MisbehavedError, "had not ended after 2.0 s"),
         (leak, MisbehavedError, "wrote outside its folder: open /tmp/fuzz-outside"),
         (swallow, MisbehavedError, "wrote outside its folder: open /tmp/fuzz-outside"),
         (run_something, MisbehavedError, "ran something: subprocess.Popen"),
@@ -103,7 +109,7 @@ def swallow(*_: Any) -> None:
 def test_a_fault_of_a_parser_is_found(
     fault: Any, error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.fuzz.guard.TIME_LIMIT_S", 1)
+    monkeypatch.setattr("tests.fuzz.guard.TIME_LIMIT_S", 0.2)
     monkeypatch.setattr("fbnet_mobile.arch.architecture.parse_yaml", fault)
     with pytest.raises(error, match=said):
         read(BY_KIND["architecture"], seeds.ARCHITECTURES[0].encode())
