@@ -117,8 +117,7 @@ def write_whole(path: Path, *, replaces: Callable[[Path], bool] = is_regular) ->
     with writing(path):
         place = path.resolve() if path.is_symlink() else path
         place.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers_once(place.parent)
-        scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{_host()}-{os.getpid()}-", dir=place.parent))
+        scratch = scratch_folder(place.parent)
     try:
         with writing(path):
             partial = scratch / place.name
@@ -131,6 +130,12 @@ def write_whole(path: Path, *, replaces: Callable[[Path], bool] = is_regular) ->
             _sync(place.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def scratch_folder(parent: Path) -> Path:
+    """Make a folder for what is not finished; those there of processes that were killed are removed first."""
+    _remove_leftovers_once(parent)
+    return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{_host()}-{os.getpid()}-", dir=parent))
 
 
 def _sync(path: Path) -> None:

@@ -1,5 +1,7 @@
 """A short form of ``make fuzz``: each kind of input, the same every time; and the small cases that were found."""
 
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from fbnet_mobile.errors import UserError
 from tests.fuzz import seeds
 from tests.fuzz.generate import smallest
 from tests.fuzz.guard import MisbehavedError, guarded
-from tests.fuzz.targets import TARGETS, Target, own_folder
+from tests.fuzz.targets import TARGETS, Reader, Target, own_folder
 
 CASES = Path(__file__).parents[1] / "cases"
 INPUTS = {"run-folder": 8, "model-file": 8, "image-folder": 15, "command-line": 15, "journal": 15, "table": 20}
@@ -148,3 +150,14 @@ def test_statistics_that_contradict_one_another_are_no_sample(tmp_path: Path) ->
     assert parse_output(whole.replace("min=32810", "min=35000").splitlines()) is None
     # Far apart, but in order: a table of it can be read again.
     BY_KIND["benchmark-model"].run(seeds.OUTPUTS[0].replace("min=32810", "min=1").encode(), tmp_path)
+
+
+def test_a_model_file_that_brings_its_reader_down_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = BY_KIND["model-file"]
+    target.prepare()
+    monkeypatch.setattr(Reader, "_now", None)
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.fuzz.targets._read_model", lambda _: os.kill(os.getpid(), signal.SIGSEGV))
+        with pytest.raises(MisbehavedError, match="killed by signal 11"):
+            read(target, seeds.models()[0])
+    assert read(target, seeds.models()[0])
