@@ -158,23 +158,28 @@ def saved_again(found: Any, folder: Path) -> None:
     assert again.rows.keys() == found.rows.keys()
 
 
-def _table_of(samples: Sequence[Any], statistic: str, folder: Path) -> None:
-    """Samples that were accepted make a table."""
+def _table_of(samples: Sequence[Any], content: bytes, folder: Path) -> None:
+    """Samples that were accepted make a table, of one of the statistics."""
     from fbnet_mobile.arch import Block
     from fbnet_mobile.latency.table import LatencyTable
     from fbnet_mobile.measure.rounds import summary
 
+    statistic = _statistic(content)
     if samples and all(sample.value(statistic) is not None for sample in samples):
         row = summary({number: [sample] for number, sample in enumerate(samples)}, statistic)
         key = Block.parse_key(seeds.BLOCK).key
         saved_again(LatencyTable(seeds.conditions(statistic), {("block", key): row}), folder)
 
 
+def _statistic(content: bytes) -> str:
+    return ("min", "median", "mean")[len(content) % 3]
+
+
 def journal(content: bytes, folder: Path) -> None:
     from fbnet_mobile.measure.plan import MeasuringPlan
     from fbnet_mobile.measure.profile import profile
 
-    statistic = ("min", "median", "mean")[len(content) % 3]
+    statistic = _statistic(content)
     shutil.copytree(seeds.half_done_profile() / "t.csv.work", folder / "t.csv.work")
     _file(folder / "t.csv.work", "samples.jsonl", content)
     plan = MeasuringPlan(2, 2, budget_s=None if len(content) % 2 else 1e6)
@@ -192,8 +197,7 @@ def runner(content: bytes, folder: Path) -> None:
     device = seeds.Saying(content.decode("utf-8", "replace").split("\n"))
     found = [outcome for _, outcome in run_models(device, "litert", 1, [folder / "m.tflite"] * 3, MeasuringPlan())]
     assert len(found) == 3
-    for statistic in ("min", "median", "mean"):
-        _table_of([one for one in found if isinstance(one, Sample)], statistic, folder)
+    _table_of([one for one in found if isinstance(one, Sample)], content, folder)
     assert all(one.reason.isprintable() for one in found if not isinstance(one, Sample))
 
 
@@ -209,8 +213,7 @@ def benchmark_model(content: bytes, folder: Path) -> None:
     device.use(benchmark_binary=_file(folder, "benchmark_model", b"x"))
     found = [outcome for _, outcome in run_models(device, "litert", 1, [folder / "m.tflite"] * 2, MeasuringPlan())]
     assert len(found) == 2
-    for statistic in ("min", "median", "mean"):
-        _table_of([one for one in found if isinstance(one, Sample)], statistic, folder)
+    _table_of([one for one in found if isinstance(one, Sample)], content, folder)
 
 
 # Checkpoints, folders of runs
