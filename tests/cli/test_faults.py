@@ -193,6 +193,15 @@ def test_a_message_is_one_line_and_shows_names_that_can_be_read(text: str, shown
     assert one_line(text) == shown
 
 
+def test_a_message_of_many_words_is_shortened(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert call(("profile", *["{a: " * 400] * 3), monkeypatch) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("error: Got unexpected extra arguments ({a: {a: ")
+    assert len(said) < 1600
+
+
 @pytest.mark.parametrize(
     ("limit", "message"), [("2k", "no network of space small has macs of at most 2,000"), ("x", "'x' is not a count")]
 )
