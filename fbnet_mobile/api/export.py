@@ -58,6 +58,7 @@ def export(options: ExportOptions) -> ExportResult:
     if recipe.architecture is not None and (recipe.model is not None or recipe.checkpoint is not None):
         raise UserError("--architecture exports an untrained network; leave out --checkpoint and --model")
     chosen = check_suffix(recipe.output, recipe.format) if recipe.format else format_of(recipe.output)
+    chosen = chosen.run_by(recipe.runtime)
     calibration_data = recipe.calibration_data or data
     asked: dict[str, Any] = {"opset": recipe.opset} if recipe.opset is not None else {}
     if recipe.dynamic_batch:
@@ -90,7 +91,7 @@ def export(options: ExportOptions) -> ExportResult:
     inputs_given = [recipe.checkpoint, recipe.architecture, recipe.latency_table, data, calibration_data]
     check_output(recipe.output, inputs=inputs_given, replaces=Path.exists)  # the format knows its own
     check_arguments(kept)
-    device = _device(recipe.device, chosen.name, options.runtime) if recipe.device is not None else None
+    device = _device(recipe.device, chosen.runtime.name, options.runtime) if recipe.device is not None else None
     table = _table(recipe.latency_table) if recipe.latency_table is not None else None
     peer = recipe.model if recipe.model is not None and ":" in recipe.model else None
     if peer is None and (recipe.pretrained or recipe.resolution is not None):
@@ -138,6 +139,7 @@ def export(options: ExportOptions) -> ExportResult:
         metadata=metadata.to_strings(),
         inputs=inputs,
         labels=labels,
+        runtime=recipe.runtime,
         precision=recipe.precision,
         calibration=calibration,
         tolerance=recipe.tolerance,
@@ -150,7 +152,7 @@ def export(options: ExportOptions) -> ExportResult:
     write_arguments(kept, "export", options)
     latency = None
     if device is not None:
-        latency = _latency(recipe.output, device, chosen.name, recipe.precision, network, table)
+        latency = _latency(recipe.output, device, chosen.runtime.name, recipe.precision, network, table)
     name = (network.name if network is not None else str(peer)) if fresh else ""
     return ExportResult(file, data, same_classes, name, latency, recipe.sensitivity)
 
@@ -216,14 +218,13 @@ def _calibrate(module: "nn.Module", input_shape: tuple[int, int, int, int]) -> N
         calibrate_batch_norm(module, torch.randn((4, *input_shape[1:]), generator=torch.Generator().manual_seed(0)))
 
 
-def _device(name: str, file_format: str, options: RuntimeOptions) -> "Device":
-    """The device, which can run files of the format."""
+def _device(name: str, runtime: str, options: RuntimeOptions) -> "Device":
+    """The device, which can have the runtime."""
     from fbnet_mobile.devices import get_device
-    from fbnet_mobile.formats.base import get_format
 
     device = get_device(name)
-    if get_format(file_format).runtime not in device.runtimes:
-        raise UserError(f"files of the format {file_format} cannot be measured on {name}; leave out --device")
+    if runtime not in device.runtimes:
+        raise UserError(f"{runtime} cannot be measured on {name}; leave out --device")
     device.use(threads=options.threads, benchmark_binary=options.benchmark_binary)
     return device
 
@@ -247,18 +248,17 @@ def _as_taken(pixels: "Tensor", metadata: "ModelMetadata") -> "NDArray[Any]":
 def _latency(
     path: Path,
     device: "Device",
-    file_format: str,
+    runtime: str,
     precision: str,
     network: "Architecture | None",
     table: "LatencyTable | None",
 ) -> FileLatency:
     """Measure the file where it will run, and put that beside the prediction."""
-    from fbnet_mobile.formats.base import get_format
     from fbnet_mobile.measure.benchmark import benchmark
     from fbnet_mobile.measure.jobs import runtime_version
     from fbnet_mobile.progress import steps
 
-    runtime, threads = get_format(file_format).runtime, device.settings.threads or 1
+    threads = device.settings.threads or 1
     statistic = table.conditions.statistic if table is not None else "min"
     with device, steps() as progress:
         version, cpu = runtime_version(device, runtime), device.facts().cpu
