@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from fbnet_mobile.errors import FbnetError, JobError
 from tests.fuzz import seeds
-from tests.fuzz.generate import blobs, containers, mutated_words, texts
+from tests.fuzz.generate import blobs, containers, drawn, mutated_words, texts
 from tests.fuzz.guard import TIME_LIMIT_S, MisbehavedError, guarded
 
 
@@ -497,10 +497,7 @@ def _no_work() -> Iterator[None]:
 
 
 def _command_lines() -> st.SearchStrategy[list[str]]:
-    def build(draw: Any) -> list[str]:
-        return mutated_words(draw.choice(seeds.COMMANDS), _options(), draw)
-
-    return st.builds(build, st.randoms(use_true_random=False))
+    return drawn(lambda draw: mutated_words(draw.choice(seeds.COMMANDS), _options(), draw))
 
 
 @cache

@@ -120,6 +120,7 @@ def test_a_fault_of_a_parser_is_found(
 
 def test_what_fails_is_made_small() -> None:
     assert smallest(b"some bytes, and an X among them", lambda data: b"X" in data) == b"X"
+    assert smallest(["train", "--seed", "X"], lambda words: "X" in words) == ["X"]
 
 
 # One for each kind of fault that was found; see ../cases/README.md.
