@@ -182,7 +182,11 @@ def journal(content: bytes, folder: Path) -> None:
     from fbnet_mobile.measure.profile import profile
 
     statistic = _statistic(content)
-    shutil.copytree(seeds.half_done_profile() / "t.csv.work", folder / "t.csv.work")
+    # Model files are replaced, never changed, so links to them serve.
+    other = shutil.ignore_patterns("samples.jsonl")
+    shutil.copytree(
+        seeds.half_done_profile() / "t.csv.work", folder / "t.csv.work", ignore=other, copy_function=os.link
+    )
     _file(folder / "t.csv.work", "samples.jsonl", content)
     plan = MeasuringPlan(2, 2, budget_s=None if len(content) % 2 else 1e6)
     done = profile(
