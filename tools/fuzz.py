@@ -126,11 +126,11 @@ def by_hypothesis(kind: str, inputs: int, seed: int, out: Path) -> int:
 
     try:
         all_of_them()
-    except Exception:
+    except Exception as error:
         _say(traceback.format_exc())
-        content = failing[-1]
+        content, found = failing[-1], type(error)
         if isinstance(content, bytes | list):
-            content = smallest(content, lambda data: _fails(give, data))
+            content = smallest(content, lambda data: _fails(give, data, found))
         _keep(out, kind, written(content))
         return 1
     last.unlink(missing_ok=True)
@@ -158,9 +158,10 @@ def by_atheris(kind: str, inputs: int, seed: int, out: Path) -> int:
     def test(content: bytes) -> None:
         try:
             give(content)
-        except Exception:
+        except Exception as error:
             _say(traceback.format_exc())
-            _keep(out, kind, smallest(content, lambda data: _fails(give, data)))
+            found = type(error)
+            _keep(out, kind, smallest(content, lambda data: _fails(give, data, found)))
             os._exit(1)
         if counts.read()[0] >= inputs:
             os._exit(0)
@@ -171,11 +172,12 @@ def by_atheris(kind: str, inputs: int, seed: int, out: Path) -> int:
     return 0
 
 
-def _fails(give: Callable[[Any], None], content: Any) -> bool:
+def _fails(give: Callable[[Any], None], content: Any, found: type[Exception]) -> bool:
+    """Whether an input fails in the same way."""
     try:
         give(content)
-    except Exception:
-        return True
+    except Exception as error:
+        return type(error) is found
     return False
 
 

@@ -31,6 +31,8 @@ def call(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> int:
         (("profile", "-o", "a.csv", "--classes", "1000000000"), "classes is 1000000000; give a whole number from 1"),
         (("profile", "-o", "a.csv", "--networks", "1000000000"), "networks is 1000000000; give a whole number from 0"),
         (("profile", "-o", ""), "output is empty; give a path"),
+        (("profile", "-o", "/"), "cannot write '/': it names no file; choose another output path"),
+        (("profile", "-o", "."), "cannot write '.': it names no file; choose another output path"),
         (("profile", "-o", f"{LONG}.csv"), "the name is too long; choose a shorter output path"),
         (("profile", "-o", "/dev/null"), "cannot write /dev/null: no regular file"),
         (("profile", "-o", "net.yaml/a.csv"), "net.yaml is not a folder; choose another output path"),
