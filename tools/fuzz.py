@@ -129,7 +129,7 @@ def by_hypothesis(kind: str, inputs: int, seed: int, out: Path) -> int:
     except Exception as error:
         _say(traceback.format_exc())
         content, found = failing[-1], type(error)
-        if isinstance(content, bytes | list):
+        if not isinstance(content, tuple):
             content = smallest(content, lambda data: _fails(give, data, found))
         _keep(out, kind, written(content))
         return 1
