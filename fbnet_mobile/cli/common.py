@@ -164,7 +164,9 @@ class _Argument(click.Argument):
 
 def _command(program: Program) -> click.Command:
     parts = [part for part in (program.options, program.instead, CommonOptions) if part is not None]
-    known = {item.name: item for part in parts for item in recipe_fields(part)}
+    # An option of both the work and what is done instead is shown as the work has it.
+    known = {item.name: item for part in reversed(parts) for item in recipe_fields(part)}
+    known = {item.name: known[item.name] for part in parts for item in recipe_fields(part)}
 
     @click.pass_context
     def called(ctx: click.Context, /, **values: Any) -> None:
@@ -209,9 +211,10 @@ def _parameter(item: RecipeField) -> click.Parameter:
 def _called(program: Program, known: Mapping[str, RecipeField], given: dict[str, Any]) -> None:
     common = build(CommonOptions, _part(CommonOptions, given))
     with _stdout_for_the_result(common.json):
-        done, own = None, _part(program.options, given)
+        done = None
         if common.config is not None:
-            own = {**_configured(common.config, program), **own}
+            given = {**_configured(common.config, program), **given}
+        own = _part(program.options, given)
         if program.instead is not None:
             try:
                 done = program.look(build(program.instead, _part(program.instead, given)), own)
