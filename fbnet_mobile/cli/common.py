@@ -164,9 +164,7 @@ class _Argument(click.Argument):
 
 def _command(program: Program) -> click.Command:
     parts = [part for part in (program.options, program.instead, CommonOptions) if part is not None]
-    # An option of both the work and what is done instead is shown as the work has it.
-    known = {item.name: item for part in reversed(parts) for item in recipe_fields(part)}
-    known = {item.name: known[item.name] for part in parts for item in recipe_fields(part)}
+    known = {item.name: item for part in parts for item in recipe_fields(part)}
 
     @click.pass_context
     def called(ctx: click.Context, /, **values: Any) -> None:
