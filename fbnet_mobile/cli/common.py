@@ -26,6 +26,7 @@ _TYPES: Mapping[type, click.ParamType[Any]] = {
     Path: click.STRING,
 }
 _LONGEST_WORD = 200
+_LONGEST_LINE = 1500
 _COMMON = "Other"
 
 
@@ -127,8 +128,9 @@ def _memory_detail(error: Exception) -> str:
 
 
 def one_line(text: str) -> str:
-    """A message as one line: control characters escaped, and words of hundreds of characters shortened."""
-    return re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: shown(word[0], 123), shown(text, sys.maxsize))
+    """A message as one line: control characters escaped, words of hundreds of characters and whole pages shortened."""
+    words = re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: shown(word[0], 123), shown(text, sys.maxsize))
+    return shown(words, _LONGEST_LINE)
 
 
 class _Command(click.Command):

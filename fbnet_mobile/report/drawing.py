@@ -100,7 +100,7 @@ def draw(drawn: Sequence[Drawn]) -> str:
     for name, ends in stages.items():
         start, end = min(ends), max(ends)
         parts.append(f'<path d="M{start:.1f} {height - 24}H{end:.1f}" class="rule"/>')
-        title = name.removeprefix("stage") if name.startswith("stage") else name
+        title = name.replace("stage", "stage ") if end - start > 50 else name.removeprefix("stage")
         parts.append(_text((start + end) / 2, height - 8, title, "faint"))
     return (
         f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" class="network" '
