@@ -21,8 +21,10 @@ from fbnet_mobile.search.recipe import SearchRecipe, SearchTask
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fbnet_mobile.arch import Architecture
     from fbnet_mobile.cost.constraint import Constraint
     from fbnet_mobile.latency.table import LatencyTable
+    from fbnet_mobile.search.confirm import Measure
     from fbnet_mobile.search.results import Searched
     from fbnet_mobile.space import SearchSpace
 
@@ -95,6 +97,9 @@ def search(options: SearchOptions) -> SearchResult:
     if start is not None:
         data = start.colours(data)
     found = []
+    measure = None
+    if task.device is not None:
+        measure = _measuring(task.device, tables[0], task.output / "models")
     for folder, constraints in searches.items():
         if len(searches) > 1 and fabric.is_global_zero:
             say(f"{folder}: {' and '.join(map(str, constraints))}")
@@ -106,6 +111,7 @@ def search(options: SearchOptions) -> SearchResult:
             folder,
             fabric,
             start=start,
+            measure=measure,
             shared_warmup=task.output / "warmup.pt" if len(searches) > 1 else None,
             tensorboard=task.tensorboard,
         )
@@ -144,8 +150,48 @@ class _Asked:
             raise UserError("nothing limits the network; give --latency-table and --target-latency, or --max-macs, ...")
         if measured and not tables:
             raise UserError(f"{measured[0].option} is read from a table; give --latency-table")
+        if task.device is not None and tables != 1:
+            raise UserError(f"--device measures what one table predicts, not {tables}; give one --latency-table")
         if not tables and task.space is None and task.within is None:
             raise UserError("no space; name one with --space, as there is no table to take it from")
+
+
+def _measuring(name: str, table: "LatencyTable", folder: Path) -> "Measure":
+    """What measures a network on a device, as the table was measured.
+
+    Raises:
+        UserError: the table is of another device, processor, runtime or version.
+    """
+    from fbnet_mobile.devices import get_device
+    from fbnet_mobile.formats.base import format_of_runtime
+    from fbnet_mobile.latency.table import NETWORK
+    from fbnet_mobile.measure.artifacts import artifacts
+    from fbnet_mobile.measure.benchmark import benchmark
+    from fbnet_mobile.measure.build import build
+    from fbnet_mobile.measure.jobs import runtime_version
+
+    device, own = get_device(name), table.conditions
+    if own.runtime not in device.runtimes:
+        raise UserError(f"{own.runtime}, which the table was measured with, cannot be had on {name}")
+    with device:
+        here = {
+            "device": device.name,
+            "cpu": device.facts().cpu,
+            "runtime_version": runtime_version(device, own.runtime),
+        }
+        if why := table.mismatch(here):
+            raise UserError(f"{why}; give the table of this device")
+
+    def measure(network: "Architecture") -> float:
+        form = format_of_runtime(own.runtime).name
+        (artifact,) = artifacts([(NETWORK, network.blocks)], form, own.precision)
+        file = build([artifact], folder)[artifact]
+        with device:
+            timed = benchmark([file], device, own.runtime, threads=own.threads, statistic=own.statistic)
+        file.unlink()
+        return timed.measurements[0].latency_us
+
+    return measure
 
 
 def _limited(
@@ -196,4 +242,5 @@ def _found(folder: Path, result: "Searched", space: "SearchSpace", constraints: 
         most_likely_params=likely.params,
         assignment=dict(result.assignment),
         history=tuple(result.history),
+        measured_us=tuple(each.measured_us for each in result.rounds),
     )

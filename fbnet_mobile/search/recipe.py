@@ -188,6 +188,13 @@ class SearchTask:
     space: str | None = option(
         None, group=_TASK, shown="the first table's", help="Search space: a packaged one or a YAML file."
     )
+    device: str | None = option(
+        None,
+        group=_TASK,
+        shown="none",
+        help="The table's device: measure there what is found, correct the table by it, and derive again until it "
+        "takes at most the target and at least 97 % of it; at most four times.",
+    )
     within: Path | None = option(
         None,
         group=_TASK,

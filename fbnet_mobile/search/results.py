@@ -12,6 +12,7 @@ from fbnet_mobile.space import Option, SearchSpace
 
 if TYPE_CHECKING:
     from fbnet_mobile.cost.constraint import Constraint
+    from fbnet_mobile.search.confirm import Confirmation
 
 ARCHITECTURE, RESULT = "architecture.yaml", "result.json"
 
@@ -78,6 +79,7 @@ class Searched:
         most_likely: the choices of the network that takes each one's most probable option, whatever its costs.
         constraints: how they are met, in the order given.
         history: every epoch.
+        rounds: what each network took that was derived, if they were measured.
     """
 
     space: str
@@ -86,6 +88,7 @@ class Searched:
     most_likely: Mapping[str, Option]
     constraints: tuple[Met, ...]
     history: tuple[SearchEpoch, ...]
+    rounds: "tuple[Confirmation, ...]" = ()
 
     @classmethod
     def of(
@@ -96,6 +99,7 @@ class Searched:
         assignment: Mapping[str, Option],
         most_likely: Mapping[str, Option],
         history: Sequence[SearchEpoch],
+        rounds: "Sequence[Confirmation]" = (),
     ) -> Self:
         """The result of a search whose strategy derived these choices.
 
@@ -126,6 +130,7 @@ class Searched:
                 for each in constraints
             ),
             history=tuple(history),
+            rounds=tuple(rounds),
         )
 
     def save(self, folder: Path) -> None:
@@ -137,6 +142,7 @@ class Searched:
         self.architecture.save(folder / ARCHITECTURE)
         content = {
             "constraints": self.constraints,
+            **({"measured": self.rounds} if self.rounds else {}),
             "macs": self.architecture.macs,
             "params": self.architecture.params,
             "peak_activations": self.architecture.peak_activations,
