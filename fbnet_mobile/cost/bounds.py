@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from fbnet_mobile.cost.chain import Chain
-from fbnet_mobile.cost.constraint import Constraint
+from fbnet_mobile.cost.constraint import Constraint, Costs
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.space import SearchSpace
+from fbnet_mobile.space import Option, SearchSpace
 
 _ROUNDING = 1 + 1e-9
 """By how much two sums of the same costs in another order may differ."""
@@ -63,3 +65,26 @@ def require_reachable(space: SearchSpace, constraints: Sequence[Constraint]) -> 
                 f"no network of space {space.name} has {constraint}: the reachable range is "
                 f"{constraint.readable(reach.lowest)} to {constraint.readable(reach.highest)}"
             )
+
+
+def cheapest(space: SearchSpace, costs: Costs) -> dict[str, Option]:
+    """The assignment of the network whose blocks cost least together; with costs negated, most."""
+    chain = Chain(space)
+    after = chain.suffix_bounds(costs)
+    at: dict[str, int] = {}
+    for number, link in enumerate(chain.links, start=1):
+        name, names = link.position.name, link.position.names
+        free = [each for each in names if each in (*link.fresh, *link.own)]
+        found: tuple[float, dict[str, int]] | None = None
+        for fresh in chain.combinations(link.fresh):
+            chosen = {**at, **dict(zip(link.fresh, fresh, strict=True))}
+            index = tuple(slice(None) if each in link.own else chosen[each] for each in names)
+            here = np.asarray(costs[name][index])
+            least = np.unravel_index(int(here.argmin()), here.shape)
+            chosen |= dict(zip((each for each in names if each in link.own), map(int, least), strict=True))
+            total = float(here.min()) + after[number][tuple(chosen[each] for each in link.kept)]
+            if found is None or total < found[0]:
+                found = total, {each: chosen[each] for each in free}
+        assert found is not None
+        at |= found[1]
+    return {name: options[at[name]] for name, options in space.variables.items()}
