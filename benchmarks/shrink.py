@@ -32,12 +32,13 @@ import fbnet_mobile as fm
 from fbnet_mobile.arch import Architecture, Block
 from fbnet_mobile.blocks.axes import INPUT, OUTPUT, axes, take_slice
 from fbnet_mobile.blocks.network import Network, build
-from fbnet_mobile.cost.constraint import latency_constraint
+from fbnet_mobile.cost.constraint import Constraint, latency_constraint, limit_on
 from fbnet_mobile.cost.within import Within
 from fbnet_mobile.data.augment import normalise
 from fbnet_mobile.data.data import Data, load_data
 from fbnet_mobile.devices import get_device
 from fbnet_mobile.engine.loop import seeded
+from fbnet_mobile.errors import JobError
 from fbnet_mobile.latency.table import NETWORK, LatencyTable
 from fbnet_mobile.measure.artifacts import artifacts
 from fbnet_mobile.measure.benchmark import benchmark
@@ -51,7 +52,7 @@ from fbnet_mobile.search.supernet import Supernet
 from fbnet_mobile.space import SearchSpace, load_space
 from fbnet_mobile.train.loop import train
 from fbnet_mobile.train.recipe import TrainRecipe
-from fbnet_mobile.zoo.importing import imported
+from fbnet_mobile.zoo.importing import Imported, imported
 
 METHODS = ("ours", "taylor", "l1", "factor", "random", "scratch")
 WITHIN = 0.03
@@ -67,15 +68,24 @@ class Shrink:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.fabric = Fabric(accelerator="cpu", devices=1)
         self.fabric.launch()
-        data = load_data(str(options.data), resolution=options.resolution, limit=options.images, seed=0)
-        if options.test_images:
-            data = dataclasses.replace(data, test=data.test.limit(options.test_images, 0))
-        found = imported(options.network, pretrained=True, resolution=options.resolution)
-        assert found.metadata is not None
-        self.imported, metadata = found, found.metadata
-        colours: dict[str, Any] = {"mean": tuple(metadata.mean), "std": tuple(metadata.std)}
-        self.data: Data = dataclasses.replace(data, **colours)
+        data = self.loaded(options.resolution)
+        if Path(options.network).suffix == ".yaml":
+            network = Architecture.load(Path(options.network))
+            self.imported = Imported(network, build(network).state_dict())
+        else:
+            self.imported = imported(options.network, pretrained=True, resolution=options.resolution)
+        if metadata := self.imported.metadata:
+            colours: dict[str, Any] = {"mean": tuple(metadata.mean), "std": tuple(metadata.std)}
+            data = dataclasses.replace(data, **colours)
+        self.data: Data = data
         self.full = self.folder / "full" / "best.pt"
+
+    def loaded(self, resolution: int) -> Data:
+        """The images at a resolution; as many to validate on as a tenth of those to learn from."""
+        options = self.options
+        data = load_data(str(options.data), resolution=resolution, limit=options.images, seed=0)
+        data = dataclasses.replace(data, val=data.val.limit(max(100, options.images // 10), 0))
+        return dataclasses.replace(data, test=data.test.limit(options.test_images, 0)) if options.test_images else data
 
     def fine_tune(self) -> dict[str, Any]:
         """The network that all begin with."""
@@ -85,14 +95,17 @@ class Shrink:
         state = module.state_dict()
         fits = {name: value for name, value in self.imported.state_dict.items() if value.shape == state[name].shape}
         module.load_state_dict({**state, **fits})
-        return self.trained("full", network, module, self.options.epochs, teacher="")
+        rate = self.options.full_learning_rate or self.options.learning_rate
+        return self.trained("full", network, module, self.options.full_epochs or self.options.epochs, rate, teacher="")
 
-    def trained(self, name: str, network: Architecture, module: nn.Module, epochs: int, teacher: str) -> dict[str, Any]:
+    def trained(
+        self, name: str, network: Architecture, module: nn.Module, epochs: int, rate: float, teacher: str
+    ) -> dict[str, Any]:
         """Train, and say how good and how long."""
         began = time.process_time()
         recipe = TrainRecipe(
             epochs=epochs,
-            learning_rate=self.options.learning_rate,
+            learning_rate=rate,
             warmup_epochs=0.5,
             seed=self.seed,
             loss="distillation" if teacher else "cross_entropy",
@@ -100,10 +113,7 @@ class Shrink:
         )
         data = self.data
         if network.resolution != data.resolution:
-            own = load_data(str(self.options.data), resolution=network.resolution, limit=self.options.images, seed=0)
-            if self.options.test_images:
-                own = dataclasses.replace(own, test=own.test.limit(self.options.test_images, 0))
-            data = dataclasses.replace(own, mean=data.mean, std=data.std)
+            data = dataclasses.replace(self.loaded(network.resolution), mean=data.mean, std=data.std)
         for part in module.modules():
             if isinstance(part, nn.BatchNorm2d):
                 part.momentum = 0.1  # with 0.01, as TensorFlow has it, few steps leave statistics of long ago
@@ -119,11 +129,19 @@ class Shrink:
         return found
 
     def latency_us(self, network: Architecture) -> float:
-        """Measured here in LiteRT, one thread."""
+        """Measured here in LiteRT, one thread; for a quick look its operations."""
+        if self.options.by == "macs":
+            return network.macs
         (artifact,) = artifacts([(NETWORK, network.blocks)], "tflite", "fp32")
         files = write_files([artifact], self.options.work / "models")
         plan = MeasuringPlan(min_rounds=6, max_rounds=self.options.rounds, warmup_ms=20, min_ms=50)
-        return benchmark([files[artifact]], get_device("host"), "litert", plan=plan).measurements[0].latency_us
+        while True:
+            try:
+                return benchmark([files[artifact]], get_device("host"), "litert", plan=plan).measurements[0].latency_us
+            except JobError as error:
+                if "is in use" not in str(error):
+                    raise
+                time.sleep(5)
 
     def base(self) -> dict[str, Any]:
         """What the network takes that all begin with."""
@@ -218,15 +236,23 @@ class Shrink:
             fm.profile(within=self.full, device="host", output=path, budget=self.options.budget)
         return path, load_space(LatencyTable.load(path).conditions.space)
 
+    def limited(self) -> tuple[SearchSpace, Callable[[float], Constraint]]:
+        """The space within the network, and a limit on what is brought down."""
+        if self.options.by == "macs":
+            space = SearchSpace.within(Start.load(self.full).architecture)
+            return space, partial(limit_on, space, "macs")
+        path, space = self.table()
+        return space, partial(latency_constraint, space, LatencyTable.load(path))
+
     def drawn(self, target_us: float) -> tuple[Found, float]:
         """A network at random of the space, measured within the target."""
-        path, space = self.table()
+        space, limited = self.limited()
         start, ratio = Start.load(self.full), 1.0
         supernet = Supernet(space)
         supernet.adopt(start.sorted_network(space, self.data, self.data.train, SearchRecipe()))
-        table, rng = LatencyTable.load(path), random.Random(self.seed)
+        rng = random.Random(self.seed)
         while True:
-            limit = latency_constraint(space, table, target_us / ratio)
+            limit = limited(target_us / ratio)
             within = Within(space, [limit], require_feasible(space, [limit]))
             for _ in range(50):
                 drawn = within.draw(rng)
@@ -241,13 +267,14 @@ class Shrink:
 
     def searched(self, target_us: float, name: str) -> tuple[Found, float]:
         """What our search finds."""
-        path, _ = self.table()
         folder = self.folder / name
+        limits: dict[str, Any] = {"max_macs": f"{target_us:.0f}"}
+        if self.options.by == "latency":
+            path, _ = self.table()
+            limits = {"latency_table": [path], "target_latency": [f"{target_us:.1f}us"], "device": "host"}
         fm.search(
             within=self.full,
-            latency_table=[path],
-            target_latency=[f"{target_us:.1f}us"],
-            device="host",
+            **limits,
             data=str(self.options.data),
             limit=self.options.images,
             epochs=self.options.search_epochs,
@@ -263,7 +290,7 @@ class Shrink:
         if name in ("taylor", "l1"):
             found, took_us = self.bisected(lambda kept: self.pruned(kept, name), target_us)
         elif name == "factor":
-            _, space = self.table()
+            space, _ = self.limited()
             found, took_us = self.bisected(lambda kept: self.scaled(kept, space), target_us)
         elif name == "random":
             found, took_us = self.drawn(target_us)
@@ -275,7 +302,9 @@ class Shrink:
             found, took_us = self.searched(target_us, f"{place}-search")
         shrunk_s = time.process_time() - began
         network, module = found
-        made = self.trained(place, network, copy.deepcopy(module), self.options.epochs, str(self.full))
+        made = self.trained(
+            place, network, copy.deepcopy(module), self.options.epochs, self.options.learning_rate, str(self.full)
+        )
         return {
             **made,
             "latency_us": took_us,
@@ -291,11 +320,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="a folder of images, as for fbnet-train")
     parser.add_argument("--work", type=Path, required=True, help="folder of all steps")
-    parser.add_argument("--network", default="efficientnet_lite0")
+    parser.add_argument(
+        "--network", default="efficientnet_lite0", help="to import, or a YAML file: trained from random"
+    )
     parser.add_argument("--images", type=int, default=5000, help="training images")
     parser.add_argument("--test-images", type=int, default=0, help="0 for all")
     parser.add_argument("--resolution", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=3, help="of the fine-tuning, and of the training afterwards")
+    parser.add_argument("--full-epochs", type=int, help="of the fine-tuning, if others")
+    parser.add_argument("--full-learning-rate", type=float, help="of the fine-tuning, if another")
+    parser.add_argument("--by", choices=["latency", "macs"], default="latency", help="macs: a quick look, no device")
     parser.add_argument("--search-epochs", type=int, default=6)
     parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--targets", type=float, nargs="+", default=[0.6, 0.35], help="shares of the latency")
