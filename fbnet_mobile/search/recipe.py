@@ -52,6 +52,7 @@ class SearchRecipe:
     )
     weight_share: float = option(
         0.8,
+        given={"within": 0.9},
         group=_WEIGHTS,
         above=0,
         below=1,
