@@ -82,6 +82,8 @@ def search(options: SearchOptions) -> SearchResult:
     # The limits depend on the number of classes, and are checked before all images are read.
     with fabric.rank_zero_first():
         _, _, classes = load_images(images.data, "train", 1, **source)
+    if start is not None:
+        start.require_classes(classes, images.data)
     space = space.with_classes(len(classes))
     for table, path in zip(tables, task.latency_table, strict=True):
         table.require(space, space_name, path)
