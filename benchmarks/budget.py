@@ -93,10 +93,10 @@ def main() -> None:
     }
     write_results(options.output / "results.json", results, options)
     good = True
-    for row in rows:
-        under = [each["measured_us"] / row["target_us"] for each in row["rounds"]]
+    for each in rows:
+        under = [one["measured_us"] / each["target_us"] for one in each["rounds"]]
         taken = max((share for share in under if share <= 1), default=min(under))
-        good &= 0.97 <= taken <= 1 and abs(row["measured_anew_us"] / row["target_us"] / taken - 1) <= 0.03
+        good &= 0.97 <= taken <= 1 and abs(each["measured_anew_us"] / each["target_us"] / taken - 1) <= 0.03
     sys.exit(not good)
 
 
