@@ -2,8 +2,8 @@
 
     import fbnet_mobile as fm
 
-has ``profile, search, train, export, benchmark, load_space, load_network, LatencyTable``, which load what they need
-when they are first used.
+has ``profile, search, train, evaluate, export, benchmark, load_space, load_network, LatencyTable``, which load what
+they need when they are first used.
 """
 
 import importlib
@@ -16,6 +16,7 @@ _FACADE = {
     "profile": "fbnet_mobile.api.profile",
     "search": "fbnet_mobile.api.search",
     "train": "fbnet_mobile.api.train",
+    "evaluate": "fbnet_mobile.api.evaluate",
     "export": "fbnet_mobile.api.export",
     "benchmark": "fbnet_mobile.api.benchmark",
     "load_space": "fbnet_mobile.api.load",
@@ -27,6 +28,7 @@ __all__ = [
     "LatencyTable",
     "__version__",
     "benchmark",
+    "evaluate",
     "export",
     "load_network",
     "load_space",

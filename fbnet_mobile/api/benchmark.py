@@ -21,6 +21,7 @@ from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.measure.recipe import BenchmarkRecipe, DeviceOptions
 from fbnet_mobile.report.records import (
     BenchmarkResult,
+    ImportableNetwork,
     ModelResult,
     PublishedNetwork,
     PublishedNetworks,
@@ -103,10 +104,11 @@ def _is_result(path: Path) -> bool:
 
 
 def published() -> PublishedNetworks:
-    """The published networks with their counts."""
+    """The published networks, and those that can be imported, with their counts."""
     from fbnet_mobile.zoo import (
         PUBLISHED_ACCURACY,
         SOURCE,
+        importable,
         load_network,
         published_macs,
         published_params,
@@ -128,7 +130,7 @@ def published() -> PublishedNetworks:
                 accuracy.source if accuracy else "",
             )
         )
-    return PublishedNetworks(tuple(found), SOURCE)
+    return PublishedNetworks(tuple(found), SOURCE, tuple(ImportableNetwork(*network) for network in importable()))
 
 
 def _ways(recipe: BenchmarkRecipe) -> "list[tuple[Path, Runtime | None]]":
@@ -248,7 +250,11 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
             resolution = predictor.input_shape[-1]
         if resolution not in loaded:
             loaded[resolution] = load_data(
-                source, root=images.place.data_root, resolution=resolution, seed=images.place.split_seed
+                source,
+                root=images.place.data_root,
+                resolution=resolution,
+                seed=images.place.split_seed,
+                classes=images.place.classes,
             )
         data = loaded[resolution]
         if data.classes != metadata.classes:

@@ -78,7 +78,12 @@ def search(options: SearchOptions) -> SearchResult:
 
     fabric = make_fabric(options.machine)
     resolution = max(space.resolution)
-    source: dict[str, Any] = {"root": images.place.data_root, "resolution": resolution, "seed": images.place.split_seed}
+    source: dict[str, Any] = {
+        "root": images.place.data_root,
+        "resolution": resolution,
+        "seed": images.place.split_seed,
+        "classes": images.place.classes,
+    }
     # The limits depend on the number of classes, and are checked before all images are read.
     with fabric.rank_zero_first():
         _, _, classes = load_images(images.data, "train", 1, **source)
@@ -95,7 +100,7 @@ def search(options: SearchOptions) -> SearchResult:
         for remark in remarks:
             say(remark)
     with fabric.rank_zero_first():
-        data = load_data(images.data, limit=images.limit, **source)
+        data = load_data(images.data, limit=images.limit, skip_damaged=images.skip_damaged, **source)
     if start is not None:
         data = start.colours(data)
     found = []

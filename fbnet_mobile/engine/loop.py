@@ -27,20 +27,30 @@ class Means:
 
     def __init__(self, fabric: Fabric, names: int) -> None:
         self._fabric = fabric
-        self._sums = torch.zeros(names, device=fabric.device)
+        self._sums = self._shared = torch.zeros(names, device=fabric.device)
         self.steps = 0
 
     def add(self, *values: Tensor) -> None:
         """The numbers of one step, scalars on the device."""
-        self._sums += torch.stack(values)
+        self._sums = self._sums + torch.stack(values)
         self.steps += 1
 
     def read(self) -> list[float] | None:
         """The means; None where there was no step. Every process must ask."""
         if not self.steps:
             return None
-        means: list[float] = mean(self._fabric, self._sums / self.steps).tolist()
+        self._shared = mean(self._fabric, self._sums)
+        means: list[float] = (self._shared / self.steps).tolist()
         return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """As they were when they were last read."""
+        return {"sums": self._shared, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what ``state_dict`` gave, in every process."""
+        self._sums = self._shared = state["sums"].to(self._fabric.device)
+        self.steps = int(state["steps"])
 
 
 class Task(ABC, Generic[Row]):
@@ -54,6 +64,8 @@ class Task(ABC, Generic[Row]):
         images: what they look like, such as "224 x 224 pixels".
         learning_rate: its peak, to be lowered where the loss explodes.
         seed: decides, with the epoch, what torch's own generator draws.
+        done: steps of the current epoch that are made already, as in a state that was kept within an epoch.
+        save_seconds: after how long the state is kept within an epoch; None where it is not.
     """
 
     title: str
@@ -63,10 +75,12 @@ class Task(ABC, Generic[Row]):
     images: str
     learning_rate: float
     seed: int
+    done: int = 0
+    save_seconds: float | None = None
 
     @abstractmethod
     def run(self, epoch: int) -> Iterator[None]:
-        """Make the steps of an epoch, yielding after each."""
+        """Make the steps of an epoch that are not ``done``, yielding after each."""
 
     @abstractmethod
     def losses(self) -> list[float]:
@@ -135,22 +149,25 @@ def run_epochs(task: Task[Row], folder: RunFolder[Row], *, show_progress: bool =
     bar = ProgressBar(
         task.title,
         images * task.epochs,
-        done=images * (first - 1),
+        done=images * (first - 1) + task.done * task.batch_size,
         show=show_progress and fabric.is_global_zero,
     )
     batch = f"a batch of {task.batch_size} images of {task.images}"
     with bar, enough_memory(batch, "use a smaller --batch-size, fewer pixels or a smaller network"):
         for epoch in range(first, task.epochs + 1):
-            started = time.monotonic()
+            started = saved = time.monotonic()
             # Seeded for every epoch, which spares keeping the state of every generator.
             with seeded(fabric, derive_seed(task.seed, epoch, fabric.global_rank)):
-                for step, _ in enumerate(task.run(epoch), start=1):
+                for step, _ in enumerate(task.run(epoch), start=task.done + 1):
                     note = None
                     if step % _REPORT_STEPS == 0 or step == task.steps:
                         for value in task.losses():
                             if not math.isfinite(value):
                                 raise _exploded(f"the loss became {value}", epoch, task, folder)
                         note = f"epoch {epoch}/{task.epochs} {task.note()}"
+                        if step < task.steps and _due(task, fabric, saved):
+                            folder.save_within(task.state_dict)
+                            saved = time.monotonic()
                     bar.advance(task.batch_size, note)
                 # The last step may have spoilt the weights, which no loss has seen yet.
                 if not all(bool(value.isfinite().all()) for value in tensors_in(task.state_dict())):
@@ -159,6 +176,14 @@ def run_epochs(task: Task[Row], folder: RunFolder[Row], *, show_progress: bool =
             speed = images / max(time.monotonic() - started, 1e-9)
             folder.save(row, task.state_dict, lambda: task.write(folder.history[-1]))
             bar.say(f"epoch {epoch}/{task.epochs}: {task.line(row)}, {speed:,.0f} images/s")
+
+
+def _due(task: Task[Row], fabric: Fabric, saved: float) -> bool:
+    """Whether the state is to be kept within the epoch, as the first process's clock says."""
+    if task.save_seconds is None:
+        return False
+    due = time.monotonic() - saved >= task.save_seconds
+    return bool(fabric.broadcast(due)) if fabric.world_size > 1 else due
 
 
 def _exploded(what: str, epoch: int, task: Task[Row], folder: RunFolder[Row]) -> JobError:

@@ -7,6 +7,7 @@ from fbnet_mobile.report.records import (
     BenchmarkResult,
     DeviceCheck,
     DeviceList,
+    EvaluationResult,
     ExportResult,
     FileLatency,
     ModelResult,
@@ -21,11 +22,22 @@ from fbnet_mobile.report.records import (
 if TYPE_CHECKING:
     from fbnet_mobile.formats.int8 import Quantised
     from fbnet_mobile.latency.table import Conditions, Measurement
+    from fbnet_mobile.train.results import Plan
+
+_MOST_CONFUSED = 5
 
 
 def latency(latency_us: float) -> str:
     """A latency for people: milliseconds from 1 ms up, microseconds below."""
     return f"{latency_us / 1e3:.3f} ms" if latency_us >= 1e3 else f"{latency_us:.1f} us"
+
+
+def duration(seconds: float) -> str:
+    """A time for people, such as 2 h 05 min."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 
 
 def threads(count: int) -> str:
@@ -142,6 +154,47 @@ def train_lines(result: TrainResult) -> Iterator[str]:
     )
 
 
+def evaluation_lines(result: EvaluationResult) -> Iterator[str]:
+    """Each class by itself, what is confused most, and the whole."""
+    found = result.evaluation
+    width = max(5, *(len(item.name) for item in found.classes))
+    yield f"{'class':{width}} {'images':>7} {'precision':>9} {'recall':>7} {'F1':>7}"
+    for item in found.classes:
+        yield f"{item.name:{width}} {item.images:>7,} {item.precision:>9.2%} {item.recall:>7.2%} {item.f1:>7.2%}"
+    yield f"{'mean':{width}} {found.images:>7,} {found.precision:>9.2%} {found.recall:>7.2%} {found.f1:>7.2%}"
+    pairs = [
+        (count, row, column)
+        for row, counts in enumerate(found.confusion)
+        for column, count in enumerate(counts)
+        if count and row != column
+    ]
+    for count, row, column in sorted(pairs, key=lambda pair: (-pair[0], *pair[1:]))[:_MOST_CONFUSED]:
+        yield f"{count} of {found.classes[row].name} taken for {found.classes[column].name}"
+    top5 = "" if found.top5 is None else f", top-5 {found.top5:.2%}"
+    yield (
+        f"{result.checkpoint}: accuracy {found.accuracy:.2%}{top5} on {found.images:,} test images of {result.data}; "
+        f"calibration error {found.calibration_error:.2%}"
+    )
+    if result.output is not None:
+        yield f"evaluation.json and pictures of it are in {result.output}"
+
+
+def plan_lines(result: "Plan") -> Iterator[str]:
+    """A training that is not made: its options, its schedule, what it would take."""
+    for name, value in result.options.items():
+        yield f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
+    yield ""
+    counts = ", ".join(f"{count:,} {part}" for part, count in result.images.items())
+    yield f"images: {counts}, {result.classes} classes; {result.steps:,} steps an epoch"
+    rates = ", ".join(f"{rate:.3g} after {epoch}" for epoch, rate in result.schedule.items())
+    yield f"learning rate: {rates} epochs"
+    memory = f", {result.image_bytes / 1e9:.2f} GB of images among them" if result.image_bytes else ""
+    yield (
+        f"expected on {result.device}: {duration(result.seconds)} ({result.step_seconds * 1e3:,.0f} ms a step), "
+        f"{result.memory_bytes / 1e9:.2f} GB{memory}"
+    )
+
+
 def export_lines(result: ExportResult) -> Iterator[str]:
     """An exported file beside PyTorch, and its latency beside the prediction."""
     file = result.file
@@ -248,5 +301,9 @@ def zoo_lines(result: PublishedNetworks) -> Iterator[str]:
         f"\nThe networks are those of {result.source}. It counts one multiply-accumulate more for each\n"
         "element that a global average pool reads, and leaves biases and batch norm out of the parameters. Top-1 is\n"
         "what it states for its own weights on ImageNet, in percent; they do not come with fbnet-mobile, and nothing\n"
-        "here has checked it."
+        "here has checked it.\n\n"
+        "Networks of others that training can start from (fbnet-train --model NAME --pretrained, or --weights FILE):\n"
     )
+    yield "{:44} {:>6} {:>11} {:>9}".format("network", "pixels", "MACs, M", "params, M")
+    for other in result.importable:
+        yield f"{other.name:44} {other.resolution:6} {other.macs / 1e6:11.2f} {other.params / 1e6:9.3f}"

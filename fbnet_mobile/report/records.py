@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # these load numpy and torch, which printing does not need
     from fbnet_mobile.latency.calibration import PredictionError
     from fbnet_mobile.latency.table import Conditions, Measurement
     from fbnet_mobile.search.results import SearchEpoch
-    from fbnet_mobile.train.results import EpochResult
+    from fbnet_mobile.train.results import EpochResult, Evaluation
 
 
 @dataclass(frozen=True)
@@ -210,6 +210,7 @@ class TrainResult:
         test_images: how many.
         remarks: what was changed in what was asked for.
         history: every epoch.
+        damaged: images that were left out because they cannot be decoded; ``damaged.txt`` lists them.
     """
 
     checkpoint: Path
@@ -219,6 +220,24 @@ class TrainResult:
     test_images: int
     remarks: tuple[str, ...]
     history: tuple[EpochResult, ...]
+    damaged: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """A checkpoint on labelled images.
+
+    Attributes:
+        checkpoint: that was measured.
+        data: on whose test images.
+        output: folder of evaluation.json and pictures; None if there is none.
+        evaluation: every number.
+    """
+
+    checkpoint: Path
+    data: str
+    output: Path | None
+    evaluation: Evaluation
 
 
 @dataclass(frozen=True)
@@ -327,8 +346,19 @@ class PublishedNetwork:
 
 
 @dataclass(frozen=True)
+class ImportableNetwork:
+    """A network of another library that a training can start from."""
+
+    name: str
+    resolution: int
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
 class PublishedNetworks:
-    """The zoo; ``source`` is what its networks are taken from."""
+    """The zoo; ``source`` is what its networks are taken from; and what can be imported besides."""
 
     networks: tuple[PublishedNetwork, ...]
     source: str
+    importable: tuple[ImportableNetwork, ...]

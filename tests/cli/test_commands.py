@@ -92,7 +92,8 @@ INT8 = ("--precision", "int8", "--calibration-data")
         (("profile", "--budget", "soon", "-o", "out"), "'soon' is not a length of time"),
         (("profile", "--threads", "0", "-o", "out"), "threads is 0; give a whole number from 1 to 1024"),
         (("profile", "--spaec", "small"), "No such option '--spaec'"),
-        (("train",), "missing option --architecture; see --help"),
+        (("train",), "missing option --output; see --help"),
+        (("train", "--data", "digits", "-o", "out"), "no network to train; give one of"),
         (("profile",), "missing option --output"),
         (("profile", "-o", "text.csv"), "text.csv is not a latency table: column 'schema_version' is missing"),
         ((*SEARCH, "8"), "'8' is not a latency; write a number with its unit, such as 12ms or 350us"),
@@ -132,7 +133,7 @@ INT8 = ("--precision", "int8", "--calibration-data")
         (("export", "--checkpoint", "other.pt", "-o", "out.onnx"), "other.pt: its weights do not fit its architecture"),
         (
             ("export", "--model", "fbnet-a", "--checkpoint", "good.pt", "-o", "out.onnx"),
-            "good.pt is not a checkpoint that mobile_cv saved for fbnet-a",
+            "good.pt is a checkpoint that fbnet-train wrote, which brings its network",
         ),
         (("export", *GOOD, *INT8, "images", "-o", "out.tflite"), "cannot decode images/b/3.png"),
         (("export", *GOOD, *INT8, "images", "-o", "out.onnx"), "cannot decode images/b/3.png"),

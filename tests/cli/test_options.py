@@ -157,4 +157,13 @@ def test_help_is_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     context = click.Context(_command(train.PROGRAM))
     text = context.get_help()
     headings = [line for line in text.splitlines() if line and not line.startswith(" ") and line.endswith(":")]
-    assert headings == ["Network:", "Images:", "Training:", "Augmentation:", "Machine:", "Other:"]
+    assert headings == [
+        "Network:",
+        "Images:",
+        "Training:",
+        "Teacher:",
+        "Augmentation:",
+        "Machine:",
+        "Instead of training:",
+        "Other:",
+    ]
