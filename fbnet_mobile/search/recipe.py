@@ -71,6 +71,7 @@ class SearchRecipe:
     )
     weight_share: float = option(
         0.8,
+        given={"within": 0.9},
         group=_WEIGHTS,
         above=0,
         below=1,
@@ -244,4 +245,11 @@ class SearchTask:
 
     output: Path = option(group=_TASK, names=("--output", "-o"), help="Folder of the run.")
     wanted: Wanted
+    device: str | None = option(
+        None,
+        group=_TASK,
+        shown="none",
+        help="The table's device: measure there what is found, correct the table by it, and derive again until it "
+        "takes at most the target and at least 97 % of it; at most four times.",
+    )
     tensorboard: bool = option(False, group=_TASK, help="Write TensorBoard files into the output folder too.")
