@@ -16,7 +16,7 @@ from fbnet_mobile.data.recipe import TrainingData
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.recipe import MachineOptions
 from fbnet_mobile.report.records import TrainResult
-from fbnet_mobile.train.recipe import TrainRecipe, TrainTask
+from fbnet_mobile.train.recipe import TrainRecipe, TrainTask, with_recipe
 
 if TYPE_CHECKING:
     from fbnet_mobile.zoo.start import Start
@@ -32,24 +32,30 @@ class TrainOptions:
     machine: MachineOptions
 
 
-@takes(TrainOptions)
+@takes(TrainOptions, with_recipe)
 def train(options: TrainOptions) -> TrainResult:
     """Train a network, from random weights or from trained ones; best.pt in the output folder is its checkpoint.
 
     The classifier gets as many classes as the data have. Images are normalised as the weights' were that a network
     starts from, and by their own mean and deviation without. An interrupted training continues where it was when it is
-    started again in the same way; a finished one is not run again. All options are kept in args.yaml beside best.pt.
+    started again in the same way; a finished one is not run again. All options are kept in args.yaml beside best.pt,
+    each epoch in results.csv, and what the network is worth on the test images in evaluation.json and pictures.
     """
     task, images, recipe = options.task, options.images, options.recipe
     kept = arguments_path(task.output, folder=True)
-    inputs = [images.data, task.architecture, task.inherit, task.weights, task.init]
+    inputs = [
+        *(images.data, task.architecture, task.inherit, task.weights, task.init, task.unlabelled),
+        recipe.teacher or None,
+    ]
     check_output(task.output, replaces=Path.is_dir, inputs=inputs)
     check_arguments(kept)
-    start = _start(task)
+    start = start_of(task)
 
     from fbnet_mobile.api.fabric import make_fabric
+    from fbnet_mobile.api.teacher import open_teacher
     from fbnet_mobile.data.data import load_data
     from fbnet_mobile.engine.loop import seeded
+    from fbnet_mobile.files import write_whole
     from fbnet_mobile.train.loop import train as run
 
     fabric = make_fabric(options.machine)
@@ -58,8 +64,12 @@ def train(options: TrainOptions) -> TrainResult:
             images.data,
             root=images.place.data_root,
             resolution=start.architecture.resolution,
+            train_resolution=recipe.train_resolution,
             seed=images.place.split_seed,
+            classes=images.place.classes,
             limit=images.limit,
+            unlabelled=task.unlabelled,
+            skip_damaged=images.skip_damaged,
         )
     if start.mean is not None and start.std is not None:
         data = replace(data, mean=start.mean, std=start.std)
@@ -79,11 +89,27 @@ def train(options: TrainOptions) -> TrainResult:
         with seeded(fabric, recipe.seed):
             module = start.network(data.classes)
         initial_weights = "random" if start.weights is None else f"those of {start.name}"
-    result = run(
-        module, data, recipe, task.output, fabric, architecture=network.to_yaml(), initial_weights=initial_weights
-    )
-    if fabric.is_global_zero:
+
+    def begin() -> None:
         write_arguments(kept, "train", options)
+        if data.damaged:
+            with write_whole(task.output / "damaged.txt") as partial:
+                partial.write_text("".join(f"{line}\n" for line in data.damaged), encoding="utf-8")
+
+    result = run(
+        module,
+        data,
+        recipe,
+        task.output,
+        fabric,
+        architecture=network.to_yaml(),
+        initial_weights=initial_weights,
+        teacher=open_teacher(recipe.teacher, data, fabric),
+        compiled=task.compile,
+        save_minutes=task.save_minutes,
+        begin=begin,
+        pictures=True,
+    )
     return TrainResult(
         checkpoint=result.checkpoint,
         val_accuracy=result.val_accuracy,
@@ -92,10 +118,11 @@ def train(options: TrainOptions) -> TrainResult:
         test_images=len(data.test),
         remarks=tuple(remarks),
         history=tuple(result.history),
+        damaged=len(data.damaged),
     )
 
 
-def _start(task: TrainTask) -> "Start":
+def start_of(task: TrainTask) -> "Start":
     """What is to be trained.
 
     Raises:

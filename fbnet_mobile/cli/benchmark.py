@@ -20,7 +20,7 @@ class Instead:
     )
 
 
-def _look(asked: Instead) -> tuple[Any, Lines] | None:
+def _look(asked: Instead, others: dict[str, Any]) -> tuple[Any, Lines] | None:
     return (api.published(), zoo_lines) if asked.list_models else None
 
 
