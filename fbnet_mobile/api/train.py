@@ -1,7 +1,8 @@
 """From an architecture and images to a checkpoint."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fbnet_mobile.api.call import (
     arguments_path,
@@ -12,9 +13,18 @@ from fbnet_mobile.api.call import (
     write_arguments,
 )
 from fbnet_mobile.data.recipe import TrainingData
+from fbnet_mobile.errors import UserError
 from fbnet_mobile.recipe import MachineOptions
 from fbnet_mobile.report.records import TrainResult
 from fbnet_mobile.train.recipe import TrainRecipe, TrainTask
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fbnet_mobile.arch import Architecture
+
+QUANTIZED_RATE = 0.01
+"""Share of the learning rate with which weights that are trained already, and without batch norm, are trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +46,10 @@ def train(options: TrainOptions) -> TrainResult:
     """
     task, images, recipe = options.task, options.images, options.recipe
     kept = arguments_path(task.output, folder=True)
-    check_output(task.output, replaces=Path.is_dir, inputs=[images.data, task.architecture, task.inherit])
+    inputs = [images.data, task.architecture, task.inherit, task.checkpoint]
+    check_output(task.output, replaces=Path.is_dir, inputs=inputs)
     check_arguments(kept)
-
-    from fbnet_mobile.zoo import load_architecture
-
-    network = load_architecture(task.architecture)
+    network = _architecture(task)
 
     from fbnet_mobile.api.fabric import make_fabric
     from fbnet_mobile.blocks.network import build
@@ -67,7 +75,14 @@ def train(options: TrainOptions) -> TrainResult:
         if fabric.is_global_zero:
             say(remarks[-1])
         network = network.with_classes(len(data.classes))
-    if task.inherit is not None:
+    if task.checkpoint is not None:
+        from fbnet_mobile.train.quantise import begin
+
+        module: nn.Module
+        told = say if fabric.is_global_zero else lambda _: None
+        module, data, initial_weights = begin(task.checkpoint, data, told)
+        recipe = replace(recipe, learning_rate=QUANTIZED_RATE * recipe.learning_rate)
+    elif task.inherit is not None:
         from fbnet_mobile.search.inherit import inherited_network
 
         module, initial_weights = inherited_network(task.inherit, network), f"inherited from {task.inherit}"
@@ -88,3 +103,30 @@ def train(options: TrainOptions) -> TrainResult:
         remarks=tuple(remarks),
         history=tuple(result.history),
     )
+
+
+def _architecture(task: TrainTask) -> "Architecture":
+    """The architecture that is trained.
+
+    Raises:
+        UserError: options that do not go together, or there is no such network.
+    """
+    if (task.checkpoint is None) != (task.quantize is None):
+        raise UserError(
+            "--quantize trains a checkpoint on; give both --checkpoint and --quantize int8, or neither of them"
+        )
+    if task.checkpoint is not None:
+        if task.architecture is not None or task.inherit is not None:
+            given = "--inherit" if task.architecture is None else "--architecture"
+            raise UserError(f"--checkpoint has its own architecture and weights; leave out {given}")
+
+        from fbnet_mobile.arch import Architecture
+        from fbnet_mobile.engine.checkpoint import load_checkpoint
+
+        return Architecture.from_yaml(load_checkpoint(task.checkpoint).architecture, str(task.checkpoint))
+    if task.architecture is None:
+        raise UserError("no network; give --architecture, or --checkpoint with --quantize int8")
+
+    from fbnet_mobile.zoo import load_architecture
+
+    return load_architecture(task.architecture)

@@ -17,6 +17,7 @@ from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs
 from fbnet_mobile.engine.losses import make_loss
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import RunFolder, data_settings
+from fbnet_mobile.graph.rounded import Rounded
 from fbnet_mobile.train.average import moving_average
 from fbnet_mobile.train.evaluate import evaluate
 from fbnet_mobile.train.recipe import TrainRecipe
@@ -189,6 +190,7 @@ class _Training(Task[EpochResult]):
             val_accuracy=val_accuracy,
             test_accuracy=test_accuracy,
             recipe=asdict(self.recipe),
+            quantized="int8" if isinstance(module, Rounded) else "",
         )
         save_checkpoint(self.checkpoint, checkpoint)
 

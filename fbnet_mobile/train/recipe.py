@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from fbnet_mobile.recipe import SEEDS, check, option
 
@@ -22,7 +23,12 @@ class TrainRecipe:
 
     epochs: int = option(30, group=_TRAINING, low=1, high=100_000, help="Passes over the training images.")
     batch_size: int = option(64, group=_TRAINING, low=1, high=1_000_000, help="Images a step, over all processes.")
-    learning_rate: float = option(0.1, group=_TRAINING, above=0, help="At its peak.")
+    learning_rate: float = option(
+        0.1,
+        group=_TRAINING,
+        above=0,
+        help="At its peak; --quantize, which goes on from trained weights, takes 1 % of it.",
+    )
     warmup_epochs: float = option(
         1.0, group=_TRAINING, low=0, help="Epochs of linear rise to the peak, a fraction too; at most half of all."
     )
@@ -80,10 +86,22 @@ class TrainRecipe:
 class TrainTask:
     """What is trained."""
 
-    architecture: str = option(
+    architecture: str | None = option(
+        None,
         group=_NETWORK,
+        shown="none",
         help="Architecture file, such as fbnet-search wrote, or a published network's name "
         "(fbnet-benchmark --list-models).",
+    )
+    checkpoint: Path | None = option(
+        None, group=_NETWORK, shown="none", help="With --quantize: checkpoint of the network, that fbnet-train wrote."
+    )
+    quantize: Literal["int8"] | None = option(
+        None,
+        group=_NETWORK,
+        shown="none",
+        help="Train on with weights and activations rounded as in an int8 file, for one that loses too much without. "
+        "Ranges are learned, and fbnet-export takes them from the checkpoint.",
     )
     output: Path = option(group=_NETWORK, names=("--output", "-o"), help="Folder of the run.")
     inherit: Path | None = option(

@@ -52,6 +52,7 @@ class TFLiteQuantiser(Quantiser):
     """A float32 file of one subgraph. Its layers are its operators."""
 
     suffix = ".tflite"
+    weight_levels = 127
 
     def __init__(self, source: Path) -> None:
         with _quantiser():
@@ -102,8 +103,9 @@ class TFLiteQuantiser(Quantiser):
             interpreter.invoke()
             yield {item["name"]: _real(interpreter.get_tensor(item["index"]), item) for item in details}
 
-    def write(self, ranges: Ranges, keep: Collection[str], target: Path) -> None:
+    def write(self, ranges: Ranges, keep: Collection[str], target: Path, source: Path | None = None) -> None:
         """See :meth:`Quantiser.write`."""
+        content = self._content if source is None else source.read_bytes()
         settings = self._recipe.static_wi8_ai8()
         for border in ("INPUT", "OUTPUT"):
             settings.append(_unquantised(".*", border))
@@ -113,9 +115,9 @@ class TFLiteQuantiser(Quantiser):
             # What it calls an operator is the names of what that gives, each with a semicolon.
             settings.append(_unquantised(f"^(?:{'|'.join(map(re.escape, sorted(keep)))});", "*"))
         entries = {name: _entry(self._names[name], *found) for name, found in ranges.items() if name in self._names}
-        _widen_for_dead_channels(self._content, entries)
+        _widen_for_dead_channels(content, entries)
         with quiet():
-            made = self._quantizer.Quantizer(self._content, settings)
+            made = self._quantizer.Quantizer(content, settings)
             result = made.quantize(entries, enable_progress_bar=False, enable_progress_report=False)
         target.write_bytes(result.quantized_model)
 
