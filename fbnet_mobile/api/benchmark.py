@@ -235,6 +235,6 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
         split = data.test.limit(limit) if limit is not None else data.test
         say(f"{path}: running {len(split)} test images")
         own = replace(data, mean=metadata.mean, std=metadata.std)
-        accuracy = evaluate(predictor, split, own, pixels=metadata.input == "uint8")
+        accuracy = evaluate(predictor, split, own, pixels=metadata.input != "float32")
         judged.append(replace(model, accuracy=accuracy, images=len(split)))
     return judged

@@ -228,7 +228,9 @@ class Format:
             if option in frozenset().union(*(found.options for found in self.conversions.values())):
                 if precision == FP32 or option not in self.conversions[precision].options:
                     where = ", ".join(name for name, found in self.conversions.items() if option in found.options)
-                    raise UserError(f"{precision} for {self.name} has no choice of {option}; only {where} has it")
+                    raise UserError(
+                        f"{precision} for {self.name} has no choice of {option.replace('_', ' ')}; only {where} has it"
+                    )
             elif option not in self.options:
                 having = [
                     entry.name

@@ -46,7 +46,7 @@ CLIENTS: Mapping[str, Client] = {
         "TensorFlow Lite for Microcontrollers",
         ("tflite",),
         precisions=("fp32", "int8"),
-        inputs=("float32",),
+        inputs=("float32", "int8"),
         because={
             "precision": "it computes with no 16-bit weights",
             "input": "it casts no pixels to floats",

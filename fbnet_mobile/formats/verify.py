@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fbnet_mobile.formats.int8 import Quantised, with_costs
 from fbnet_mobile.formats.report import ExportReport
 from fbnet_mobile.graph.lowered import Lowered
 from fbnet_mobile.graph.merge import merge_branches
-from fbnet_mobile.graph.operations import Graph
+from fbnet_mobile.graph.operations import INPUT, Graph
 from fbnet_mobile.graph.pixels import Normalisation, take_pixels
 from fbnet_mobile.graph.probabilities import as_logits, give_probabilities, softmax
 from fbnet_mobile.graph.rounded import Rounded
@@ -117,6 +118,8 @@ def export(
     gives_them_itself = graph.node(graph.output).op == "softmax"
     if pixels:
         graph = take_pixels(graph, pixels)
+        if "integer_input_and_output" in (options or {}):
+            graph = replace(graph, pixels=False)  # as floats, which the conversion makes integers of
     if probabilities:
         graph = give_probabilities(graph)
     exact: nn.Module = module
@@ -124,7 +127,9 @@ def export(
         # A file that does not round as it does is compared with what it is without rounding.
         exact = Lowered(module.graph())
         if entry.calibrates(precision):
-            options = {"ranges": module.ranges(), **(options or {})}
+            # Of pixels the file has ranges of its own.
+            learned = {name: ends for name, ends in module.ranges().items() if not (pixels and name == INPUT)}
+            options = {"ranges": learned, **(options or {})}
         else:
             module = exact
 
