@@ -78,6 +78,7 @@ class Quantised:
         corrected: whether biases were corrected.
         kept: layers in float32.
         layers: what each layer suffers, in the order in which they are computed.
+        memory: bytes of the values of a file of integers that are there at once, at the most; None for other files.
     """
 
     ranges: str
@@ -85,6 +86,7 @@ class Quantised:
     corrected: bool
     kept: tuple[str, ...]
     layers: tuple[LayerNoise, ...]
+    memory: int | None = None
 
     def blamed(self, count: int = 3) -> tuple[LayerNoise, ...]:
         """The layers that add most."""
@@ -195,34 +197,41 @@ def quantise(
         errors = {method: tried(found_by(method), kept)[0] for method in methods}
         chosen = min(methods, key=lambda method: errors[method])
         seen = observe(quantiser.values(others), seen) if len(images) > 1 else seen
-        found, source = found_by(chosen), None
+        found = found_by(chosen)
         best, path, actual = tried(found, kept)
         errors[chosen] = best
+        correction = None
         if origin is not None and not learned:
             other = Path(folder) / f"corrected{quantiser.suffix}"
             origin.write(correct_biases(origin.graph, images, chosen, quantiser.weight_levels), other)
             attempt = tried(found, kept, other)
             errors["corrected"] = attempt[0]
-            if attempt[0] < best:
-                (best, path, actual), source = attempt, other
+            correction = attempt if attempt[0] < best else None
         layers = _layers(quantiser, path, judged[:_LOOKED_INTO])
-        if keep == AUTO and not learned and not good(expected, actual):
-            some, latest, worst = kept, layers, set[str]()
-            found_in_file = {layer.name for layer in layers}
-            while not good(expected, actual):
-                # One more, then two, four, ...: what is left to blame shows only when the worst is mended.
-                rest = [layer for layer in sorted(latest, key=lambda layer: -layer.added) if layer.name not in some]
-                worst |= {layer.name for layer in rest[: max(len(worst), 1)] if layer.added > 0}
-                more = _around(worst, reads, found_in_file)
-                if more == some or len(worst) > max(_MOST_KEPT * len(reads), _FEW_KEPT):
-                    break
-                some = more
-                now, another, actual = tried(found, some, source)
-                latest = _layers(quantiser, another, judged[:_LOOKED_INTO])
-                if good(expected, actual) or now < _WORTH * best:
-                    best, path, kept, layers = now, another, some, latest
+        enough = keep != AUTO or learned or good(expected, actual if correction is None else correction[2])
+        some, latest, worst, taken = kept, layers, set[str](), chosen
+        found_in_file = {layer.name for layer in layers}
+        while not enough and not good(expected, actual):
+            # One more, then two, four, ...: what is left to blame shows only when the worst is mended.
+            rest = [layer for layer in sorted(latest, key=lambda layer: -layer.added) if layer.name not in some]
+            worst |= {layer.name for layer in rest[: max(len(worst), 1)] if layer.added > 0}
+            more = _around(worst, reads, found_in_file)
+            if more == some or len(worst) > max(_MOST_KEPT * len(reads), _FEW_KEPT):
+                break
+            some = more
+            # By another way to ranges, too: the first was chosen where what is mended now hid what it does.
+            attempts = {method: tried(found_by(method), some) for method in dict.fromkeys((chosen, _OTHERWISE))}
+            way = min(attempts, key=lambda method: attempts[method][0])
+            now, another, actual = attempts[way]
+            latest = _layers(quantiser, another, judged[:_LOOKED_INTO])
+            if good(expected, actual) or now < _WORTH * best:
+                best, path, kept, layers, taken = now, another, some, latest, way
+        corrected = correction is not None and (enough or not kept)
+        if correction is not None and corrected:
+            path = correction[1]
+            layers = _layers(quantiser, path, judged[:_LOOKED_INTO])
         target.write_bytes(path.read_bytes())
-    return Quantised(chosen, errors, source is not None, tuple(name for name in reads if name in kept), layers)
+    return Quantised(taken, errors, corrected, tuple(name for name in reads if name in kept), layers)
 
 
 def _by_tensor(ranges: Ranges, origin: Origin | None, reads: Mapping[str, tuple[str, ...]]) -> Ranges:

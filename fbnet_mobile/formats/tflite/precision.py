@@ -9,6 +9,7 @@ import copy
 import re
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,13 +69,11 @@ def int8(
             raise UserError(f"a file of integers has no layers in float32; leave out {', '.join(options['keep'])}")
         options["keep"] = ()
     found = quantise(quantiser, images, target, **options)
-    if borders is not None:
-        _check_integers(target)
-    return found
+    return found if borders is None else replace(found, memory=_check_integers(target))
 
 
-def _check_integers(path: Path) -> None:
-    """Refuse a file that computes with floats anywhere."""
+def _check_integers(path: Path) -> int:
+    """Refuse a file that computes with floats anywhere; return the most bytes of values that are there at once."""
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     (graph,) = model.subgraphs
     floats = {index for index, tensor in enumerate(graph.tensors) if tensor.type == schema.TensorType.FLOAT32}
@@ -85,12 +84,22 @@ def _check_integers(path: Path) -> None:
             for operator in graph.operators
             if floats & {*operator.inputs, *operator.outputs}
         }
+        - {"QUANTIZE", "DEQUANTIZE"}
     )
-    if left:
+    if floats:
         raise UserError(
             f"the quantiser has no integers for {', '.join(left)}, so the file would hold floats; use other operations "
             "in the network, or let the file take and give float32"
         )
+    made = {index: place for place, operator in enumerate(graph.operators) for index in operator.outputs}
+    made |= dict.fromkeys(graph.inputs, 0)
+    last = {index: place for place, operator in enumerate(graph.operators) for index in operator.inputs}
+    last |= dict.fromkeys(graph.outputs, len(graph.operators))
+    sizes = {index: _ALIGNED * -(-int(np.prod(graph.tensors[index].shape)) // _ALIGNED) for index in made}
+    return max(
+        sum(size for index, size in sizes.items() if made[index] <= place <= last.get(index, made[index]))
+        for place in range(len(graph.operators))
+    )
 
 
 class TFLiteQuantiser(Quantiser):
@@ -181,6 +190,10 @@ def _entry(axes: int, low: float, high: float) -> dict[str, Any]:
 
 def _unquantised(names: str, operation: str) -> dict[str, Any]:
     return {"regex": names, "operation": operation, "algorithm_key": "no_quantize", "op_config": {}}
+
+
+_ALIGNED = 16
+"""Bytes that a value in an arena of TFLite Micro takes some times of."""
 
 
 def _unsigned(border: str, signed: Mapping[str, Any]) -> dict[str, Any]:
