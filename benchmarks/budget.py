@@ -75,7 +75,11 @@ def main() -> None:
             f"{target:>7.1f} us {predicted_us:>8.1f} us {predicted_us / target - 1:>+9.1%} {row.latency_us:>8.1f} us "
             f"{row.latency_us / target - 1:>+9.1%}"
         )
-    results = {"runtime": {"name": runtime.name, "version": runtime.version()}, "search_options": more, "rows": rows}
+    results = {
+        "runtime": {"name": runtime.name, "version": runtime.runtime.version()},
+        "search_options": more,
+        "rows": rows,
+    }
     write_results(options.output / "results.json", results, options)
     good = all(
         0.98 <= row["predicted_us"] / row["target_us"] <= 1 and abs(row["measured_us"] / row["target_us"] - 1) <= 0.05

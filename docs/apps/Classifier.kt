@@ -1,5 +1,5 @@
-// NOT COMPILED OR RUN by this project's tests: there is no Android SDK where they run. It follows the documentation of
-// MediaPipe Tasks (com.google.mediapipe:tasks-vision) and CameraX.
+// Compiled by this project's tests against what MediaPipe Tasks (com.google.mediapipe:tasks-vision) and CameraX declare;
+// NOT RUN: there is no Android SDK where they run.
 //
 // Classifies camera frames with a file of `fbnet-export --for mediapipe -o app/src/main/assets/model.tflite`: labels,
 // pixels and threshold come from the file itself.

@@ -1,5 +1,5 @@
-// NOT COMPILED OR RUN by this project's tests: there is no Xcode where they run. It follows the documentation of Core ML
-// and Vision.
+// NOT COMPILED OR RUN by this project's tests, which only see that it is grammatical: there is no Xcode where they run. It
+// follows the documentation of Core ML and Vision.
 //
 // Classifies camera frames with a file of `fbnet-export --input uint8 -o model.mlpackage`, added to an Xcode project: its
 // labels and its normalisation are in the file itself.

@@ -1,7 +1,6 @@
 """From model files to their latency on a device, beside the prediction, and their accuracy."""
 
 import importlib.metadata
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.measure.recipe import BenchmarkRecipe, DeviceOptions
 from fbnet_mobile.report.records import (
     BenchmarkResult,
+    ImportableNetwork,
     ModelResult,
     PublishedNetwork,
     PublishedNetworks,
@@ -28,6 +28,7 @@ from fbnet_mobile.report.records import (
 
 if TYPE_CHECKING:
     from fbnet_mobile.devices import Device
+    from fbnet_mobile.formats.base import Runtime
     from fbnet_mobile.latency.table import LatencyTable
 
 CHECKPOINT = ".pt"
@@ -54,11 +55,9 @@ def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
         raise UserError("no model files; name some, or see the published networks with --list-models")
 
     from fbnet_mobile.files import exists
-    from fbnet_mobile.formats.base import format_of
 
+    ways = _ways(recipe)
     for model in recipe.models:
-        if model.suffix != CHECKPOINT:
-            format_of(model)
         if not exists(model):
             raise UserError(f"there is no model at {shown(model)}; write one with fbnet-export")
     if recipe.output is not None:
@@ -79,7 +78,7 @@ def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
     statistic = table.conditions.statistic if table is not None else "min"
     with device:
         facts = device.facts()
-        models = [_described(model, threads, statistic) for model in recipe.models]
+        models = [_described(model, runtime, threads, statistic) for model, runtime in ways]
         models = _measured(models, device)
     if table is not None:
         models = [_predicted(model, table, device.name, facts.cpu) for model in models]
@@ -96,18 +95,17 @@ def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
 
 def _is_result(path: Path) -> bool:
     """Whether a file is an earlier result of a benchmark."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.get("kind") == BenchmarkResult.kind
+    from fbnet_mobile.documents import read_record
+
+    return read_record(path, BenchmarkResult.kind) is not None
 
 
 def published() -> PublishedNetworks:
-    """The published networks with their counts."""
+    """The published networks, and those that can be imported, with their counts."""
     from fbnet_mobile.zoo import (
         PUBLISHED_ACCURACY,
         SOURCE,
+        importable,
         load_network,
         published_macs,
         published_params,
@@ -129,19 +127,44 @@ def published() -> PublishedNetworks:
                 accuracy.source if accuracy else "",
             )
         )
-    return PublishedNetworks(tuple(found), SOURCE)
+    return PublishedNetworks(tuple(found), SOURCE, tuple(ImportableNetwork(*network) for network in importable()))
 
 
-def _described(model: Path, threads: int, statistic: str) -> ModelResult:
-    from fbnet_mobile.formats.base import format_of, read_metadata
+def _ways(recipe: BenchmarkRecipe) -> "list[tuple[Path, Runtime | None]]":
+    """Each file with each runtime that is to run it; a checkpoint has none.
+
+    Raises:
+        UserError: an unknown suffix or runtime, or a file or a runtime that has none of the other.
+    """
+    from fbnet_mobile.formats.base import format_of, get_runtime
+
+    asked = None if recipe.runtime is None else [get_runtime(name) for name in dict.fromkeys(recipe.runtime.split(","))]
+    ways: list[tuple[Path, Runtime | None]] = []
+    for model in recipe.models:
+        if model.suffix == CHECKPOINT:
+            ways.append((model, None))
+            continue
+        file_format = format_of(model)
+        runtimes = [file_format.runtime] if asked is None else [one for one in asked if file_format.name in one.formats]
+        if not runtimes:
+            raise UserError(
+                f"{recipe.runtime} runs no {model.suffix} files such as {model}; add to --runtime what does"
+            )
+        ways += [(model, runtime) for runtime in runtimes]
+    if idle := [runtime.name for runtime in asked or [] if all(used is not runtime for _, used in ways)]:
+        raise UserError(f"{idle[0]} runs none of the files; leave it out of --runtime")
+    return ways
+
+
+def _described(model: Path, run_by: "Runtime | None", threads: int, statistic: str) -> ModelResult:
+    from fbnet_mobile.formats.base import read_metadata
     from fbnet_mobile.formats.metadata import ModelMetadata
 
     precision: str | None = "fp32"
-    if model.suffix == CHECKPOINT:
+    if run_by is None:
         runtime, version = "torch", importlib.metadata.version("torch")
     else:
-        runner = format_of(model)
-        runtime, version = runner.runtime, runner.version()
+        runtime, version = run_by.name, run_by.version()
         metadata = ModelMetadata.from_strings(read_metadata(model), str(model))
         precision = metadata.precision if metadata is not None else None
     files = [item for item in (model, *model.rglob("*")) if item.is_file()]
@@ -154,7 +177,7 @@ def _measured(models: Sequence[ModelResult], device: "Device") -> list[ModelResu
     from fbnet_mobile.measure.benchmark import benchmark as measure
     from fbnet_mobile.progress import steps
 
-    found = {model.model: model for model in models}
+    found = {(model.model, model.runtime): model for model in models}
     with steps() as progress:
         for runtime in device.runtimes:
             own = [model for model in models if model.runtime == runtime]
@@ -169,8 +192,8 @@ def _measured(models: Sequence[ModelResult], device: "Device") -> list[ModelResu
                 progress=lambda done, total: progress("measuring", done, total),
             )
             for model, row in zip(own, timed.measurements, strict=True):
-                found[model.model] = replace(model, runtime_version=timed.runtime_version, latency=row)
-    return [found[model.model] for model in models]
+                found[model.model, runtime] = replace(model, runtime_version=timed.runtime_version, latency=row)
+    return list(found.values())
 
 
 def _predicted(model: ModelResult, table: "LatencyTable", device: str, cpu: str) -> ModelResult:
@@ -201,7 +224,7 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
     """The models with their accuracy on the test images."""
     from fbnet_mobile.data.data import load_data
     from fbnet_mobile.engine.checkpoint import load_checkpoint
-    from fbnet_mobile.formats.base import format_of, read_metadata
+    from fbnet_mobile.formats.base import get_runtime, read_metadata
     from fbnet_mobile.formats.metadata import ModelMetadata
     from fbnet_mobile.train.evaluate import Predict, evaluate
 
@@ -220,11 +243,15 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
             found = ModelMetadata.from_strings(read_metadata(path), str(path))
             if found is None:
                 raise UserError(f"{path} does not say how its input is normalised; export it with fbnet-export")
-            predictor, metadata = format_of(path).load(path, model.threads), found
+            predictor, metadata = get_runtime(model.runtime).load(path, model.threads), found
             resolution = predictor.input_shape[-1]
         if resolution not in loaded:
             loaded[resolution] = load_data(
-                source, root=images.place.data_root, resolution=resolution, seed=images.place.split_seed
+                source,
+                root=images.place.data_root,
+                resolution=resolution,
+                seed=images.place.split_seed,
+                classes=images.place.classes,
             )
         data = loaded[resolution]
         if data.classes != metadata.classes:

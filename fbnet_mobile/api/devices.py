@@ -42,7 +42,7 @@ def check_device(name: str) -> DeviceCheck:
     """
     from fbnet_mobile.devices import ProgramError, get_device
     from fbnet_mobile.errors import JobError
-    from fbnet_mobile.formats.base import format_of_runtime
+    from fbnet_mobile.formats.base import get_runtime
     from fbnet_mobile.measure.jobs import runtime_version
 
     findings: list[Finding] = []
@@ -69,7 +69,7 @@ def check_device(name: str) -> DeviceCheck:
                     if runtime in working:
                         found(f"{runtime} {working[runtime]}")
                     else:
-                        install = format_of_runtime(runtime).install.removeprefix("python3")
+                        install = get_runtime(runtime).install.removeprefix("python3")
                         found(runtime, f"run there: {shlex.quote(python)}{install}")
             except JobError as error:
                 found("Python", str(error))

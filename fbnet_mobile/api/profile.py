@@ -44,7 +44,9 @@ def profile(options: ProfileOptions) -> ProfileResult:
     recipe = options.recipe
     budget_s = None if recipe.budget is None else parse_seconds(recipe.budget)
     kept = arguments_path(recipe.output)
-    check_output(recipe.output, inputs=[recipe.space, options.device.runtime.benchmark_binary])
+    check_output(
+        recipe.output, inputs=[recipe.space, recipe.within, recipe.data, options.device.runtime.benchmark_binary]
+    )
     check_arguments(kept)
 
     from fbnet_mobile.devices import get_device
@@ -54,9 +56,24 @@ def profile(options: ProfileOptions) -> ProfileResult:
 
     if recipe.output.exists():
         LatencyTable.load(recipe.output)  # refuses another file before anything is done
-    space = load_space(recipe.space)
-    if recipe.classes is not None:
-        space = space.with_classes(recipe.classes)
+    seen = None
+    if recipe.data is not None:
+        from fbnet_mobile.data.data import glimpse
+
+        seen = glimpse(recipe.data, root=recipe.data_root)
+    space_name, why = recipe.space or "small", ""
+    if recipe.within is not None:
+        space_name = _written_space(recipe)
+    elif recipe.space is None and seen is not None:
+        from fbnet_mobile.search.choose import choose_space
+
+        space, why = choose_space(seen)
+        space_name = space.name
+    space = load_space(space_name)
+    classes = recipe.classes or (len(seen.classes) if seen else space.classes)
+    space = space.with_classes(classes)
+    if recipe.resolution is not None:
+        space = space.with_resolution(recipe.resolution)
     device = get_device(options.device.device)
     device.use(benchmark_binary=options.device.runtime.benchmark_binary)
     runtime = recipe.runtime or device.settings.runtime or device.runtimes[0]
@@ -70,13 +87,13 @@ def profile(options: ProfileOptions) -> ProfileResult:
 
     candidates, positions = len(space.candidates()), sum(1 for _ in space.all_blocks())
     say(
-        f"space {space.name}: {space.size():.2g} networks, {candidates} different candidate blocks "
+        f"{why or f'space {space.name}'}: {space.size():.2g} networks, {candidates} different candidate blocks "
         f"({positions - candidates} duplicates)"
     )
     with device, steps() as progress:
         result = measure(
             space,
-            recipe.space,
+            space_name,
             device,
             runtime,
             recipe.output,
@@ -101,6 +118,23 @@ def profile(options: ProfileOptions) -> ProfileResult:
         )
     described = described_table(recipe.output, result.table, command_line("profile", options, budget=None))
     return replace(described, warnings=result.warnings)
+
+
+def _written_space(recipe: ProfileRecipe) -> str:
+    """The path of the space within a checkpoint's network, which is written if it is not there yet."""
+    from fbnet_mobile.files import write_whole
+    from fbnet_mobile.search.start import Start
+    from fbnet_mobile.space import SearchSpace, load_space
+
+    assert recipe.within is not None
+    start = Start.load(recipe.within)
+    path = Path(recipe.space) if recipe.space else recipe.output.with_name(f"{recipe.output.stem}.space.yaml")
+    if not path.exists():
+        with write_whole(path) as partial:
+            partial.write_text(SearchSpace.within(start.architecture).to_yaml(), encoding="utf-8")
+        say(f"{path}: the space within {recipe.within}, which may be edited")
+    start.require(load_space(str(path)), str(path))
+    return str(path)
 
 
 def show(table: Path) -> ProfileResult:

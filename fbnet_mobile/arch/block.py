@@ -2,7 +2,8 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, Field
 
@@ -56,6 +57,16 @@ class Convolution(NamedTuple):
         return self.weights + self.out_channels * (self.bias + 2 * self.batch_norm)
 
 
+Shrink = Literal["width", "kernel", "part"]
+"""How a field of a trained block may be less: fewer channels, the centre of a kernel, or nothing at all."""
+
+
+def peak_of_chain(maps: Sequence[int], kept: int = 0) -> int:
+    """The most values of two successive maps together, with what is ``kept`` besides once the first is used."""
+    pairs = list(itertools.pairwise(maps))
+    return max(sum(pairs[0]), *(first + second + kept for first, second in pairs[1:]), 0)
+
+
 BLOCKS: "Registry[type[Block]]" = Registry("block kind", ours="fbnet_mobile.blocks")
 """The class of each kind of block; a subclass of ``Block`` that names its ``kind`` registers itself."""
 
@@ -106,6 +117,27 @@ class Block(BaseModel, ABC):
             **choices,
         )
 
+    @classmethod
+    def from_fields(cls, in_channels: int, out_channels: int, resolution: int, stride: int, **fields: Any) -> Self:
+        """The block of these fields, of which 0 says that there is nothing of it.
+
+        Raises:
+            ValueError: a value is none that the field can have.
+        """
+        if stride != 1 or in_channels != out_channels:
+            fields.pop("no_residual", None)  # there would be none anyway: the same block under one key
+        given = {name: None if type(value) is int and value == 0 else value for name, value in fields.items()}
+        return cls(in_channels=in_channels, out_channels=out_channels, resolution=resolution, stride=stride, **given)
+
+    @property
+    def shrinks(self) -> "Mapping[str, Shrink] | None":
+        """How fields of this block may be less when it is trained, beside its input's and output's channels.
+
+        The channels of a width are put into an order, and the first of them kept. None if that would change what is
+        computed, or is not known: then its widths stay as they are.
+        """
+        return None
+
     @abstractmethod
     def convolutions(self) -> tuple[Convolution, ...]:
         """The convolutions and linear layers of the block, from which MACs and parameters are counted."""
@@ -145,7 +177,7 @@ class Block(BaseModel, ABC):
         """
         maps = [self.in_channels * self.resolution**2]
         maps += [convolution.out_channels * convolution.out_resolution**2 for convolution in self.convolutions()]
-        return max(first + second for first, second in itertools.pairwise(maps))
+        return peak_of_chain(maps)
 
     @property
     def key(self) -> str:

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 from fbnet_mobile.devices.settings import DeviceSettings, device_entries, devices_path
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.formats.base import FORMATS
+from fbnet_mobile.formats.base import all_runtimes
 from fbnet_mobile.registry import Registry, unknown
 
 UNKNOWN = "unknown"
@@ -106,7 +106,7 @@ class Device(ABC):
     @property
     def runtimes(self) -> tuple[str, ...]:
         """What can be timed on it, if it is installed there; the first is the default."""
-        return tuple(entry.runtime for entry in FORMATS.values() if entry.anywhere)
+        return tuple(name for name, entry in all_runtimes().items() if entry.anywhere)
 
     @abstractmethod
     def facts(self) -> DeviceFacts:

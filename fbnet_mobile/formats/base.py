@@ -1,7 +1,9 @@
-"""What a file format is: one record, the registry of those there are, and the contract of what runs a file.
+"""What a file format is, and what a runtime is: a record each, the registries of those there are, and the contract of
+what runs a file.
 
 A format's folder holds its writer, its runtime, its precisions and what it keeps of metadata; the folder's
-``FORMAT`` names them all. Nothing heavy is imported before one of them is called.
+``FORMAT`` names them all. A folder with a ``RUNTIME`` alone is of one that runs files of others' formats. Nothing heavy
+is imported before one of them is called.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import tempfile
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -165,42 +167,68 @@ class Conversion:
 
 
 @dataclass(frozen=True)
-class Format:
-    """A file format, and all that the product knows of it.
+class Runtime:
+    """A library that runs files, and all that the product knows of it.
 
     Attributes:
-        name: as users write it.
-        suffix: of its files, with the dot.
-        runtime: name of the library that runs them, as users write it and tables state it.
-        write: writes a float32 file.
+        name: as users write it and tables state it.
+        formats: names of the formats whose files it runs; blocks to be measured are written in the first.
         load: loads a file on this machine.
-        version: the version of the runtime on this machine; UserError with the line that installs it if it is missing.
-        read_metadata: the strings that ``write`` stored in a file; UserError if it is none of the format.
-        recognises: whether what exists at a path is a file of the format, so may be replaced by another.
-        finish: completes a file in its last precision, given its metadata, by what else than its runtime reads of it.
-        conversions: to other precisions than fp32, by name.
-        options: names of what may be asked of ``write`` besides.
-        install: the command that installs the runtime on a device.
-        anywhere: whether every device that has a Python may have the runtime; Core ML, for one, is only on a Mac.
+        version: its version on this machine; UserError with the line that installs it if it is missing.
+        install: the command that installs it on a device.
+        anywhere: whether every device that has a Python may have it; Core ML, for one, is only on a Mac.
         loader: how a device loads a file to time it: a Python file, without imports of this project, with
             ``version() -> str`` and ``load(path, threads)``, which returns the function to be timed. It is put on the
             device beside the runner. None if the runner itself knows the runtime.
     """
 
     name: str
-    suffix: str
-    runtime: str
-    write: Writer
+    formats: tuple[str, ...]
     load: Loader
     version: Callable[[], str]
+    install: str = ""
+    anywhere: bool = True
+    loader: Path | None = None
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format, and all that the product knows of it.
+
+    Attributes:
+        name: as users write it.
+        suffix: of its files, with the dot.
+        runtime: what runs them, unless another that can is asked for; see :meth:`run_by`.
+        write: writes a float32 file.
+        read_metadata: the strings that ``write`` stored in a file; UserError if it is none of the format.
+        recognises: whether what exists at a path is a file of the format, so may be replaced by another.
+        finish: completes a file in its last precision, given its metadata, by what else than its runtime reads of it.
+        conversions: to other precisions than fp32, by name.
+        options: names of what may be asked of ``write`` besides.
+    """
+
+    name: str
+    suffix: str
+    runtime: Runtime
+    write: Writer
     read_metadata: Callable[[Path], dict[str, str]]
     recognises: Callable[[Path], bool]
     finish: Callable[[Path, Mapping[str, str]], None] = lambda path, metadata: None
     conversions: Mapping[str, Conversion] = field(default_factory=dict)
     options: frozenset[str] = frozenset()
-    install: str = ""
-    anywhere: bool = True
-    loader: Path | None = None
+
+    def load(self, path: Path, threads: int = 1) -> Session:
+        """Load a file by its runtime; see :class:`Loader`."""
+        return self.runtime.load(path, threads)
+
+    def run_by(self, runtime: str | None) -> Format:
+        """Return the format with another runtime; UserError if that does not run it, or there is none such."""
+        if runtime is None:
+            return self
+        found = get_runtime(runtime)
+        if self.name not in found.formats:
+            raise UserError(f"{runtime} runs no files of the format {self.name}; it runs {', '.join(found.formats)}")
+        return replace(self, runtime=found)
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -248,6 +276,9 @@ class Format:
 FORMATS: Registry[Format] = Registry("format")
 """Every format by name."""
 
+RUNTIMES: Registry[Runtime] = Registry("runtime")
+"""The runtimes by name that no format has for its own; see :func:`all_runtimes`."""
+
 
 def get_format(name: str) -> Format:
     """Return the format called ``name``; UserError listing the known ones."""
@@ -263,12 +294,23 @@ def format_of(path: Path) -> Format:
     raise UserError(f"cannot tell the format of {path} by its suffix; it must be one of {choices}")
 
 
+def all_runtimes() -> dict[str, Runtime]:
+    """Return every runtime by name, the formats' own first."""
+    own = {entry.runtime.name: entry.runtime for entry in FORMATS.values()}
+    return {**own, **{entry.name: entry for entry in RUNTIMES.values()}}
+
+
+def get_runtime(name: str) -> Runtime:
+    """Return the runtime called ``name``; UserError listing the known ones."""
+    runtimes = all_runtimes()
+    if name not in runtimes:
+        raise UserError(unknown("runtime", name, tuple(runtimes)))
+    return runtimes[name]
+
+
 def format_of_runtime(runtime: str) -> Format:
-    """Return the format that a runtime runs; UserError listing the known runtimes."""
-    by_runtime = {entry.runtime: entry for entry in FORMATS.values()}
-    if runtime not in by_runtime:
-        raise UserError(unknown("runtime", runtime, tuple(by_runtime)))
-    return by_runtime[runtime]
+    """Return the format in which blocks are written for a runtime, run by it; UserError listing the known runtimes."""
+    return get_format(get_runtime(runtime).formats[0]).run_by(runtime)
 
 
 def check_suffix(path: Path, format: str) -> Format:  # noqa: A002

@@ -15,25 +15,25 @@ class Client:
 
     Attributes:
         title: its name in a message.
-        formats: that it opens.
-        precisions: that it opens.
+        formats: that it opens, each with the precisions that it opens of it.
         inputs: what a file that it opens may take, the first being what is picked.
         scores: what a file that it opens must give; "" for either.
         because: why it opens nothing else, by the field of the recipe that asks for it.
     """
 
     title: str
-    formats: tuple[str, ...]
-    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+    formats: Mapping[str, tuple[str, ...]]
     inputs: tuple[str, ...] = ("float32", "uint8")
     scores: str = ""
     because: Mapping[str, str] | None = None
 
 
+_ALL = ("fp32", "fp16", "int8")
+
 CLIENTS: Mapping[str, Client] = {
     "mediapipe": Client(
         "MediaPipe's ImageClassifier",
-        ("tflite",),
+        {"tflite": _ALL},
         inputs=("uint8",),
         scores="probabilities",
         because={
@@ -41,25 +41,29 @@ CLIENTS: Mapping[str, Client] = {
             "scores": "it shows what the file gives as scores from 0 to 1",
         },
     ),
-    "openvino": Client("OpenVINO", ("onnx", "tflite")),
+    "openvino": Client("OpenVINO", {"onnx": _ALL, "tflite": _ALL}),
     "tflm": Client(
         "TensorFlow Lite for Microcontrollers",
-        ("tflite",),
-        precisions=("fp32", "int8"),
+        {"tflite": ("fp32", "int8")},
         inputs=("float32", "int8"),
         because={
             "precision": "it computes with no 16-bit weights",
             "input": "it casts no pixels to floats",
         },
     ),
-    "ort-web": Client("onnxruntime-web", ("onnx",)),
+    "ort-web": Client("onnxruntime-web", {"onnx": _ALL}),
+    "mnn": Client(
+        "MNN's converter",
+        {"onnx": ("fp32", "fp16"), "tflite": ("fp32",)},
+        because={"precision": "it fails on it; its own mnnquant makes fewer bits of the converted file"},
+    ),
     "ml-kit": Client(
         "ML Kit",
-        ("tflite",),
+        {"tflite": _ALL},
         inputs=("uint8",),
         scores="probabilities",
         because={
-            "input": "it reads the pixels as they are, so the file must normalise them itself",
+            "input": "its documentation asks for metadata then, which nobody saw it read; pixels need none",
             "scores": "it shows what the file gives as scores from 0 to 1",
         },
     ),
@@ -83,8 +87,8 @@ def suit(name: str, *, format: str, precision: str, input: str | None, scores: s
     client = CLIENTS[name]
     chosen_input, chosen_scores = input or client.inputs[0], scores or client.scores or None
     for field, value, opened in (
-        ("format", format, client.formats),
-        ("precision", precision, client.precisions),
+        ("format", format, tuple(client.formats)),
+        ("precision", precision, client.formats.get(format, ())),
         ("input", chosen_input, client.inputs),
         ("scores", chosen_scores, (client.scores,) if client.scores else (chosen_scores,)),
     ):

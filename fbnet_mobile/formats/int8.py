@@ -18,6 +18,7 @@ from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import Session
 from fbnet_mobile.formats.correction import correct_biases
 from fbnet_mobile.formats.ranges import METHODS, Ranges, min_max, observe
+from fbnet_mobile.graph.lowered import computable
 from fbnet_mobile.graph.operations import INPUT, Graph
 from fbnet_mobile.graph.probabilities import as_logits, softmax
 from fbnet_mobile.registry import unknown
@@ -201,7 +202,7 @@ def quantise(
         best, path, actual = tried(found, kept)
         errors[chosen] = best
         correction = None
-        if origin is not None and not learned:
+        if origin is not None and not learned and computable(origin.graph):
             other = Path(folder) / f"corrected{quantiser.suffix}"
             origin.write(correct_biases(origin.graph, images, chosen, quantiser.weight_levels), other)
             attempt = tried(found, kept, other)

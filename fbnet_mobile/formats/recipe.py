@@ -27,9 +27,14 @@ class ExportRecipe:
         group=_NETWORK,
         shown="none",
         help="Or a published network (see fbnet-benchmark --list-models), timm:NAME or torchvision:NAME; untrained "
-        "without --checkpoint or --pretrained.",
+        "without --checkpoint, --pretrained or --weights.",
     )
-    pretrained: bool = option(False, group=_NETWORK, help="With the weights of timm or torchvision, downloaded.")
+    pretrained: bool = option(
+        False, group=_NETWORK, help="With the weights of timm or torchvision, downloaded, or of a package."
+    )
+    weights: Path | None = option(
+        None, group=_NETWORK, shown="none", help="With a file of weights that timm or torchvision saved of --model."
+    )
     resolution: int | None = option(
         None,
         group=_NETWORK,
@@ -41,7 +46,7 @@ class ExportRecipe:
     output: Path = option(group=_FILE, names=("--output", "-o"), help="File: .tflite, .onnx or .mlpackage.")
     format: str | None = option(None, group=_FILE, shown="by the file's suffix", help="tflite, onnx or coreml.")
     precision: str = option("fp32", group=_FILE, help="fp32, fp16, or int8: 8-bit integers, calibrated on images.")
-    client: Literal["mediapipe", "openvino", "tflm", "ort-web", "ml-kit"] | None = option(
+    client: Literal["mediapipe", "openvino", "tflm", "ort-web", "mnn", "ml-kit"] | None = option(
         None,
         group=_FILE,
         names=("--for", "--client"),
@@ -95,6 +100,12 @@ class ExportRecipe:
     model_version: str = option("", group=_APPS, shown="none", help="Its version, as you count.")
     score_threshold: float = option(
         0.0, group=_APPS, low=0, high=1, help="TFLite: the least probability that an app should show."
+    )
+    runtime: str | None = option(
+        None,
+        group=_CHECK,
+        shown="the format's own",
+        help="What runs the file, to compare it and on --device: litert, onnxruntime, openvino or coreml.",
     )
     images: int = option(256, group=_CHECK, low=1, help="How many test images of --data to compare on, at most.")
     tolerance: float | None = option(

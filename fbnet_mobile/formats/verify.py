@@ -52,6 +52,7 @@ def export(
     metadata: Mapping[str, str] | None = None,
     inputs: NDArray[Any] | None = None,
     labels: NDArray[np.integer[Any]] | None = None,
+    runtime: str | None = None,
     precision: str = "fp32",
     calibration: NDArray[Any] | None = None,
     tolerance: float | None = None,
@@ -73,6 +74,7 @@ def export(
         inputs: (N, channels, height, width) real inputs to compare on, uint8 if ``pixels`` is given; seeded noise
             if not given, or the calibration images if there are any.
         labels: (N,) class of each of the inputs, to count right answers by.
+        runtime: name of what runs the file to compare it; by default the format's own.
         precision: one of :attr:`fbnet_mobile.formats.base.Format.precisions`.
         calibration: (N, channels, height, width) images that int8 takes its ranges from, normalised as the
             network's input or, if ``pixels`` is given, uint8: a few hundred of those it was trained on.
@@ -96,9 +98,9 @@ def export(
     """
     start = time.perf_counter()
     path = Path(path)
-    entry = check_suffix(path, format)
+    entry = check_suffix(path, format).run_by(runtime)
     entry.check(precision, calibration is not None, options)
-    entry.version()
+    entry.runtime.version()
     if inputs is None and entry.calibrates(precision):
         inputs = calibration
     if inputs is None:

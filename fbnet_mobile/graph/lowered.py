@@ -27,7 +27,7 @@ class Lowered(nn.Module):
     def __init__(self, graph: Graph) -> None:
         super().__init__()
         for node in graph.nodes:
-            if node.op not in _RULES:
+            if not _known(node):
                 raise UserError(f"cannot compute {node.op} (in '{node.source}') outside of a file")
         self._graph = graph
         self._weights = nn.ParameterDict(
@@ -79,6 +79,16 @@ class Lowered(nn.Module):
         return result
 
 
+def computable(graph: Graph) -> bool:
+    """Whether :class:`Lowered` knows all operations of a graph."""
+    return all(map(_known, graph.nodes))
+
+
+def _known(node: Node) -> bool:
+    """Whether its operation is known, for a batch that is the first axis throughout."""
+    return node.op in _RULES and node.shape[0] == 1 and len(node.shape) in (2, 4)
+
+
 def compute(node: Node, inputs: list[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
     """The value of one node for a batch."""
     return _RULES[node.op](node, inputs, weights)
@@ -125,8 +135,8 @@ def _pool(function: Callable[..., Tensor], fill: float) -> Rule:
 
 
 def _slice(node: Node, inputs: list[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
-    bounds = zip(node.attributes["start"][1:], node.attributes["stop"][1:], strict=True)
-    return inputs[0][(slice(None), *(slice(start, stop) for start, stop in bounds))]
+    bounds = zip(*(node.attributes[name][1:] for name in ("start", "stop", "step")), strict=True)
+    return inputs[0][(slice(None), *(slice(*each) for each in bounds))]
 
 
 def _resize(node: Node, inputs: list[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
@@ -159,7 +169,7 @@ _RULES: dict[str, Rule] = {
     "pad": lambda node, inputs, weights: _padded(inputs[0], node.attributes["padding"]),
     "resize": _resize,
     "channel_shuffle": _channel_shuffle,
-    "softmax": _plain(F.softmax, dim=1),
+    "softmax": _plain(F.softmax, "axis"),
     "relu": _plain(F.relu),
     "relu6": _plain(F.relu6),
     "hard_sigmoid": _plain(F.hardsigmoid),

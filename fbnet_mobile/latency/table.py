@@ -455,10 +455,10 @@ def _printable(text: str) -> str:
 
 
 def _known_runtime(name: str) -> str:
-    from fbnet_mobile.formats.base import format_of_runtime
+    from fbnet_mobile.formats.base import get_runtime
 
     try:
-        format_of_runtime(name)
+        get_runtime(name)
     except UserError as error:
         raise ValueError(str(error)) from error
     return name

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fbnet_mobile.devices import Device, DeviceFullError, DeviceLostError, ProgramError
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.formats.base import format_of_runtime
+from fbnet_mobile.formats.base import get_runtime
 from fbnet_mobile.measure import benchmark_model
 from fbnet_mobile.measure.plan import MeasuringPlan
 from fbnet_mobile.measure.samples import Sample
@@ -166,7 +166,7 @@ def _runner_lines(
 ) -> Generator[str, None, None]:
     """Put the runner, its job file and the models on the device and run the job."""
     settings = device.settings
-    loader = format_of_runtime(runtime).loader
+    loader = get_runtime(runtime).loader
     job = {
         "runtime": runtime,
         "threads": threads,
@@ -281,7 +281,7 @@ def _garbled(device: Device) -> Failure:
 
 def _missing(device: Device, runtime: str, error: ProgramError) -> JobError:
     if "ModuleNotFoundError" in str(error) or "ImportError" in str(error):
-        return JobError(f"{error}; install {runtime} there: {format_of_runtime(runtime).install}")
+        return JobError(f"{error}; install {runtime} there: {get_runtime(runtime).install}")
     return JobError(f"{error}; see fbnet-profile --check-device {shlex.quote(device.name)}")
 
 

@@ -1,7 +1,7 @@
 """The search: the supernet's weights trained on samples of a strategy, until it derives one network."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -16,13 +16,16 @@ from fbnet_mobile.cost.constraint import Constraint
 from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.data.data import Data, training_batches
 from fbnet_mobile.data.split import Split
+from fbnet_mobile.engine.forecast import forecast
 from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs, seeded
+from fbnet_mobile.engine.losses import Teacher
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import RunFolder, data_settings
 from fbnet_mobile.search.board import Board
 from fbnet_mobile.search.derive import require_feasible
 from fbnet_mobile.search.recipe import SearchRecipe
-from fbnet_mobile.search.results import ARCHITECTURE, RESULT, Searched, SearchEpoch
+from fbnet_mobile.search.results import ARCHITECTURE, RESULT, Searched, SearchEpoch, log_probabilities
+from fbnet_mobile.search.start import Start
 from fbnet_mobile.search.strategies.base import STRATEGIES, SearchContext, Step
 from fbnet_mobile.search.supernet import Supernet
 from fbnet_mobile.space import SearchSpace
@@ -38,22 +41,26 @@ def search(
     out_dir: Path,
     fabric: Fabric,
     *,
+    start: Start | None = None,
     shared_warmup: Path | None = None,
     tensorboard: bool = False,
     show_progress: bool = True,
 ) -> Searched:
     """Search a space for the most accurate network within constraints, or continue where an earlier run stopped.
 
-    ``out_dir`` gets ``architecture.yaml``, ``result.json``, ``log.csv`` (a ``SearchEpoch`` a line) and ``last.pt``
-    (what is needed to continue, the supernet's weights among it).
+    ``out_dir`` gets ``architecture.yaml``, ``result.json``, ``log.csv`` (a ``SearchEpoch`` a line),
+    ``probabilities.csv`` (those of every option, a line an epoch) and ``last.pt`` (what is needed to continue, the
+    supernet's weights among it).
 
     Args:
         space: with as many classes as the data.
         constraints: at least one; the first names the network.
         data: the images, at the space's largest resolution.
-        recipe: how, the name of the strategy among it.
+        recipe: how, the name of the strategy among it; what is 0 in it is fitted to the number of images.
         out_dir: folder of the run; made if it is not there.
         fabric: where and at which precision; already launched.
+        start: the trained network that the space is within; random weights without one. Weights and probabilities are
+            then learned in the same steps, from all images but those held back.
         shared_warmup: a file for the state after the warm-up's whole epochs: taken up if it is there, else written.
             Searches that differ in nothing but their limits do the same until then.
         tensorboard: write scalars and the probabilities of all choices into ``out_dir/tensorboard`` too.
@@ -65,8 +72,9 @@ def search(
             ``out_dir``), or another process works there.
     """
     require_feasible(space, constraints)
+    recipe = recipe.fitted(len(data.train))
     with seeded(fabric, recipe.seed):
-        run = _Search(space, constraints, data, recipe, out_dir, fabric, shared_warmup, show_progress)
+        run = _Search(space, constraints, data, recipe, out_dir, fabric, start, shared_warmup, show_progress)
     settings = {
         **asdict(recipe),
         **data_settings(data),
@@ -74,6 +82,7 @@ def search(
         "constraints": [[constraint.name, constraint.digest] for constraint in constraints],
         _LIMITS: [constraint.limit for constraint in constraints],
         "precision": str(fabric.strategy.precision.precision),
+        "within": start.digest if start is not None else "",
     }
     run.folder = RunFolder(out_dir, "search", settings, SearchEpoch, fabric, results=[ARCHITECTURE, RESULT])
     with run.folder, ExitStack() as held:
@@ -102,6 +111,7 @@ class _Search(Task[SearchEpoch]):
         recipe: SearchRecipe,
         out_dir: Path,
         fabric: Fabric,
+        start: Start | None,
         shared_warmup: Path | None,
         show_progress: bool,
     ) -> None:
@@ -112,7 +122,14 @@ class _Search(Task[SearchEpoch]):
         self.weight_images, self.architecture_images = data.train.split(recipe.weight_share, recipe.seed)
         self.steps = self.weight_images.steps(recipe.batch_size)
 
-        self.supernet = Supernet(space, recipe.mode).to(memory_format=torch.channels_last)
+        self.supernet = Supernet(space, recipe.mode)
+        self.trained = start is not None
+        self.loss: Callable[..., Tensor] = lambda logits, labels, *_: F.cross_entropy(logits, labels)
+        self.teacher: Teacher | None = None
+        if start is not None:
+            self.supernet.adopt(start.sorted_network(space, data, self.weight_images, recipe))
+            self.loss, self.teacher = start.loss(recipe, data, fabric)
+        self.supernet = self.supernet.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
             self.supernet.parameters(),
             lr=recipe.learning_rate,
@@ -121,10 +138,20 @@ class _Search(Task[SearchEpoch]):
         )
         self.parallel, self.optimizer = fabric.setup(self.supernet, self.optimizer)
         context = SearchContext(
-            space, constraints, recipe, fabric, self.supernet, self.architecture_images, data, out_dir, show_progress
+            space,
+            constraints,
+            recipe,
+            fabric,
+            self.supernet,
+            self.architecture_images,
+            data,
+            out_dir,
+            self.trained,
+            show_progress,
         )
         self.strategy = STRATEGIES.get(recipe.strategy)(context)
-        self.learning_steps = self.architecture_images.steps(recipe.batch_size) if self.strategy.learns else 0
+        apart = self.strategy.learns and not self.trained
+        self.learning_steps = self.architecture_images.steps(recipe.batch_size) if apart else 0
         self.weight_means, self.learned_means = Means(fabric, 1), Means(fabric, 2)
 
     def run(self, epoch: int) -> Iterator[None]:
@@ -141,6 +168,33 @@ class _Search(Task[SearchEpoch]):
                     learned = self.strategy.learn(*next(learning_batches), self._step(epoch, number, 1))
                     self.learned_means.add(learned.loss, learned.accuracy)
             yield
+
+    def steps_left(self, epoch: int, step: int) -> float:
+        """See ``Task``; a step of the strategy counts as much as one of the weights."""
+        done, frozen = epoch - 1 + step / self.steps, self.recipe.warmup * self.epochs
+        return super().steps_left(epoch, step) + (self.epochs - max(done, frozen)) * self.learning_steps
+
+    def forecast(self) -> str:
+        """See ``Task``."""
+        with torch.no_grad():
+            weights = self.strategy.sample(self._step(1, 1, 0))
+        side = self.data.resolution
+
+        def loss(images: int) -> Tensor:
+            pixels = torch.zeros(images, 3, side, side, device=self.fabric.device)
+            with self.fabric.strategy.precision.forward_context():
+                logits = self.supernet(pixels.contiguous(memory_format=torch.channels_last), weights)
+            mean: Tensor = logits.float().square().mean()
+            return mean
+
+        done = len(self.folder.history)
+        batch = self.batch_size // self.fabric.world_size
+        with seeded(self.fabric, self.seed):
+            found = forecast(self.supernet, loss, batch, self.steps_left(done, self.steps))
+        return (
+            f"{'to go' if done else 'the search'}: {found}, by a trial step; {self.epochs - done} epochs of "
+            f"{len(self.weight_images):,} images for the weights and {len(self.architecture_images):,} for the choices"
+        )
 
     def _step(self, epoch: int, number: int, purpose: int) -> Step:
         generator = torch.Generator().manual_seed(derive_seed(self.recipe.seed, epoch, number, purpose))
@@ -161,13 +215,17 @@ class _Search(Task[SearchEpoch]):
     def _train_weights(self, images: Tensor, labels: Tensor, step: Step) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate_at(step.progress)
-        with torch.no_grad():
+        follows = self.trained and step.progress > self.recipe.warmup
+        with torch.set_grad_enabled(follows):
             weights = self.strategy.sample(step)
         self.parallel.train()
         self.optimizer.zero_grad()
-        loss = F.cross_entropy(self.parallel(images, weights), labels)
+        logits = self.parallel(images, weights)
+        loss = self.loss(logits, labels, images, self.teacher)
         self.fabric.backward(loss)
         self.optimizer.step()
+        if follows:
+            self.strategy.follow(loss.detach(), step)
         self.weight_means.add(loss.detach())
 
     def losses(self) -> list[float]:
@@ -198,8 +256,11 @@ class _Search(Task[SearchEpoch]):
         warmup = self.shared_warmup
         if warmup is not None and row.epoch == self.recipe.shared_epochs and not warmup.exists():
             self.folder.write_state(warmup, self.state_dict)
+        probabilities = self.strategy.probabilities()
+        if probabilities:
+            log_probabilities(self.folder.path, row.epoch, probabilities, self.space)
         if self.board is not None:
-            self.board.log_epoch(row, self.strategy.probabilities(), self.space)
+            self.board.log_epoch(row, probabilities, self.space)
 
     def line(self, row: SearchEpoch) -> str:
         """See ``Task``."""

@@ -32,6 +32,8 @@ class Position:
         skip: the variable that says whether the block is left out, if it may be.
         fixed: what the block's choices are for which there is no variable.
         candidates: for each option of a choice between whole blocks, the position with nothing but that block.
+        trained: whether its choices are fields of the block itself, which is then searched as the largest that it may
+            be, with less of it (``Block.from_fields``), instead of ``Block.choices``.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Position:
     skip: str | None = None
     fixed: Mapping[str, Option] = field(default_factory=dict)
     candidates: Mapping[str, "Position"] = field(default_factory=dict)
+    trained: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,6 +58,13 @@ class Position:
     def between(self) -> bool:
         """Whether it is neither the first nor the last, whose input or output has no choice of width."""
         return isinstance(self.in_channels, str) and isinstance(self.out_channels, str)
+
+    def only(self, choice: str) -> Option | None:
+        """The value of a choice of the block's that the space leaves no other option; None if it says nothing of it."""
+        if choice in self.fixed:
+            return self.fixed[choice]
+        options = self.variables[self.own[choice]] if choice in self.own else ()
+        return options[0] if len(options) == 1 else None
 
     def widths(self, name: str | int) -> tuple[int, ...]:
         """The options of a variable that is a whole number: a width, a kernel size; a number is its own only option."""
@@ -100,7 +110,8 @@ class Position:
 
     def build(self, resolution: int, in_channels: int, out_channels: int, own: Mapping[str, Option]) -> Block:
         """The block for an input resolution of the network, its widths, and a value for each of its own choices."""
-        return self.kind.from_choices(
+        make = self.kind.from_fields if self.trained else self.kind.from_choices
+        return make(
             in_channels=in_channels,
             out_channels=out_channels,
             resolution=-(-resolution // self.downsampling),

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,8 +22,8 @@ ENOUGH_LOSS = 0.003
 _IMAGES, _BATCH = 128, 32
 
 
-def begin(path: Path, data: Data, say: Callable[[str], None]) -> tuple[Rounded, Data, str]:
-    """Return what is trained, the data normalised as the checkpoint's were, and what tells it from others.
+def begin(path: Path, data: Data, say: Callable[[str], None]) -> tuple[Rounded, str]:
+    """Return what is trained, and what tells it from others.
 
     Ranges are those of the method (:data:`fbnet_mobile.formats.ranges.METHODS`) whose logits are nearest to those
     without rounding, on other training images than those that were looked at. What this loses, on the validation
@@ -32,18 +31,15 @@ def begin(path: Path, data: Data, say: Callable[[str], None]) -> tuple[Rounded, 
 
     Args:
         path: a checkpoint that fbnet-train wrote.
-        data: the images to be trained on.
+        data: the images to be trained on, normalised as the checkpoint's were.
         say: called with a line for people.
 
     Raises:
-        UserError: it is none, or one for other classes, or is quantised already.
+        UserError: it is none, or one for other classes.
     """
     checkpoint = load_checkpoint(path)
     if checkpoint.classes != data.classes:
         raise UserError(f"{shown(path)} is for other classes than the data have; give the data it was trained on")
-    if checkpoint.quantized:
-        raise UserError(f"{shown(path)} is quantised already; give the checkpoint that it was trained from")
-    data = replace(data, mean=checkpoint.mean, std=checkpoint.std)
     network = checkpoint.network(str(path))
     graph = lower(network, (1, 3, checkpoint.resolution, checkpoint.resolution))
     images = torch.cat([pixels for pixels, _ in data.train.limit(2 * _IMAGES).batches(_BATCH)])
@@ -58,7 +54,7 @@ def begin(path: Path, data: Data, say: Callable[[str], None]) -> tuple[Rounded, 
         f"{shown(path)}: {before:.2%} of the validation images right, {after:.2%} in int8 without training"
         + ("; that is enough: fbnet-export --precision int8 needs no training" if enough else "")
     )
-    return tried[best], data, f"quantised from {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return tried[best], f"quantised from {hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ Each file was written from the network that its ``description`` names, as that s
 its rounding, and what it calls a skip is a 1x1 convolution where the width changes and is left out where nothing does.
 """
 
+import csv
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -87,6 +88,31 @@ def load_architecture(name_or_path: str) -> Architecture:
     raise UserError(f"{unknown('network', name_or_path, known)}; or give the path of a YAML file")
 
 
+class Importable(NamedTuple):
+    """A network of others that becomes ours, see ``fbnet_mobile.zoo.importing``.
+
+    Attributes:
+        name: that ``--model`` takes.
+        resolution: height and width of its input, in pixels, as its weights were trained.
+        macs: multiply-accumulates of convolutions and linear layers there.
+        params: trainable parameters.
+    """
+
+    name: str
+    resolution: int
+    macs: int
+    params: int
+
+
+def importable() -> tuple[Importable, ...]:
+    """The networks of timm 1.0.31, torchvision 0.29.1 and the packages that can be imported (benchmarks/imports.py)."""
+    text = (resources.files("fbnet_mobile.zoo") / "importable.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    return tuple(
+        Importable(row["name"], *(int(row[field]) for field in ("resolution", "macs", "params"))) for row in rows
+    )
+
+
 def published_macs(architecture: Architecture) -> int:
     """Multiply-accumulates for one image as the source counts its "flops".
 
@@ -109,5 +135,5 @@ def _pooled_elements(block: Block) -> int:
     if isinstance(block, InvertedResidual) and block.se_channels is not None:
         return block.depthwise_channels * block.out_resolution**2
     if isinstance(block, Head):
-        return block.conv_channels * block.resolution**2 + (block.hidden_channels or 0)
+        return block.pooled_channels * block.resolution**2 + (block.hidden_channels or 0)
     return 0

@@ -28,6 +28,7 @@ def said(path: Path) -> ModelMetadata:
         ("ml-kit", "tflite", "uint8"),
         ("tflm", "tflite", "float32"),
         ("openvino", "onnx", "float32"),
+        ("mnn", "tflite", "float32"),
         ("ort-web", "onnx", "float32"),
     ],
 )
@@ -49,6 +50,7 @@ def test_a_client_picks_the_options(client: str, suffix: str, takes: str, checkp
             {"precision": "fp16"},
             "precision fp16: it computes with no 16-bit weights",
         ),
+        ("mnn", "tflite", {"precision": "fp16"}, "precision fp16: it fails on it; .* give fp32, or leave out --for"),
         ("tflm", "tflite", {"input": "uint8"}, "input uint8: it casts no pixels to floats; give float32"),
         ("ort-web", "mlpackage", {}, "onnxruntime-web does not open files with format coreml; give onnx"),
     ],

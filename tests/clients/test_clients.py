@@ -103,7 +103,7 @@ def classify(client: str, model: Path, photograph: Path) -> dict[str, float]:
         command = [str(CACHE / "venv/bin/python"), str(APPS / f"{client}_classify.py"), str(model), str(photograph)]
     done = subprocess.run(command, input=image, capture_output=True, check=False, timeout=300)
     if done.returncode:
-        raise ValueError(done.stderr.decode()[-2000:])
+        raise ValueError(done.stderr.decode()[-2000:] if done.returncode > 0 else f"Error: signal {-done.returncode}")
     scores: dict[str, float] = json.loads(done.stdout.decode().splitlines()[-1])
     return scores
 
@@ -115,6 +115,8 @@ OPENED = {
     ("openvino", "onnx"): set(ALL),
     ("tflm", "tflite"): {"fp32-float32", "fp32-alike", "int8-float32", "int8-alike"},
     ("ort_web", "onnx"): set(ALL),
+    ("mnn", "tflite"): {name for name in ALL if name.startswith("fp32")},
+    ("mnn", "onnx"): {name for name in ALL if not name.startswith("int8")},
 }
 """What each client opens; what is not named it refuses."""
 
@@ -124,6 +126,7 @@ TITLES = {
     "openvino": "OpenVINO 2026.4",
     "tflm": "TensorFlow Lite for Microcontrollers",
     "ort_web": "onnxruntime-web 1.30",
+    "mnn": "MNN's converter 3.6",
 }
 
 
@@ -150,7 +153,7 @@ def test_what_is_picked_for_a_client_is_what_it_opens() -> None:
         assert suffix in known.formats
         for precision in ("fp32", "fp16", "int8"):
             for takes in ("float32", "uint8"):
-                promised = precision in known.precisions and takes in known.inputs
+                promised = precision in known.formats[suffix] and takes in known.inputs
                 assert not promised or f"{precision}-{takes}" in opened
 
 
@@ -177,3 +180,82 @@ def test_labels_and_scores_are_those_of_pytorch_or_the_file_is_refused(
         found = np.array([scores[label] for label in NAMES])
         assert NAMES[found.argmax()] == NAMES[row.argmax()]
         assert np.abs(found - row).max() < {"fp32": 1e-4, "fp16": 5e-3, "int8": 0.15}[name[:4]]
+
+
+JAVA = {
+    "android.content.Context": "class Context {}",
+    "android.graphics.Bitmap": "class Bitmap {}",
+    "androidx.camera.core.ImageInfo": "interface ImageInfo { int getRotationDegrees(); }",
+    "androidx.camera.core.ImageProxy": "interface ImageProxy {"
+    "  ImageInfo getImageInfo(); android.graphics.Bitmap toBitmap(); }",
+    "com.google.mediapipe.framework.image.MPImage": "class MPImage {}",
+    "com.google.mediapipe.framework.image.BitmapImageBuilder": "class BitmapImageBuilder {"
+    "  public BitmapImageBuilder(android.graphics.Bitmap bitmap) {}  public MPImage build() { return null; } }",
+    "com.google.mediapipe.tasks.core.BaseOptions": "abstract class BaseOptions {"
+    "  public static Builder builder() { return null; }"
+    "  public abstract static class Builder {"
+    "    public abstract Builder setModelAssetPath(String value);"
+    "    public final BaseOptions build() { return null; } } }",
+    "com.google.mediapipe.tasks.vision.core.RunningMode": "enum RunningMode { IMAGE, VIDEO, LIVE_STREAM }",
+    "com.google.mediapipe.tasks.vision.core.ImageProcessingOptions": "abstract class ImageProcessingOptions {"
+    "  public static Builder builder() { return null; }"
+    "  public abstract static class Builder {"
+    "    public abstract Builder setRotationDegrees(int value);"
+    "    public final ImageProcessingOptions build() { return null; } } }",
+    "com.google.mediapipe.tasks.components.containers.Category": "abstract class Category {"
+    "  public abstract float score();  public abstract String categoryName(); }",
+    "com.google.mediapipe.tasks.components.containers.Classifications": "abstract class Classifications {"
+    "  public abstract java.util.List<Category> categories(); }",
+    "com.google.mediapipe.tasks.components.containers.ClassificationResult": "abstract class ClassificationResult {"
+    "  public abstract java.util.List<Classifications> classifications(); }",
+    "com.google.mediapipe.tasks.vision.imageclassifier.ImageClassifierResult": "abstract class ImageClassifierResult {"
+    "  public abstract com.google.mediapipe.tasks.components.containers.ClassificationResult classificationResult(); }",
+    "com.google.mediapipe.tasks.vision.imageclassifier.ImageClassifier": "class ImageClassifier {"
+    "  public static ImageClassifier createFromOptions("
+    "    android.content.Context context, ImageClassifierOptions options) { return null; }"
+    "  public ImageClassifierResult classify(com.google.mediapipe.framework.image.MPImage image,"
+    "    com.google.mediapipe.tasks.vision.core.ImageProcessingOptions options) { return null; }"
+    "  public void close() {}"
+    "  public abstract static class ImageClassifierOptions {"
+    "    public static Builder builder() { return null; }"
+    "    public abstract static class Builder {"
+    "      public abstract Builder setBaseOptions(com.google.mediapipe.tasks.core.BaseOptions options);"
+    "      public abstract Builder setRunningMode(com.google.mediapipe.tasks.vision.core.RunningMode mode);"
+    "      public abstract Builder setMaxResults(Integer number);"
+    "      public final ImageClassifierOptions build() { return null; } } } }",
+}
+"""What the Kotlin uses of Android, CameraX and MediaPipe Tasks, as their sources declare it; their own packages are not
+to be had where the tests run."""
+
+
+def test_the_kotlin_compiles(tmp_path: Path) -> None:
+    for name, body in JAVA.items():
+        package, _, _ = name.rpartition(".")
+        source = tmp_path / "declared" / Path(*name.split(".")).with_suffix(".java")
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.write_text(f"package {package};\npublic {body}\n")
+    compiler = CACHE / "node/node_modules/kotlin-compiler/bin/kotlinc"
+    command = [
+        "bash",
+        str(compiler),
+        str(APPS / "Classifier.kt"),
+        str(tmp_path / "declared"),
+        "-Werror",
+        "-d",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "Classifier.class").exists()
+
+
+def test_the_swift_is_grammatical() -> None:
+    read = (
+        "import sys, tree_sitter, tree_sitter_swift; language = tree_sitter.Language(tree_sitter_swift.language());"
+        "print(tree_sitter.Parser(language).parse(sys.stdin.buffer.read()).root_node.has_error)"
+    )
+    text = (APPS / "Classifier.swift").read_bytes()
+    for content, expected in ((text, "False"), (text.replace(b"throws {", b"throws"), "True")):
+        command = [str(CACHE / "venv/bin/python"), "-c", read]
+        done = subprocess.run(command, input=content, capture_output=True, check=True, timeout=60)
+        assert done.stdout.decode().strip() == expected

@@ -81,7 +81,7 @@ def test_an_arm_board_runs_and_measures_what_this_machine_does(
     board: RemoteDevice, runtime: str, tmp_path: Path
 ) -> None:
     assert board.facts().operating_system.endswith("aarch64")
-    assert runtime_version(board, runtime) == format_of_runtime(runtime).version()
+    assert runtime_version(board, runtime) == format_of_runtime(runtime).runtime.version()
 
     torch.manual_seed(0)
     block = InvertedResidual(

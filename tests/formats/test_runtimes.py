@@ -7,23 +7,26 @@ import torch
 from torch import nn
 
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.formats.base import FORMATS, format_of, format_of_runtime, write
+from fbnet_mobile.formats.base import FORMATS, all_runtimes, format_of, get_format, get_runtime, write
 from fbnet_mobile.formats.coreml import run as coreml
 from fbnet_mobile.graph.trace import trace
 
+WAYS = [(entry.name, name) for entry in all_runtimes().values() for name in entry.formats]
+"""Every runtime with each format that it runs."""
 
-@pytest.mark.parametrize("name", [entry.runtime for entry in FORMATS.values()])
-def test_a_runtime_knows_itself_and_checks_its_inputs(name: str, tmp_path: Path) -> None:
-    runtime = format_of_runtime(name)
-    assert runtime.runtime == name
-    assert runtime.version()[0].isdigit()
+
+@pytest.mark.parametrize(("name", "file_format"), WAYS)
+def test_a_runtime_knows_itself_and_checks_its_inputs(name: str, file_format: str, tmp_path: Path) -> None:
+    entry = get_format(file_format).run_by(name)
+    assert entry.runtime.name == name
+    assert entry.runtime.version()[0].isdigit()
     torch.manual_seed(0)
     layer = nn.Linear(2, 3)
-    path = tmp_path / f"m{runtime.suffix}"
-    write(trace(nn.Sequential(nn.Flatten(), layer), (1, 2, 1, 1)), path, runtime.name)
+    path = tmp_path / f"m{entry.suffix}"
+    write(trace(nn.Sequential(nn.Flatten(), layer), (1, 2, 1, 1)), path, file_format)
 
-    assert format_of(path) is runtime
-    session = runtime.load(path, threads=2)
+    assert format_of(path).run_by(name) == entry
+    session = entry.load(path, threads=2)
     images = np.array([[1, 2], [3, 4], [5, 6]], np.float32).reshape(3, 2, 1, 1)
     expected = images[:, :, 0, 0] @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
 
@@ -33,10 +36,10 @@ def test_a_runtime_knows_itself_and_checks_its_inputs(name: str, tmp_path: Path)
         session(images.reshape(3, 1, 2, 1))
 
 
-@pytest.mark.parametrize("name", [entry.runtime for entry in FORMATS.values()])
-def test_a_missing_or_damaged_file(name: str, tmp_path: Path) -> None:
-    runtime = format_of_runtime(name)
-    path = tmp_path / f"m{runtime.suffix}"
+@pytest.mark.parametrize(("name", "file_format"), WAYS)
+def test_a_missing_or_damaged_file(name: str, file_format: str, tmp_path: Path) -> None:
+    runtime = get_runtime(name)
+    path = tmp_path / f"m{get_format(file_format).suffix}"
     with pytest.raises(UserError, match="there is no model at"):
         runtime.load(path)
     path.write_bytes(b"no model at all, but bytes enough for a header")
@@ -55,8 +58,10 @@ def test_the_layout_of_another_tools_file_is_told_by_its_shape(tmp_path: Path) -
 
 
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="litert, onnxruntime, coreml"):
-        format_of_runtime("tvm")
+    with pytest.raises(UserError, match="litert, onnxruntime, coreml, openvino"):
+        get_runtime("tvm")
+    with pytest.raises(UserError, match="openvino runs no files of the format coreml; it runs onnx, tflite"):
+        get_format("coreml").run_by("openvino")
     with pytest.raises(UserError, match=r"\.tflite \(tflite\), \.onnx \(onnx\), \.mlpackage"):
         format_of(tmp_path / "m.pt")
 
@@ -65,7 +70,9 @@ def test_running_a_model_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFix
     graph = trace(nn.Conv2d(2, 3, 1), (1, 2, 4, 4))
     for entry in FORMATS.values():
         write(graph, tmp_path / f"m{entry.suffix}", entry.name)
-        entry.load(tmp_path / f"m{entry.suffix}")(np.ones((1, 2, 4, 4), np.float32))
+    for runtime, file_format in WAYS:
+        path = tmp_path / f"m{get_format(file_format).suffix}"
+        assert get_runtime(runtime).load(path)(np.ones((1, 2, 4, 4), np.float32)).shape == (1, 3, 4, 4)
     assert capfd.readouterr() == ("", "")
 
 

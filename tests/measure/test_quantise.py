@@ -103,6 +103,6 @@ def test_a_block_within_a_network_differs_only_by_the_conversions_at_its_ends(
     assert (more - fewer).total() == 2
     assert not fewer - more
     plan = MeasuringPlan(warmup_ms=0, min_ms=0.1)
-    ((_, sample),) = run_models(HostDevice(), format_of(inner).runtime, 1, [inner], plan)
+    ((_, sample),) = run_models(HostDevice(), format_of(inner).runtime.name, 1, [inner], plan)
     assert not isinstance(sample, Failure)
     assert sample.min_us > 0

@@ -53,8 +53,11 @@ def test_what_cannot_be_trained_with_rounding(checkpoint: Path, tmp_path: Path) 
     for given, message in (
         ({"checkpoint": checkpoint}, "give both --checkpoint and --quantize int8"),
         ({"quantize": "int8", "architecture": "fbnetv2-f1"}, "give both --checkpoint and --quantize int8"),
-        ({"checkpoint": checkpoint, "quantize": "int8", "architecture": "fbnetv2-f1"}, "leave out --architecture"),
-        ({}, "no network; give --architecture, or --checkpoint with --quantize int8"),
+        (
+            {"checkpoint": checkpoint, "quantize": "int8", "architecture": "fbnetv2-f1"},
+            "--architecture and --checkpoint to train; give one",
+        ),
+        ({}, "no network to train; give one of --architecture"),
     ):
         with pytest.raises(UserError, match=message):
             fm.train(output=tmp_path / "run", **DATA, **given)

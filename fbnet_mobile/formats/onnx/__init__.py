@@ -6,7 +6,7 @@ has integers for.
 
 import math
 
-from fbnet_mobile.formats.base import Conversion, Format, Imported
+from fbnet_mobile.formats.base import Conversion, Format, Imported, Runtime
 
 _HERE = "fbnet_mobile.formats.onnx"
 _NEEDS = ("onnx", "fbnet-mobile[onnx]")
@@ -14,10 +14,14 @@ _NEEDS = ("onnx", "fbnet-mobile[onnx]")
 FORMAT = Format(
     name="onnx",
     suffix=".onnx",
-    runtime="onnxruntime",
+    runtime=Runtime(
+        name="onnxruntime",
+        formats=("onnx",),
+        load=Imported(f"{_HERE}.run:load"),
+        version=Imported(f"{_HERE}.run:version"),
+        install="python3 -m pip install onnxruntime",
+    ),
     write=Imported(f"{_HERE}.write:write", *_NEEDS),
-    load=Imported(f"{_HERE}.run:load"),
-    version=Imported(f"{_HERE}.run:version"),
     read_metadata=Imported(f"{_HERE}.metadata:read_metadata", *_NEEDS),
     recognises=Imported(f"{_HERE}.metadata:recognises", *_NEEDS),
     conversions={
@@ -35,5 +39,4 @@ FORMAT = Format(
         ),
     },
     options=frozenset({"opset", "dynamic_batch"}),
-    install="python3 -m pip install onnxruntime",
 )

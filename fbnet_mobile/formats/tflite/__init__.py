@@ -6,17 +6,21 @@ integers; what the quantiser has no integers for stays float32.
 
 import math
 
-from fbnet_mobile.formats.base import Conversion, Format, Imported
+from fbnet_mobile.formats.base import Conversion, Format, Imported, Runtime
 
 _HERE = "fbnet_mobile.formats.tflite"
 
 FORMAT = Format(
     name="tflite",
     suffix=".tflite",
-    runtime="litert",
+    runtime=Runtime(
+        name="litert",
+        formats=("tflite",),
+        load=Imported(f"{_HERE}.run:load"),
+        version=Imported(f"{_HERE}.run:version"),
+        install="python3 -m pip install ai-edge-litert",
+    ),
     write=Imported(f"{_HERE}.write:write"),
-    load=Imported(f"{_HERE}.run:load"),
-    version=Imported(f"{_HERE}.run:version"),
     read_metadata=Imported(f"{_HERE}.metadata:read_metadata"),
     recognises=Imported(f"{_HERE}.metadata:recognises"),
     finish=Imported(f"{_HERE}.finish:finish"),
@@ -30,5 +34,4 @@ FORMAT = Format(
             for_measuring=Imported(f"{_HERE}.precision:int8_for_measuring"),
         ),
     },
-    install="python3 -m pip install ai-edge-litert",
 )

@@ -7,7 +7,7 @@ import format_loader
 import numpy as np
 
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.formats.base import FORMATS, Format, Session, existing, unreadable
+from fbnet_mobile.formats.base import FORMATS, Format, Runtime, Session, existing, unreadable
 
 
 def write(graph, path, metadata):
@@ -77,13 +77,16 @@ FORMATS.add(
     Format(
         name="npz",
         suffix=".npz",
-        runtime="npz-torch",
+        runtime=Runtime(
+            name="npz-torch",
+            formats=("npz",),
+            load=load,
+            version=format_loader.version,
+            install="python3 -m pip install torch",
+            loader=Path(format_loader.__file__),
+        ),
         write=write,
-        load=load,
-        version=format_loader.version,
         read_metadata=lambda path: read_head(path)["metadata"],
         recognises=recognises,
-        install="python3 -m pip install torch",
-        loader=Path(format_loader.__file__),
     ),
 )

@@ -1,0 +1,38 @@
+"""How a device's Python loads a file to time it by OpenVINO: put beside the runner, without imports of this project."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import openvino
+
+
+def version() -> str:
+    """As a table states it."""
+    return str(openvino.__version__.split("-")[0])
+
+
+def compiled(path: str, threads: int) -> Any:
+    """The model, compiled to answer one question as soon as it can."""
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # whoever measures chooses the cores
+    }
+    return openvino.Core().compile_model(path, "CPU", options)
+
+
+def load(path: str, threads: int) -> Any:
+    """A function that runs the model once, on random numbers or bytes."""
+    request = compiled(path, threads).create_infer_request()
+    rng = np.random.RandomState(0)
+    for tensor in request.input_tensors:
+        if np.issubdtype(tensor.data.dtype, np.integer):
+            limits = np.iinfo(tensor.data.dtype)
+            tensor.data[:] = rng.randint(limits.min, limits.max + 1, size=tensor.data.shape)
+        else:
+            tensor.data[:] = rng.standard_normal(tensor.data.shape)
+    return request.infer
