@@ -237,7 +237,7 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
         predictor: Predict
         if path.suffix == CHECKPOINT:
             checkpoint = load_checkpoint(path)
-            predictor, resolution = checkpoint.network(str(path)), checkpoint.resolution
+            predictor, resolution = checkpoint.module(str(path)), checkpoint.resolution
             metadata = ModelMetadata(checkpoint.architecture, checkpoint.classes, checkpoint.mean, checkpoint.std)
         else:
             found = ModelMetadata.from_strings(read_metadata(path), str(path))

@@ -261,7 +261,7 @@ def _module(
     trained = load_checkpoint(checkpoint)
     network = Architecture.from_yaml(trained.architecture, str(checkpoint))
     metadata = ModelMetadata(trained.architecture, trained.classes, trained.mean, trained.std)
-    return trained.network(str(checkpoint)), network.input_shape, metadata, network
+    return trained.module(str(checkpoint)), network.input_shape, metadata, network
 
 
 def _calibrate(module: "nn.Module", input_shape: tuple[int, int, int, int]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fbnet_mobile import __version__
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks.network import build, restore
+from fbnet_mobile.blocks.network import Network, build, restore
 from fbnet_mobile.documents import first_problem
 from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.files import write_whole
@@ -59,21 +59,21 @@ class Checkpoint:
     tool_version: str = __version__
     quantized: str = ""
 
-    def network(self, where: str) -> nn.Module:
+    def network(self, where: str) -> Network:
         """The trained network, ready for evaluation; ``where`` names the checkpoint in error messages.
 
-        That of a quantised checkpoint rounds as an int8 file does.
-
         Raises:
-            UserError: the architecture is none, or weights or class names do not fit it.
+            UserError: the architecture is none, or weights or class names do not fit it, or they are quantised.
         """
-        architecture = Architecture.from_yaml(self.architecture, where)
-        if architecture.classes != len(self.classes):
-            raise UserError(
-                f"{shown(where)}: {len(self.classes)} class names for {architecture.classes} logits; train it again"
-            )
+        if self.quantized:
+            raise UserError(f"{shown(where)} is quantised already; give the checkpoint that it was trained from")
+        return restore(self._architecture(where), self.state_dict, where)
+
+    def module(self, where: str) -> nn.Module:
+        """The same; or, of a quantised checkpoint, the network that rounds as an int8 file does."""
         if not self.quantized:
-            return restore(architecture, self.state_dict, where)
+            return self.network(where)
+        architecture = self._architecture(where)
         graph = lower(build(architecture), architecture.input_shape)
         rounded = Rounded(graph, dict.fromkeys(points(graph), (0.0, 0.0)))
         try:
@@ -83,6 +83,14 @@ class Checkpoint:
                 f"{where}: its weights do not fit its architecture {architecture.name} in int8; train it again"
             ) from error
         return rounded.eval()
+
+    def _architecture(self, where: str) -> Architecture:
+        architecture = Architecture.from_yaml(self.architecture, where)
+        if architecture.classes != len(self.classes):
+            raise UserError(
+                f"{shown(where)}: {len(self.classes)} class names for {architecture.classes} logits; train it again"
+            )
+        return architecture
 
 
 _Share = Annotated[FiniteFloat, Field(ge=0, le=1)]

@@ -22,7 +22,7 @@ def observe_graph(graph: Graph, images: Tensor) -> dict[str, Histogram]:
     """Return a histogram of what the input and each node gives, by name, for (N, channels, height, width) images."""
     seen: dict[str, Histogram] = {}
     lowered = Lowered(graph)
-    for batch in images.split(_BATCH):
+    for batch in torch.split(images, _BATCH):
         for node, values in lowered.values(batch):
             seen.setdefault(INPUT if node is None else node.name, Histogram()).add(values.numpy())
     return seen

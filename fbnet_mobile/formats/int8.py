@@ -209,7 +209,7 @@ def quantise(
             errors["corrected"] = attempt[0]
             correction = attempt if attempt[0] < best else None
         layers = _layers(quantiser, path, judged[:_LOOKED_INTO])
-        enough = keep != AUTO or learned or good(expected, actual if correction is None else correction[2])
+        enough = keep != AUTO or bool(learned) or good(expected, actual if correction is None else correction[2])
         some, latest, worst, taken = kept, layers, set[str](), chosen
         found_in_file = {layer.name for layer in layers}
         while not enough and not good(expected, actual):

@@ -108,7 +108,7 @@ class _Round(torch.autograd.Function):
     @classmethod
     def rounded(cls, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Round a tensor to a range, both ends of it scalars."""
-        result: Tensor = cls.apply(x, low.clamp(max=0), high.clamp(min=0))  # type: ignore[no-untyped-call]
+        result: Tensor = cls.apply(x, low.clamp(max=0), high.clamp(min=0))
         return result
 
     @staticmethod

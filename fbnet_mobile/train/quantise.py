@@ -59,4 +59,4 @@ def begin(path: Path, data: Data, say: Callable[[str], None]) -> tuple[Rounded, 
 
 @torch.no_grad()
 def _logits(module: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    return torch.cat([module(batch) for batch in images.split(_BATCH)])
+    return torch.cat([module(batch) for batch in torch.split(images, _BATCH)])

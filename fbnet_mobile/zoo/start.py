@@ -112,8 +112,6 @@ def from_checkpoint(path: Path) -> Start:
         UserError: it is no checkpoint, or a damaged one.
     """
     checkpoint = load_checkpoint(path)
-    if checkpoint.quantized:
-        raise UserError(f"{shown(path)} is quantised already; give the checkpoint that it was trained from")
     weights = checkpoint.network(str(path)).state_dict()  # which sees that they fit
     architecture = Architecture.from_yaml(checkpoint.architecture, str(path))
     return Start(
