@@ -221,7 +221,10 @@ def quantise(
                 break
             some = more
             # By another way to ranges, too: the first was chosen where what is mended now hid what it does.
-            attempts = {method: tried(found_by(method), some) for method in dict.fromkeys((chosen, _OTHERWISE))}
+            attempts = {
+                method: tried(found_by(method), some)
+                for method in dict.fromkeys((chosen, _OTHERWISE) if ranges == AUTO else (chosen,))
+            }
             way = min(attempts, key=lambda method: attempts[method][0])
             now, another, actual = attempts[way]
             latest = _layers(quantiser, another, judged[:_LOOKED_INTO])
