@@ -1,7 +1,6 @@
 """From model files to their latency on a device, beside the prediction, and their accuracy."""
 
 import importlib.metadata
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,11 +95,9 @@ def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
 
 def _is_result(path: Path) -> bool:
     """Whether a file is an earlier result of a benchmark."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.get("kind") == BenchmarkResult.kind
+    from fbnet_mobile.documents import read_record
+
+    return read_record(path, BenchmarkResult.kind) is not None
 
 
 def published() -> PublishedNetworks:

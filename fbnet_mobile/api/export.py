@@ -9,6 +9,7 @@ from fbnet_mobile.api.call import (
     arguments_path,
     check_arguments,
     check_output,
+    command_line,
     takes,
     write_arguments,
 )
@@ -87,7 +88,7 @@ def export(options: ExportOptions) -> ExportResult:
         )
     if recipe.device is None and recipe.latency_table is not None:
         raise UserError("--latency-table predicts what --device measures; add --device host, or leave it out")
-    kept = arguments_path(recipe.output)
+    kept, record = arguments_path(recipe.output), recipe.output.with_name(f"{recipe.output.name}.export.json")
     inputs_given = [
         recipe.checkpoint,
         recipe.weights,
@@ -98,6 +99,10 @@ def export(options: ExportOptions) -> ExportResult:
     ]
     check_output(recipe.output, inputs=inputs_given, replaces=Path.exists)  # the format knows its own
     check_arguments(kept)
+    from fbnet_mobile.documents import write_json
+    from fbnet_mobile.files import refuse_foreign
+
+    refuse_foreign(record, _is_record)
     device = _device(recipe.device, chosen.runtime.name, options.runtime) if recipe.device is not None else None
     table = _table(recipe.latency_table) if recipe.latency_table is not None else None
     peer = recipe.model if recipe.model is not None and _is_of_others(recipe.model) else None
@@ -170,7 +175,16 @@ def export(options: ExportOptions) -> ExportResult:
     if device is not None:
         latency = _latency(recipe.output, device, chosen.runtime.name, recipe.precision, network, table)
     name = (network.name if network is not None else str(peer)) if fresh else ""
-    return ExportResult(file, data, same_classes, name, latency, recipe.sensitivity)
+    result = ExportResult(file, data, same_classes, name, latency, recipe.sensitivity, command_line("export", options))
+    write_json(record, result, replaces=_is_record)
+    return result
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file is what an earlier export left beside its file."""
+    from fbnet_mobile.documents import read_record
+
+    return read_record(path, ExportResult.kind) is not None
 
 
 def _network(

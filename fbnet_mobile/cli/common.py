@@ -26,6 +26,7 @@ _TYPES: Mapping[type, click.ParamType[Any]] = {
     Path: click.STRING,
 }
 _LONGEST_WORD = 200
+_LONGEST_LINE = 1500
 _COMMON = "Other"
 
 
@@ -127,8 +128,9 @@ def _memory_detail(error: Exception) -> str:
 
 
 def one_line(text: str) -> str:
-    """A message as one line: control characters escaped, and words of hundreds of characters shortened."""
-    return re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: shown(word[0], 123), shown(text, sys.maxsize))
+    """A message as one line: control characters escaped, words of hundreds of characters and whole pages shortened."""
+    words = re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: shown(word[0], 123), shown(text, sys.maxsize))
+    return shown(words, _LONGEST_LINE)
 
 
 class _Command(click.Command):
@@ -207,9 +209,10 @@ def _parameter(item: RecipeField) -> click.Parameter:
 def _called(program: Program, known: Mapping[str, RecipeField], given: dict[str, Any]) -> None:
     common = build(CommonOptions, _part(CommonOptions, given))
     with _stdout_for_the_result(common.json):
-        done, own = None, _part(program.options, given)
+        done = None
         if common.config is not None:
-            own = {**_configured(common.config, program), **own}
+            given = {**_configured(common.config, program), **given}
+        own = _part(program.options, given)
         if program.instead is not None:
             try:
                 done = program.look(build(program.instead, _part(program.instead, given)), own)

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fbnet_mobile.api import evaluate, plan
+from fbnet_mobile.api import dry_run, evaluate
 from fbnet_mobile.api import train as api
 from fbnet_mobile.cli.common import Lines, Program, run
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.recipe import option, recipe_fields
-from fbnet_mobile.report.console import evaluation_lines, plan_lines, train_lines
+from fbnet_mobile.report.console import dry_run_lines, evaluation_lines, train_lines
 
 _INSTEAD = "Instead of training"
 
@@ -40,7 +40,7 @@ def _look(asked: Instead, others: dict[str, Any]) -> tuple[Any, Lines] | None:
                 )
         return evaluate.evaluate(checkpoint=asked.evaluate, **others), evaluation_lines
     if asked.dry_run:
-        return plan.plan(**{"output": Path("run"), **others}), plan_lines
+        return dry_run.dry_run(**{"output": Path("run"), **others}), dry_run_lines
     return None
 
 

@@ -33,6 +33,28 @@ def cost_range(space: SearchSpace, constraint: Constraint) -> CostRange:
     return CostRange(constraint.fixed + lowest, constraint.fixed + highest)
 
 
+def cheapest(space: SearchSpace, costs: Costs) -> dict[str, Option]:
+    """The assignment of a network whose blocks cost least together; with negated costs, of one that costs most."""
+    chain = Chain(space)
+    bounds = chain.suffix_bounds(costs)
+    at: dict[str, int] = {}
+    for link, after in zip(chain.links, bounds[1:], strict=True):
+        names = link.position.names
+        array = costs[link.position.name]
+        least = np.inf
+        chosen: dict[str, int] = {}
+        for fresh in chain.combinations(link.fresh):
+            known = {**at, **dict(zip(link.fresh, fresh, strict=True))}
+            part = array[tuple(slice(None) if name in link.own else known[name] for name in names)]
+            own = np.unravel_index(int(part.argmin()), part.shape)
+            total = float(part[own]) + after[tuple(known[name] for name in link.kept)]
+            if total < least:
+                named = [name for name in names if name in link.own]
+                least, chosen = total, {**known, **{name: int(n) for name, n in zip(named, own, strict=True)}}
+        at = chosen
+    return {name: options[at[name]] for name, options in space.variables.items()}
+
+
 def clamped(space: SearchSpace, constraint: Constraint) -> tuple[Constraint, str]:
     """The constraint with a limit that is no larger than the space's largest network, and what to say of it.
 
@@ -65,26 +87,3 @@ def require_reachable(space: SearchSpace, constraints: Sequence[Constraint]) -> 
                 f"no network of space {space.name} has {constraint}: the reachable range is "
                 f"{constraint.readable(reach.lowest)} to {constraint.readable(reach.highest)}"
             )
-
-
-def cheapest(space: SearchSpace, costs: Costs) -> dict[str, Option]:
-    """The assignment of the network whose blocks cost least together; with costs negated, most."""
-    chain = Chain(space)
-    after = chain.suffix_bounds(costs)
-    at: dict[str, int] = {}
-    for number, link in enumerate(chain.links, start=1):
-        name, names = link.position.name, link.position.names
-        free = [each for each in names if each in (*link.fresh, *link.own)]
-        found: tuple[float, dict[str, int]] | None = None
-        for fresh in chain.combinations(link.fresh):
-            chosen = {**at, **dict(zip(link.fresh, fresh, strict=True))}
-            index = tuple(slice(None) if each in link.own else chosen[each] for each in names)
-            here = np.asarray(costs[name][index])
-            least = np.unravel_index(int(here.argmin()), here.shape)
-            chosen |= dict(zip((each for each in names if each in link.own), map(int, least), strict=True))
-            total = float(here.min()) + after[number][tuple(chosen[each] for each in link.kept)]
-            if found is None or total < found[0]:
-                found = total, {each: chosen[each] for each in free}
-        assert found is not None
-        at |= found[1]
-    return {name: options[at[name]] for name, options in space.variables.items()}

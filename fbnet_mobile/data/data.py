@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fbnet_mobile.data.augment import SMALL_IMAGE, augment, find_augmentation, normalise
+from fbnet_mobile.data.decode import shorter_side
 from fbnet_mobile.data.sources import Images, Joined, Source, only, open_source, unlabelled_images
 from fbnet_mobile.data.split import Split, hold_out, limited
 from fbnet_mobile.data.store import (
@@ -31,7 +32,7 @@ from fbnet_mobile.progress import ProgressBar
 MEMORY_LIMIT = 2 * 10**9
 """Bytes of decoded pixels up to which a data set is held in memory."""
 
-_STATISTICS_IMAGES, _TRIED = 4096, 32
+_STATISTICS_IMAGES, _TRIED, _GLIMPSED = 4096, 32, 32
 
 
 @dataclass(frozen=True)
@@ -405,6 +406,45 @@ def load_images(
     with ProgressBar("reading images", len(chosen)) as bar:
         pixels, _ = decode_all(images, chosen, resolution, bar)
     return pixels.permute(0, 3, 1, 2), images.labels[chosen], opened.classes
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """What can be known of labelled images without decoding them.
+
+    Attributes:
+        classes: class names, in the order of the labels.
+        training: how many images there are to learn from.
+        side: their shorter side in pixels, the median of some.
+    """
+
+    classes: tuple[str, ...]
+    training: int
+    side: int
+
+
+def glimpse(
+    source: str, *, root: Path | None = None, classes: Sequence[str] = (), seed: int = 0, limit: int | None = None
+) -> Glimpse:
+    """Look at the images that :func:`load_data` loads; the arguments are its own.
+
+    Raises:
+        UserError: as :func:`load_data`; of images that cannot be opened, if none of those looked at can.
+    """
+    opened = _open(source, root, 1, seed, classes)
+    images, positions = hold_out(opened.parts, opened.classes, source, seed)["train"]
+    training = len(positions) if limit is None else min(limit, len(positions))
+    looked_at = positions[torch.linspace(0, len(positions) - 1, min(_GLIMPSED, len(positions))).long()]
+    sides, error = [], None
+    for number in looked_at.tolist():
+        try:
+            sides.append(shorter_side(images, number))
+        except UserError as found:  # which load_data stops at, or leaves out
+            error = found
+    if not sides:
+        assert error is not None
+        raise error
+    return Glimpse(opened.classes, training, sorted(sides)[len(sides) // 2])
 
 
 def _open(source: str, root: Path | None, resolution: int, seed: int, classes: Sequence[str]) -> Source:

@@ -39,6 +39,19 @@ def read_image(images: Images, number: int, size: int) -> Image.Image:
         raise _undecodable(images, number, error) from error
 
 
+def shorter_side(images: Images, number: int) -> int:
+    """Pixels of the shorter side of an image, of which no more is read than that takes.
+
+    Raises:
+        UserError: it cannot be opened, for the reason that is said.
+    """
+    try:
+        with without_warnings():
+            return min(images.read(number).size)
+    except Exception as error:  # as above
+        raise _undecodable(images, number, error) from error
+
+
 def read_pixels(images: Images, number: int, resolution: int) -> Pixels:
     """Decode one image and cut its middle out: (R, R, 3) uint8.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.engine.allocator import tune_allocator
 from fbnet_mobile.engine.checkpoint import tensors_in
+from fbnet_mobile.engine.forecast import duration, memory_used
 from fbnet_mobile.engine.processes import mean
 from fbnet_mobile.engine.run_folder import Row, RunFolder
 from fbnet_mobile.errors import JobError, enough_memory
@@ -81,6 +82,14 @@ class Task(ABC, Generic[Row]):
     @abstractmethod
     def run(self, epoch: int) -> Iterator[None]:
         """Make the steps of an epoch that are not ``done``, yielding after each."""
+
+    def steps_left(self, epoch: int, step: int) -> float:
+        """How many steps are to be made after one of an epoch, others than those of weights counted by their cost."""
+        return (self.epochs - epoch) * self.steps + self.steps - step
+
+    def forecast(self) -> str:
+        """How long what is left will take and how much memory it needs, for people; empty if that is not known."""
+        return ""
 
     @abstractmethod
     def losses(self) -> list[float]:
@@ -154,6 +163,9 @@ def run_epochs(task: Task[Row], folder: RunFolder[Row], *, show_progress: bool =
     )
     batch = f"a batch of {task.batch_size} images of {task.images}"
     with bar, enough_memory(batch, "use a smaller --batch-size, fewer pixels or a smaller network"):
+        pace = _Pace(task)
+        if show_progress and first <= task.epochs and (remark := task.forecast()):
+            bar.say(remark)
         for epoch in range(first, task.epochs + 1):
             started = saved = time.monotonic()
             # Seeded for every epoch, which spares keeping the state of every generator.
@@ -169,6 +181,8 @@ def run_epochs(task: Task[Row], folder: RunFolder[Row], *, show_progress: bool =
                             folder.save_within(task.state_dict)
                             saved = time.monotonic()
                     bar.advance(task.batch_size, note)
+                    if remark := pace.after(epoch, step):
+                        bar.say(remark)
                 # The last step may have spoilt the weights, which no loss has seen yet.
                 if not all(bool(value.isfinite().all()) for value in tensors_in(task.state_dict())):
                     raise _exploded("the weights became infinite", epoch, task, folder)
@@ -176,6 +190,27 @@ def run_epochs(task: Task[Row], folder: RunFolder[Row], *, show_progress: bool =
             speed = images / max(time.monotonic() - started, 1e-9)
             folder.save(row, task.state_dict, lambda: task.write(folder.history[-1]))
             bar.say(f"epoch {epoch}/{task.epochs}: {task.line(row)}, {speed:,.0f} images/s")
+
+
+class _Pace:
+    """Says once, after the first steps, how long the rest will take; the first of all sets things up, and is not in."""
+
+    def __init__(self, task: Task[Any]) -> None:
+        self._task, self._steps = task, 0
+
+    def after(self, epoch: int, step: int) -> str:
+        """A remark to be made after a step, or nothing."""
+        self._steps += 1
+        if self._steps not in (1, _REPORT_STEPS):
+            return ""
+        left = self._task.steps_left(epoch, step)
+        if self._steps == 1:
+            self._began, self._left = time.monotonic(), left
+            return ""
+        seconds = (time.monotonic() - self._began) / (self._left - left) * left
+        memory = memory_used()
+        used = "" if memory is None else f", {memory / 2**30:.1f} GiB of memory in use"
+        return f"{self._task.title}: about {duration(seconds)} left{used}"
 
 
 def _due(task: Task[Row], fabric: Fabric, saved: float) -> bool:

@@ -14,6 +14,8 @@ from fbnet_mobile.report.records import (
     NetworkFound,
     ProfileResult,
     PublishedNetworks,
+    ReportResult,
+    SearchPlan,
     SearchResult,
     TableComparison,
     TrainResult,
@@ -22,7 +24,7 @@ from fbnet_mobile.report.records import (
 if TYPE_CHECKING:
     from fbnet_mobile.formats.int8 import Quantised
     from fbnet_mobile.latency.table import Conditions, Measurement
-    from fbnet_mobile.train.results import Plan
+    from fbnet_mobile.train.results import DryRun
 
 _MOST_CONFUSED = 5
 
@@ -146,6 +148,46 @@ def _found_lines(found: NetworkFound) -> Iterator[str]:
     )
 
 
+def search_plan_lines(plan: SearchPlan) -> Iterator[str]:
+    """What a space reaches, beside what is asked for."""
+    from fbnet_mobile.cost.quantity import QUANTITIES
+
+    def readable(quantity: str, value: float) -> str:
+        return latency(value) if quantity == "latency" else QUANTITIES.get(quantity).readable(value)
+
+    pixels = " or ".join(map(str, plan.resolutions))
+    yield f"{plan.why or f'space {plan.space}'}: {plan.networks:.2g} networks for {pixels} pixels"
+    shown = [number for number, limit in enumerate(plan.limits) if limit.quantity not in ("macs", "params")]
+    rows = [["", *(plan.limits[number].label for number in shown), "MACs", "parameters", "pixels"]]
+    rows += [
+        [
+            network.name,
+            *(readable(plan.limits[number].quantity, network.costs[number]) for number in shown),
+            f"{network.macs / 1e6:.2f} M",
+            f"{network.params / 1e6:.3f} M",
+            str(network.resolution),
+        ]
+        for network in plan.found
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *cells in rows:
+        numbers = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
+        yield "  ".join([f"  {name:<{widths[0]}}", *numbers])
+    for limit in plan.limits:
+        for value in limit.limits:
+            if value < limit.lowest:
+                verdict = f"out of reach: no network has less than {readable(limit.quantity, limit.lowest)}"
+            elif value >= limit.highest:
+                verdict = "above every network: it limits nothing"
+            else:
+                verdict = "inside"
+            yield f"{limit.label} of at most {readable(limit.quantity, value)}: {verdict}"
+    if len([limit for limit in plan.limits if limit.limits]) > 1:
+        yield f"all together: {'there are networks within them' if all(plan.feasible) else 'no network is within them'}"
+    if plan.data:
+        yield plan.data
+
+
 def train_lines(result: TrainResult) -> Iterator[str]:
     """A trained network's accuracy."""
     yield (
@@ -179,7 +221,7 @@ def evaluation_lines(result: EvaluationResult) -> Iterator[str]:
         yield f"evaluation.json and pictures of it are in {result.output}"
 
 
-def plan_lines(result: "Plan") -> Iterator[str]:
+def dry_run_lines(result: "DryRun") -> Iterator[str]:
     """A training that is not made: its options, its schedule, what it would take."""
     for name, value in result.options.items():
         yield f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
@@ -278,6 +320,21 @@ def _model_lines(model: ModelResult, device: str, cpu: str) -> Iterator[str]:
         yield f"  latency: not timed; {device} does not run {model.runtime}"
     if model.accuracy is not None:
         yield f"  accuracy {model.accuracy:.2%} on {model.images} test images"
+
+
+def report_lines(result: ReportResult) -> Iterator[str]:
+    """A page: where it is, and what it shows."""
+    counts = {
+        "search": result.searches,
+        "training": result.trainings,
+        "latency table": result.tables,
+        "benchmark": result.benchmarks,
+    }
+    plural = {"search": "searches", "training": "trainings"}
+    said = [f"{n} {name if n == 1 else plural.get(name, f'{name}s')}" for name, n in counts.items() if n]
+    yield f"{result.page}: {', '.join(said) or 'exported files'}; {result.size / 1e6:.1f} MB, opens in any browser"
+    for line in result.left_out:
+        yield f"left out {line}"
 
 
 def zoo_lines(result: PublishedNetworks) -> Iterator[str]:

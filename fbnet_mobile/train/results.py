@@ -117,7 +117,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Plan:
+class DryRun:
     """What a training would be.
 
     Attributes:

@@ -16,14 +16,14 @@ from fbnet_mobile.errors import UserError, enough_memory
 from fbnet_mobile.train.optimizer import make_optimizer
 from fbnet_mobile.train.recipe import TrainRecipe
 from fbnet_mobile.train.regularise import regularise
-from fbnet_mobile.train.results import Plan
+from fbnet_mobile.train.results import DryRun
 
 _STEPS, _ROWS = 3, 8
 
 
 def expect(
     module: nn.Module, images: Survey, recipe: TrainRecipe, resolution: int, fabric: Fabric, options: dict[str, Any]
-) -> Plan:
+) -> DryRun:
     """Try three steps, one batch of evaluation, and the decoding of some images, and add up.
 
     A teacher's answers are not among them.
@@ -80,7 +80,7 @@ def expect(
     decoded = count + images.counts["val"] + images.counts["test"]
     passes = 1 if images.in_memory else recipe.epochs
     seen = recipe.epochs * (images.counts["val"] + min(count, recipe.batch_norm_images)) + images.counts["test"]
-    return Plan(
+    return DryRun(
         options=options,
         classes=images.classes,
         images=images.counts,

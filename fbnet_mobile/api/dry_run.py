@@ -4,16 +4,16 @@ from fbnet_mobile.api.call import takes
 from fbnet_mobile.api.train import TrainOptions, start_of
 from fbnet_mobile.recipe import plain
 from fbnet_mobile.train.recipe import with_recipe
-from fbnet_mobile.train.results import Plan
+from fbnet_mobile.train.results import DryRun
 
 
 @takes(TrainOptions, with_recipe)
-def plan(options: TrainOptions) -> Plan:
+def dry_run(options: TrainOptions) -> DryRun:
     """Resolve all options of a training, look at its images, try some of its steps, and say what to expect."""
     from fbnet_mobile.api.fabric import make_fabric
     from fbnet_mobile.blocks.network import build
     from fbnet_mobile.data.data import survey
-    from fbnet_mobile.train.plan import expect
+    from fbnet_mobile.train.dry_run import expect
 
     task, images, recipe = options.task, options.images, options.recipe
     network = start_of(task).architecture
