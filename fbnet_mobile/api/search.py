@@ -68,10 +68,8 @@ def search(options: SearchOptions) -> SearchResult:
     task, images = options.task, options.images
     wanted = task.wanted
     asked = _Asked(wanted, complete=True)
-    if task.device is not None and len(wanted.latency_table) != 1:
-        raise UserError(
-            f"--device measures what one table predicts, not {len(wanted.latency_table)}; give one --latency-table"
-        )
+    if task.device is not None and (number := len(wanted.latency_table)) != 1:
+        raise UserError(f"--device measures what one table predicts, not {number}; give one --latency-table")
     kept = arguments_path(task.output, folder=True)
     check_output(task.output, replaces=Path.is_dir, inputs=[images.data, wanted.within, *wanted.latency_table])
     check_arguments(kept)

@@ -50,7 +50,13 @@ class SearchRecipe:
         help="Passes over the images for the weights.",
     )
     batch_size: int = option(
-        0, group=_WEIGHTS, low=0, high=1_000_000, shown=_FITTED, help="Images a step, over all processes."
+        0,
+        given={"within": 64},
+        group=_WEIGHTS,
+        low=0,
+        high=1_000_000,
+        shown=_FITTED,
+        help="Images a step, over all processes.",
     )
     learning_rate: float = option(
         0.1,
