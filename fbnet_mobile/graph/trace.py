@@ -22,6 +22,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from fbnet_mobile.errors import FbnetError, UserError
+from fbnet_mobile.graph.lowered import Lowered
 from fbnet_mobile.graph.operations import INPUT, Graph, Node, Shape, Weights
 from fbnet_mobile.graph.rules import RULES, Rule, Value
 from fbnet_mobile.graph.simplify import simplify
@@ -30,7 +31,7 @@ from fbnet_mobile.graph.simplify import simplify
 def trace(module: nn.Module, input_shape: tuple[int, int, int, int]) -> Graph:
     """Lower a module, as it behaves in evaluation, to the operations of :mod:`fbnet_mobile.graph.operations`.
 
-    The module is left as it was: weights, statistics and training modes.
+    The module is left as it was: weights, statistics and training modes. One that was lowered already gives its graph.
 
     Args:
         module: takes one float tensor and returns one.
@@ -40,6 +41,8 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int, int]) -> Graph:
         UserError: the module uses an operation that cannot be exported, branches on the values of tensors, does not
             accept the shape, or is a program that runs out of PyTorch's sight.
     """
+    if isinstance(module, Lowered):
+        return module.graph()
     _check_visible(module)
     if len(input_shape) != 4 or input_shape[0] != 1 or min(input_shape) < 1:
         raise UserError(f"cannot export for the input shape {tuple(input_shape)}: give (1, channels, height, width)")

@@ -85,7 +85,7 @@ INT8 = ("--precision", "int8", "--calibration-data")
     ("arguments", "message"),
     [
         (("profile", "--space", "smal", "-o", "out"), "unknown space 'smal'; did you mean 'small'?"),
-        (("profile", "--space", "typo.yaml", "-o", "out"), "typo.yaml: blocks: unknown field"),
+        (("profile", "--space", "typo.yaml", "-o", "out"), "typo.yaml: block 1: unknown field 'out_chanels'"),
         (("profile", "--device", "toaster", "-o", "out"), "unknown device 'toaster'; choose one of adb, coreml"),
         (("profile", "--runtime", "caffe", "-o", "out"), "unknown runtime 'caffe'; choose one of litert, onnxruntime"),
         (("profile", "--precision", "int4", "-o", "out"), "unknown precision 'int4'; did you mean 'int8'?"),
@@ -140,7 +140,7 @@ INT8 = ("--precision", "int8", "--calibration-data")
         (("export", *GOOD, *INT8, "images", "-o", "out.onnx"), "cannot decode images/b/3.png"),
         (("export", *GOOD, *INT8, "none", "-o", "out.onnx"), "unknown data source 'none'"),
         (("export", *GOOD, *INT8[:2], "-o", "out.onnx"), "int8 for onnx needs images to calibrate its activations on"),
-        (("export", "--model", "timm:test_vit", "-o", "out.onnx"), "cannot export permute in 'patch_embed'"),
+        (("export", "--model", "timm:halonet26t", "-o", "out.onnx"), "cannot export unfold in 'stages.2.1.self_attn'"),
         (("export", *GOOD, "--device", "toaster", "-o", "out.onnx"), "unknown device 'toaster'"),
         (("export", *GOOD, "--device", "host", "-o", "out.mlpackage"), "coreml cannot be measured on host; leave out"),
         (("export", *GOOD, "--latency-table", "text.csv", "-o", "out.onnx"), "add --device host, or leave it out"),

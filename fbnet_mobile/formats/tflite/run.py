@@ -5,6 +5,7 @@ Not by ``CompiledModel``, which dies on ARM cores without LSE atomics, such as a
 
 import importlib
 import mmap
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -55,12 +56,16 @@ class LiteRTSession(Session):
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1:
             raise UserError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; only one each can be run")
-        # Pixels are plain numbers; an input of a fully quantised file has a scale.
-        self.takes_pixels = inputs[0]["dtype"] == np.uint8 and inputs[0]["quantization"] == (0.0, 0)
-        if (inputs[0]["dtype"] != np.float32 and not self.takes_pixels) or outputs[0]["dtype"] != np.float32:
+        # Plain numbers, or integers of which a step is a pixel's.
+        taken = (inputs[0]["dtype"], *inputs[0]["quantization"])
+        self.takes_pixels = taken in ((np.uint8, 0.0, 0), (np.uint8, 1.0, 0), (np.int8, 1.0, -128))
+        given = (np.float32, np.int8, np.uint8)
+        if (inputs[0]["dtype"] != np.float32 and not self.takes_pixels) or outputs[0]["dtype"] not in given:
             raise UserError(
-                f"{path} does not take float32, or pixels, and give float32; export it with such inputs and outputs"
+                f"{path} does not take float32, or pixels, and give float32 or 8-bit integers; export it with such "
+                "inputs and outputs"
             )
+        (self._taken,), (self._given,) = inputs, outputs
         self._input, self._output = inputs[0]["index"], outputs[0]["index"]
         self._shape = tuple(int(size) for size in inputs[0]["shape"])
         # TFLite's order is NHWC, and ours. Files that other tools convert from PyTorch may keep NCHW: with
@@ -80,7 +85,7 @@ class LiteRTSession(Session):
         """See :meth:`Session.set_input`."""
         if self._channels_last:
             images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-        self.interpreter.set_tensor(self._input, images)
+        self.interpreter.set_tensor(self._input, as_taken(images, self._taken))
 
     def invoke(self) -> None:
         """See :meth:`Session.invoke`."""
@@ -88,7 +93,7 @@ class LiteRTSession(Session):
 
     def output(self) -> Array:
         """See :meth:`Session.output`."""
-        result: Array = self.interpreter.get_tensor(self._output)
+        result: Array = as_reals(self.interpreter.get_tensor(self._output), self._given)
         return result.transpose(0, 3, 1, 2) if self._channels_last and result.ndim == 4 else result
 
     def _is_ours(self, path: Path) -> bool:
@@ -98,6 +103,19 @@ class LiteRTSession(Session):
             return False
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return content.find(METADATA.encode()) >= 0
+
+
+def as_taken(images: NDArray[Any], details: Mapping[str, Any]) -> NDArray[Any]:
+    """What an input takes of images: themselves, or of pixels what they are less 128 where it is int8."""
+    if details["dtype"] == np.int8:
+        return (images.astype(np.int16) - 128).astype(np.int8)
+    return images.astype(details["dtype"], copy=False)
+
+
+def as_reals(values: NDArray[Any], details: Mapping[str, Any]) -> Array:
+    """What the integers of a tensor stand for; floats as they are."""
+    scale, zero = details["quantization"]
+    return (values.astype(np.float32) - zero) * np.float32(scale) if scale else np.asarray(values, np.float32)
 
 
 def _interpreter_module() -> ModuleType:
