@@ -371,7 +371,7 @@ def hand_scaled(space: SearchSpace, factor: float) -> Architecture:
             if block.se_channels is not None:
                 changes["se_channels"] = even(ratio * width / 4)
         if isinstance(block, Head):
-            changes["conv_channels"] = wide(block.conv_channels)
+            changes["conv_channels"] = wide(block.pooled_channels)
         else:
             changes["out_channels"] = width = wide(block.out_channels)
         blocks.append(block.model_copy(update=changes))

@@ -2,6 +2,7 @@
 
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from pydantic import BaseModel, Field
@@ -54,6 +55,12 @@ class Convolution(NamedTuple):
     def params(self) -> int:
         """Trainable parameters: weights, bias, and batch norm's scale and shift."""
         return self.weights + self.out_channels * (self.bias + 2 * self.batch_norm)
+
+
+def peak_of_chain(maps: Sequence[int], kept: int = 0) -> int:
+    """The most values of two successive maps together, with what is ``kept`` besides once the first is used."""
+    pairs = list(itertools.pairwise(maps))
+    return max(sum(pairs[0]), *(first + second + kept for first, second in pairs[1:]), 0)
 
 
 BLOCKS: "Registry[type[Block]]" = Registry("block kind", ours="fbnet_mobile.blocks")
@@ -145,7 +152,7 @@ class Block(BaseModel, ABC):
         """
         maps = [self.in_channels * self.resolution**2]
         maps += [convolution.out_channels * convolution.out_resolution**2 for convolution in self.convolutions()]
-        return max(first + second for first, second in itertools.pairwise(maps))
+        return peak_of_chain(maps)
 
     @property
     def key(self) -> str:

@@ -5,9 +5,9 @@ read, and not as an hour of waiting or as memory that runs out.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo
 
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.registry import Registry
@@ -31,6 +31,24 @@ Flag = Annotated[bool | None, AfterValidator(lambda on: on or None)]
 """What most networks are without, and then None: a block's key leaves it out, so that "without" is said in one way."""
 Groups = Annotated[Count | None, AfterValidator(lambda groups: None if groups == 1 else groups)]
 """Of a convolution; likewise None where there is but one."""
+
+
+BATCH_NORM_EPS = 1e-5
+"""PyTorch's own, which a block has that says nothing of it."""
+NormEps = Annotated[
+    Annotated[float, Field(gt=0, le=1)] | None, AfterValidator(lambda eps: None if eps == BATCH_NORM_EPS else eps)
+]
+"""Batch norm's eps; None for PyTorch's 1e-5. TensorFlow's networks have 1e-3."""
+
+
+def _of_stride(padding: str | None, info: ValidationInfo) -> str | None:
+    return None if info.data.get("stride") == 1 else padding
+
+
+Padding = Annotated[Literal["same"] | None, AfterValidator(_of_stride)]
+"""Of a block's convolutions with a stride: None for k // 2 on every side, or TensorFlow's ``same``, which is as much as
+gives ceil(resolution / stride) and has its odd row below and its odd column to the right. Without a stride the two are
+one, which is None."""
 
 
 def _odd(size: int) -> int:
@@ -57,6 +75,8 @@ ACTIVATIONS: "Registry[Callable[[], nn.Module]]" = Registry("activation")
 
 ACTIVATIONS.add("relu", _of_torch("ReLU"))
 ACTIVATIONS.add("hswish", _of_torch("Hardswish"))  # MobileNetV3, arXiv 1905.02244, section 5.2
+ACTIVATIONS.add("relu6", _of_torch("ReLU6"))  # MobileNetV2, arXiv 1801.04381, section 3.4
+ACTIVATIONS.add("silu", _of_torch("SiLU"))  # EfficientNet, arXiv 1905.11946, as swish
 
 
 def _known(name: str) -> str:
@@ -69,6 +89,20 @@ def _known(name: str) -> str:
 
 Activation = Annotated[str, AfterValidator(_known)]
 """The name of one of ``ACTIVATIONS``."""
+
+
+def _of_squeeze_excite(value: str | None, info: ValidationInfo) -> str | None:
+    return None if info.data.get("se_channels") is None or value == info.data.get("activation") else value
+
+
+SqueezeActivation = Annotated[Activation | None, AfterValidator(_of_squeeze_excite)]
+"""Of squeeze-excite's bottleneck, declared below ``se_channels`` and ``activation``; None for the block's own."""
+Gate = Annotated[
+    Literal["hsigmoid", "sigmoid"] | None,
+    AfterValidator(lambda gate: None if gate == "hsigmoid" else gate),
+    AfterValidator(_of_squeeze_excite),
+]
+"""What squeeze-excite makes a factor from 0 to 1 with, declared below ``se_channels``; None for a hard sigmoid."""
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from fbnet_mobile.arch import Block
-from fbnet_mobile.blocks.layers import ConvBNAct, activation_module
+from fbnet_mobile.arch.fields import BATCH_NORM_EPS
+from fbnet_mobile.blocks.layers import ConvBNAct, SqueezeExcite, activation_module, gate_module, pad_same
 from fbnet_mobile.space import Option, Position
 
 Weights = Mapping[str, Tensor]
@@ -66,6 +67,43 @@ class SuperBlock(nn.Module):
             return out
         keep = weights[self.position.skip]
         return keep[0] * out + keep[1] * fit_channels(features, out.shape[1])
+
+    def prepare_residual(self) -> None:
+        """What ``with_residual`` needs."""
+        widths = [self.position.widths(name) for name in (self.position.in_channels, self.position.out_channels)]
+        self.constant("same_width", torch.tensor([[float(i == o) for o in widths[1]] for i in widths[0]]))
+
+    def with_residual(self, out: Tensor, features: Tensor, weights: Weights) -> Tensor:
+        """The output with the input added, as far as both have as many channels."""
+        entering, leaving = self.position.in_channels, self.position.out_channels
+        if entering == leaving:
+            return out + features
+        same_width = self.get_buffer("same_width")
+        if not isinstance(entering, str) or not isinstance(leaving, str) or not same_width.any():
+            return out
+        same: Tensor = weights[entering] @ same_width @ weights[leaving]
+        return out + same * fit_channels(features, out.shape[1])
+
+
+def masks_fit(kind: type[Block], position: Position) -> bool:
+    """Whether a masked form computes what each block of a position does.
+
+    What a space may say besides (``Block.optional_choices``) has to be one value. And TensorFlow's "same" padding
+    begins elsewhere for a kernel of 1 than for the centre of a larger one.
+    """
+    said = [name for choice, name in position.own.items() if choice in kind.optional_choices]
+    alone = all(len(position.variables[name]) == 1 for name in said)
+    kernels = [set(position.variables[name]) for choice, name in position.own.items() if "kernel" in choice]
+    return alone and not (position.only("padding") and any(1 in sizes and len(sizes) > 1 for sizes in kernels))
+
+
+def convolve(
+    features: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: str | None, groups: int = 1
+) -> Tensor:
+    """A convolution padded as a block says: by k // 2, or as TensorFlow's "same"."""
+    if padding is None:
+        return F.conv2d(features, weight, bias, stride, weight.shape[-1] // 2, groups=groups)
+    return F.conv2d(pad_same(features, weight.shape[-1], stride), weight, bias, stride, groups=groups)
 
 
 def column_masks(widths: Sequence[int], widest: int | None = None) -> Tensor:
@@ -126,6 +164,11 @@ class MaskedBatchNorm(nn.BatchNorm2d):
             self.running_var.lerp_(variance * (total / (total - 1)), self.momentum)
         scale = scale * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + shift[:, None, None]).to(features.dtype)
+
+
+def masked_norm(channels: int, eps: float | None) -> MaskedBatchNorm:
+    """A batch norm of the eps that a block says, or PyTorch's."""
+    return MaskedBatchNorm(channels, eps=eps or BATCH_NORM_EPS)
 
 
 def synchronisable(module: nn.Module) -> nn.Module:
@@ -198,6 +241,57 @@ def _pieces(features: Tensor) -> tuple[Tensor, ...]:
     if features.device.type != "cpu":
         return (features,)
     return torch.split(features, max(1, 2**18 * len(features) // features.numel()))
+
+
+class MaskedSqueezeExcite(nn.Module):
+    """Squeeze-excite at its widest, under masks, and with a weight for whether it is there at all.
+
+    Args:
+        position: whose choices ``squeeze_excite``, ``se_activation`` and ``se_gate`` say what it is.
+        widths: of its bottleneck, for each combination of the two choices that decide them.
+        channels: the most that it scales.
+        grid: how many options the two choices have.
+    """
+
+    squeeze_masks: Tensor
+    on: Tensor
+
+    def __init__(self, position: Position, widths: Sequence[int], channels: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.choice = position.own["squeeze_excite"]
+        own, gate = position.only("se_activation"), position.only("se_gate")
+        self.activations = (str(own),) if own is not None else None
+        self.gate = gate_module(None if gate is None else str(gate))
+        self.squeeze = nn.Conv2d(channels, max(widths), 1)
+        self.unsqueeze = nn.Conv2d(max(widths), channels, 1)
+        self.register_buffer("squeeze_masks", column_masks(widths).reshape(*grid, max(widths)), persistent=False)
+        on = torch.tensor([float(option) for option in position.variables[self.choice]])
+        self.register_buffer("on", on, persistent=False)
+
+    def forward(
+        self, features: Tensor, mask: Tensor, joint: Tensor, weights: Weights, mixed: tuple[Sequence[str], Tensor]
+    ) -> Tensor:
+        """(N, C, H, W) to the same.
+
+        Args:
+            features: not masked.
+            mask: of its channels, (C,).
+            joint: of the two choices that decide the widths, the weight of each pair.
+            weights: of all choices.
+            mixed: the block's activations with their weights, for where it has none of its own.
+        """
+        pooled = features.mean((2, 3), keepdim=True) * mask[:, None, None]
+        activations, activation = mixed
+        hidden = mixed_activation(self.squeeze(pooled), self.activations or activations, activation)
+        hidden = hidden * torch.einsum("ie,iec->c", joint, self.squeeze_masks)[:, None, None]
+        gate: Tensor = self.gate(self.unsqueeze(hidden))
+        excited: Tensor = weights[self.choice] @ self.on
+        return features * (1 + excited * (gate - 1))
+
+    def freeze(self, into: SqueezeExcite) -> None:
+        """Give a stand-alone one its weights."""
+        copy_slice(into.reduce, self.squeeze)
+        copy_slice(into.expand, self.unsqueeze)
 
 
 @torch.no_grad()

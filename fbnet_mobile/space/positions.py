@@ -56,6 +56,13 @@ class Position:
         """Whether it is neither the first nor the last, whose input or output has no choice of width."""
         return isinstance(self.in_channels, str) and isinstance(self.out_channels, str)
 
+    def only(self, choice: str) -> Option | None:
+        """The value of a choice of the block's that the space leaves no other option; None if it says nothing of it."""
+        if choice in self.fixed:
+            return self.fixed[choice]
+        options = self.variables[self.own[choice]] if choice in self.own else ()
+        return options[0] if len(options) == 1 else None
+
     def widths(self, name: str | int) -> tuple[int, ...]:
         """The options of a variable that is a whole number: a width, a kernel size; a number is its own only option."""
         return (name,) if isinstance(name, int) else tuple(int(option) for option in self.variables[name])

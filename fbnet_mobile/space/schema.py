@@ -11,8 +11,11 @@ from fbnet_mobile.arch.fields import (
     STRICT,
     Activation,
     Count,
+    Flag,
     KernelSize,
     Name,
+    NormEps,
+    Padding,
     Resolution,
     Stride,
     named_fields,
@@ -93,14 +96,19 @@ class Stem(Part):
     kernel_size: KernelSize = 3
     stride: Stride = 2
     activation: Activation = "hswish"
+    padding: Padding = None
+    batch_norm_eps: NormEps = None
 
 
 class HeadChoices(Part):
-    """The last convolution and classifier; widths before and after the pool may be choices."""
+    """The last convolution, if there is one, and classifier; widths before and after the pool may be choices."""
 
-    conv_channels: Widths
+    conv_channels: Widths | None
     hidden_channels: Widths | None = None
     activation: Activation = "hswish"
+    hidden_bias: Flag = None
+    hidden_norm: Flag = None
+    batch_norm_eps: NormEps = None
 
 
 def _gather_choices(data: Any, fields: Collection[str]) -> Any:

@@ -126,7 +126,8 @@ class SearchSpace(BaseModel):
                 found |= {f"{prefix}.{choice}": options for choice, options in stage.choices.items()}
                 if stage.skip and (block > 1 or self._keeps_shape(number)):
                     found[f"{prefix}.skip"] = (False, True)
-        found["head.conv_channels"] = self.head.conv_channels
+        if self.head.conv_channels is not None:
+            found["head.conv_channels"] = self.head.conv_channels
         if self.head.hidden_channels is not None:
             found["head.hidden_channels"] = self.head.hidden_channels
         return found
@@ -155,7 +156,7 @@ class SearchSpace(BaseModel):
                 variables=options(RESOLUTION, width),
                 in_channels=IMAGE_CHANNELS,
                 out_channels=width,
-                fixed={"kernel_size": stem.kernel_size, "activation": stem.activation},
+                fixed=_said(stem, "kernel_size", "activation", "padding", "batch_norm_eps"),
             )
         ]
         downsampling = stem.stride
@@ -203,7 +204,7 @@ class SearchSpace(BaseModel):
                 in_channels=width,
                 out_channels=self.classes,
                 own=own,
-                fixed={"activation": head.activation},
+                fixed=_said(head, "activation", "hidden_bias", "hidden_norm", "batch_norm_eps"),
             )
         )
         return tuple(found)
@@ -294,6 +295,11 @@ class SearchSpace(BaseModel):
     def draw(self, rng: random.Random) -> dict[str, Option]:
         """An assignment with each variable drawn uniformly and independently."""
         return {name: rng.choice(options) for name, options in self.variables.items()}
+
+
+def _said(part: BaseModel, *names: str) -> dict[str, Option]:
+    """The fields of a part of a space that it says anything of."""
+    return {name: value for name in names if (value := getattr(part, name)) is not None}
 
 
 def _blocks_at(position: Position) -> Iterator[Block]:

@@ -109,5 +109,5 @@ def _pooled_elements(block: Block) -> int:
     if isinstance(block, InvertedResidual) and block.se_channels is not None:
         return block.depthwise_channels * block.out_resolution**2
     if isinstance(block, Head):
-        return block.conv_channels * block.resolution**2 + (block.hidden_channels or 0)
+        return block.pooled_channels * block.resolution**2 + (block.hidden_channels or 0)
     return 0

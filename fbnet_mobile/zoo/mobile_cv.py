@@ -13,12 +13,10 @@ and basic_blocks.py at 1ee8518; mobile_cv/model_zoo/models/fbnet_v2.py at 12d862
 - the classifier is ``head.conv``, a 1x1 convolution
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from fbnet_mobile.arch import Architecture, Block
@@ -27,6 +25,7 @@ from fbnet_mobile.blocks.head import Head
 from fbnet_mobile.blocks.inverted_residual import InvertedResidual
 from fbnet_mobile.blocks.network import Network, build
 from fbnet_mobile.errors import UserError
+from fbnet_mobile.zoo.weights import read_weights
 
 MEAN = (0.485, 0.456, 0.406)
 """Of each channel, on the scale from 0 to 1: what the source normalises its images with (preprocess.py)."""
@@ -62,21 +61,7 @@ def load_mobile_cv(path: Path, architecture: Architecture) -> Network:
     Raises:
         UserError: the file is missing, damaged, no checkpoint of mobile_cv, or one of another network.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or 'not a checkpoint'}") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} is no checkpoint, or holds Python objects that could run code, which are never loaded; save its "
-            "state_dict alone"
-        ) from error
-    except (EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged or no checkpoint") from error
-    if isinstance(content, Mapping):
-        content = content.get("model_ema") or content.get("state_dict") or content
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path} does not hold the weights of one network; give a checkpoint that mobile_cv saved")
+    content = read_weights(path)
     refusal = f"{path} is not a checkpoint that mobile_cv saved for {architecture.name}"
     network = build(architecture)
     try:

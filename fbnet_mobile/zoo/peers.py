@@ -64,7 +64,7 @@ def _timm(name: str, pretrained: bool, resolution: int | None) -> Peer:
     config = module.pretrained_cfg
     channels, height, width = config["input_size"]
     imagenet = infer_imagenet_subset(module) == "imagenet-1k"
-    classes = _imagenet_classes() if imagenet else tuple(str(number) for number in range(module.num_classes))
+    classes = imagenet_classes() if imagenet else tuple(str(number) for number in range(module.num_classes))
     metadata = ModelMetadata("", classes, tuple(config["mean"]), tuple(config["std"]))
     return Peer(module, (1, channels, resolution or height, resolution or width), metadata)
 
@@ -110,7 +110,7 @@ def _building(name: str, pretrained: bool) -> Iterator[None]:
         ) from error
 
 
-def _imagenet_classes() -> tuple[str, ...]:
+def imagenet_classes() -> tuple[str, ...]:
     """The names of ImageNet's 1000 classes, which come with torchvision."""
     from torchvision.models import MobileNet_V3_Small_Weights
 

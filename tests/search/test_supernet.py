@@ -58,6 +58,64 @@ head: {conv_channels: [24, 40], hidden_channels: [12, 20]}
 """
 
 
+IMPORTED = """
+name: imported
+resolution: [15, 24, 32]
+classes: 5
+stem: {out_channels: [8, 16], stride: 2, activation: relu6, padding: same, batch_norm_eps: 0.001}
+stages:
+  - out_channels: [8, 12, 16]
+    depth: 2
+    stride: 2
+    skip: true
+    expansion_ratio: [1, 2]
+    kernel_size: [3, 5]
+    squeeze_excite: [true, false]
+    activation: [relu6, silu]
+    se_from: input
+    se_activation: relu
+    se_gate: sigmoid
+    padding: same
+    batch_norm_eps: 0.001
+  - {out_channels: [12, 16], expansion_ratio: [1, 2], kernel_size: 3, squeeze_excite: false, activation: relu,
+     project_activation: silu, no_residual: true}
+  - {block: conv, out_channels: [12, 16], depth: 2, skip: true, kernel_size: [1, 3], activation: [silu, relu],
+     residual: true}
+  - block: fused_inverted_residual
+    out_channels: [16, 24]
+    depth: 2
+    stride: 2
+    skip: true
+    expansion_ratio: [1, 2]
+    kernel_size: [3, 5]
+    squeeze_excite: [false, true]
+    activation: [silu, relu]
+    padding: same
+  - block: universal_inverted_residual
+    out_channels: [16, 24]
+    depth: 2
+    stride: 2
+    skip: true
+    expansion_ratio: [1, 3]
+    start_kernel_size: [0, 3, 5]
+    middle_kernel_size: [3, 5]
+    activation: [relu, relu6]
+    padding: same
+    batch_norm_eps: 0.01
+  - block: universal_inverted_residual
+    out_channels: [16, 24]
+    depth: 2
+    skip: true
+    expansion_ratio: [1, 3]
+    start_kernel_size: [5, 3]
+    middle_kernel_size: [0, 3]
+    end_kernel_size: 3
+    activation: relu
+head: {conv_channels: [16, 24], hidden_channels: [12, 20], activation: relu6, hidden_norm: true, batch_norm_eps: 0.01}
+"""
+"""What networks of others are made of."""
+
+
 class Blur(Block):
     """A user's own kind of block: its module is no chain of ours, and its width follows from both of its widths."""
 
@@ -117,10 +175,18 @@ def at_32_pixels(name: str) -> SearchSpace:
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"), [*(("every-choice", mode) for mode in MODES), ("small", "shared"), ("fbnet", "candidates")]
+    ("name", "mode"),
+    [
+        *(("every-choice", mode) for mode in MODES),
+        ("imported", "shared"),
+        ("imported", "candidates"),
+        ("small", "shared"),
+        ("fbnet", "candidates"),
+    ],
 )
 def test_one_hot_weights_give_the_standalone_network(name: str, mode: Mode) -> None:
-    space = every_choice(mode) if name == "every-choice" else at_32_pixels(name)
+    spaces = {"every-choice": every_choice, "imported": lambda _: SearchSpace.from_yaml(IMPORTED)}
+    space = spaces[name](mode) if name in spaces else at_32_pixels(name)
     generator, rng = torch.Generator().manual_seed(0), random.Random(0)
     parent, choices = Supernet(space, mode).eval(), Choices(space)
     randomise(parent, generator)
@@ -183,3 +249,45 @@ def test_what_is_spread_is_where_it_would_be_subsampled_with_zeros_between() -> 
         torch.testing.assert_close(wide.sum(), features.sum())
         (gradient,) = torch.autograd.grad((wide * torch.arange(large)).sum(), features)
         torch.testing.assert_close(gradient[0, 0, 0].long(), torch.arange(small) * large // small, atol=1, rtol=0)
+
+
+def test_what_networks_of_others_are_made_of_is_searched_as_one_module() -> None:
+    space = SearchSpace.from_yaml(IMPORTED)
+    generator, rng = torch.Generator().manual_seed(0), random.Random(2)
+    parent, choices = Supernet(space), Choices(space)
+    assert not any(isinstance(part, supernet.Paths | supernet.Candidates) for part in parent.blocks)
+    randomise(parent, generator)
+    images = torch.randn(16, 3, 32, 32, generator=generator)
+    assignment = {**space.draw(rng), "resolution": 32}
+    network = inherit(parent, assignment).train()
+    with torch.no_grad():
+        torch.testing.assert_close(parent(images, choices.one_hot(assignment)), network(images), rtol=1e-4, atol=1e-4)
+    parent(images, choices.sample(5.0, generator)).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in parent.parameters())
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "{out_channels: 16, stride: 2, expansion_ratio: 2, kernel_size: [1, 3], squeeze_excite: false, "
+        "activation: relu, padding: same}",
+        "{out_channels: 16, expansion_ratio: 2, kernel_size: 3, squeeze_excite: true, activation: relu, "
+        "se_gate: [sigmoid, hsigmoid]}",
+        "{block: universal_inverted_residual, out_channels: 16, stride: 2, expansion_ratio: 2, start_kernel_size: 3, "
+        "middle_kernel_size: [0, 3], activation: relu}",
+    ],
+)
+def test_what_no_mask_can_say_runs_as_a_module_for_each_block(stage: str) -> None:
+    space = SearchSpace.from_yaml(
+        f"{{name: odd, resolution: 16, classes: 3, stem: {{out_channels: 8}}, stages: [{stage}], "
+        "head: {conv_channels: null}}"
+    )
+    parent, choices = Supernet(space).eval(), Choices(space)
+    assert isinstance(parent.blocks[1], supernet.Paths)
+    randomise(parent, torch.Generator().manual_seed(0))
+    images = torch.randn(2, 3, 16, 16)
+    for number in range(4):
+        assignment = space.draw(random.Random(number))
+        with torch.no_grad():
+            expected = inherit(parent, assignment).eval()(images)
+            torch.testing.assert_close(parent(images, choices.one_hot(assignment)), expected, rtol=1e-5, atol=1e-5)

@@ -9,16 +9,17 @@ from torch import Tensor, nn
 
 from fbnet_mobile.blocks.inverted_residual.module import InvertedResidualModule
 from fbnet_mobile.blocks.inverted_residual.shape import InvertedResidual
-from fbnet_mobile.blocks.layers import BATCH_NORM_EPS, ConvBNAct, SqueezeExcite, start_as_identity
+from fbnet_mobile.blocks.layers import ConvBNAct, SqueezeExcite, start_as_identity
 from fbnet_mobile.blocks.masks import (
-    MaskedBatchNorm,
+    MaskedSqueezeExcite,
     SuperBlock,
     Weights,
     column_masks,
+    convolve,
     copy_conv,
-    copy_slice,
     fit_channels,
     kernel_masks,
+    masked_norm,
     mixed_activation,
 )
 from fbnet_mobile.space import Option, Position
@@ -30,10 +31,7 @@ class MaskedInvertedResidual(SuperBlock):
     middle_masks: Tensor
     out_masks: Tensor
     kernel_masks: Tensor
-    squeeze_masks: Tensor
-    excite_on: Tensor
     direct: Tensor
-    same_width: Tensor
 
     def __init__(self, position: Position) -> None:
         super().__init__(position)
@@ -41,7 +39,7 @@ class MaskedInvertedResidual(SuperBlock):
         assert isinstance(position.out_channels, str)
         self.input, self.output = position.in_channels, position.out_channels
         ratio, kernel, excite = (self.own[name] for name in ("expansion_ratio", "kernel_size", "squeeze_excite"))
-        self.ratio, self.kernel, self.excite = ratio, kernel, excite
+        self.ratio, self.kernel = ratio, kernel
         in_widths, out_widths = position.widths(self.input), position.widths(self.output)
         self.activation = self.own["activation"]
         self.activations = position.texts(self.activation)
@@ -50,37 +48,36 @@ class MaskedInvertedResidual(SuperBlock):
         grid = (len(in_widths), len(self.variables[ratio]))
         middles = [block.depthwise_channels for block in shapes.values()]
         widest = max(middles)
-        self.stride = next(iter(shapes.values())).stride
+        first = next(iter(shapes.values()))
+        self.stride, self.padding = first.stride, first.padding
         self.constant("middle_masks", column_masks(middles).reshape(*grid, widest))
         self.constant("out_masks", column_masks(out_widths))
         direct = [float(block.expanded_channels is None) for block in shapes.values()]
         self.constant("direct", torch.tensor(direct).reshape(grid)[0])
 
         self.expand = nn.Conv2d(max(in_widths), widest, 1, bias=False) if not all(direct) else None
-        self.expand_norm = MaskedBatchNorm(widest, eps=BATCH_NORM_EPS) if not all(direct) else None
+        self.expand_norm = masked_norm(widest, first.batch_norm_eps) if not all(direct) else None
         kernels = position.widths(kernel)
         self.depthwise = nn.Conv2d(
             widest, widest, max(kernels), self.stride, max(kernels) // 2, groups=widest, bias=False
         )
         self.constant("kernel_masks", kernel_masks(kernels))
-        self.depthwise_norm = MaskedBatchNorm(widest, eps=BATCH_NORM_EPS)
+        self.depthwise_norm = masked_norm(widest, first.batch_norm_eps)
 
-        excite_options = self.variables[excite]
-        self.constant("excite_on", torch.tensor([float(option) for option in excite_options]))
-        self.squeeze: nn.Conv2d | None = None
-        if any(excite_options):
-            on = excite_options.index(True)
+        self.squeeze_excite: MaskedSqueezeExcite | None = None
+        if True in self.variables[excite]:
+            on = self.variables[excite].index(True)
             every = self.blocks(InvertedResidual, self.input, ratio, excite)
             widths = [block.se_channels or 0 for index, block in every.items() if index[2] == on]
-            self.squeeze = nn.Conv2d(widest, max(widths), 1)
-            self.unsqueeze = nn.Conv2d(max(widths), widest, 1)
-            self.constant("squeeze_masks", column_masks(widths).reshape(*grid, max(widths)))
+            self.squeeze_excite = MaskedSqueezeExcite(position, widths, widest, grid)
         self.project = nn.Conv2d(widest, max(out_widths), 1, bias=False)
-        self.project_norm = MaskedBatchNorm(max(out_widths), eps=BATCH_NORM_EPS)
-        if self.input == self.output:
-            start_as_identity(self.project_norm)
-        same = [[float(i == o) for o in out_widths] for i in in_widths]
-        self.constant("same_width", torch.tensor(same))
+        self.project_norm = masked_norm(max(out_widths), first.batch_norm_eps)
+        self.project_activations = (first.project_activation,) if first.project_activation is not None else None
+        self.adds = self.stride == 1 and not first.no_residual
+        if self.adds:
+            self.prepare_residual()
+            if self.input == self.output:
+                start_as_identity(self.project_norm)
 
     def forward(self, features: Tensor, weights: Weights) -> Tensor:
         """(N, widest in, H, W), already masked to the input's width, to (N, widest out, H', W')."""
@@ -91,15 +88,19 @@ class MaskedInvertedResidual(SuperBlock):
         kernel = torch.einsum("k,kyx->yx", weights[self.kernel], self.kernel_masks)
         out = self._depthwise(features, self.depthwise.weight * kernel, weights, activation)
         out = mixed_activation(self.depthwise_norm(out), self.activations, activation)
-        if self.squeeze is not None:
-            out = out * self._gate(out, mask, joint, weights, activation)
+        if self.squeeze_excite is not None:
+            out = self.squeeze_excite(out, mask, joint, weights, (self.activations, activation))
         out = F.conv2d(out, self.project.weight * mask[:, None, None])
 
         keep: Tensor | float = 1.0
         if self.position.skip is not None:
             keep = weights[self.position.skip][0]
-        out = self.project_norm(out, keep * (weights[self.output] @ self.out_masks))
-        return self._with_residual(out, features, weights)
+        mask = keep * (weights[self.output] @ self.out_masks)
+        if self.project_activations is None:
+            out = self.project_norm(out, mask)
+        else:
+            out = mixed_activation(self.project_norm(out), self.project_activations, out) * mask[:, None, None]
+        return self.with_residual(out, features, weights) if self.adds else out
 
     def _depthwise(self, features: Tensor, kernels: Tensor, weights: Weights, activation: Tensor) -> Tensor:
         """The depthwise convolution of the expanded features, mixed with those of the input itself (expansion 1)."""
@@ -115,24 +116,7 @@ class MaskedInvertedResidual(SuperBlock):
         return mixed
 
     def _convolve(self, features: Tensor, kernels: Tensor) -> Tensor:
-        return F.conv2d(features, kernels, None, self.stride, self.depthwise.padding, groups=len(kernels))
-
-    def _gate(self, out: Tensor, mask: Tensor, joint: Tensor, weights: Weights, activation: Tensor) -> Tensor:
-        assert self.squeeze is not None
-        pooled = out.mean((2, 3), keepdim=True) * mask[:, None, None]
-        hidden = mixed_activation(self.squeeze(pooled), self.activations, activation)
-        hidden = hidden * torch.einsum("ie,iec->c", joint, self.squeeze_masks)[:, None, None]
-        gate = F.hardsigmoid(self.unsqueeze(hidden))
-        excited: Tensor = weights[self.excite] @ self.excite_on
-        return 1 + excited * (gate - 1)
-
-    def _with_residual(self, out: Tensor, features: Tensor, weights: Weights) -> Tensor:
-        if self.stride != 1 or not self.same_width.any():
-            return out
-        if self.input == self.output:
-            return out + features
-        same: Tensor = weights[self.input] @ self.same_width @ weights[self.output]
-        return out + same * fit_channels(features, out.shape[1])
+        return convolve(features, kernels, None, self.stride, self.padding, groups=len(kernels))
 
     def freeze(self, assignment: Mapping[str, Option]) -> nn.Module:
         """See ``SuperBlock``."""
@@ -143,9 +127,8 @@ class MaskedInvertedResidual(SuperBlock):
             copy_conv(module.expand, self.expand, self.expand_norm)
         copy_conv(module.depthwise, self.depthwise, self.depthwise_norm)
         if isinstance(module.squeeze_excite, SqueezeExcite):
-            assert self.squeeze is not None
-            copy_slice(module.squeeze_excite.reduce, self.squeeze)
-            copy_slice(module.squeeze_excite.expand, self.unsqueeze)
+            assert self.squeeze_excite is not None
+            self.squeeze_excite.freeze(module.squeeze_excite)
         copy_conv(module.project, self.project, self.project_norm)
         return module
 

@@ -1,12 +1,22 @@
 """The inverted residual as plain data."""
 
-import itertools
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from fbnet_mobile.arch.block import Block, Convolution, round_channels
-from fbnet_mobile.arch.fields import STRICT, Activation, Count, Flag, Groups, KernelSize
+from fbnet_mobile.arch.block import Block, Convolution, peak_of_chain
+from fbnet_mobile.arch.fields import (
+    Activation,
+    Count,
+    Flag,
+    Gate,
+    Groups,
+    KernelSize,
+    NormEps,
+    Padding,
+    SqueezeActivation,
+)
+from fbnet_mobile.blocks.expansion import Expansion
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,21 +25,10 @@ if TYPE_CHECKING:
     from fbnet_mobile.space import Position
 
 
-class _Choices(BaseModel):
-    """What a space may say of an inverted residual."""
-
-    model_config = STRICT
-
-    expansion_ratio: Annotated[float, Field(gt=0, le=64, description="of the input's channels")]
-    kernel_size: KernelSize
-    squeeze_excite: bool
-    activation: Activation
-    groups: Groups = None
-
-
 class InvertedResidual(Block):
     """1x1 expansion, depthwise convolution, optional squeeze-excite, 1x1 projection (MobileNetV2/V3, FBNetV2).
 
+    With an activation behind the projection and no expansion it is MobileNetV1's depthwise separable convolution.
     Without ``expanded_channels`` the depthwise convolution works on the input itself (expansion ratio 1). The input is
     added to the output when the stride is 1 and both have the same channels. With ``groups`` the channels are shuffled
     before the depthwise convolution, with or without an expansion, as in FBNet-A (arXiv 1812.03443).
@@ -37,7 +36,16 @@ class InvertedResidual(Block):
 
     kind: ClassVar[str] = "inverted_residual"
     choices: ClassVar[tuple[str, ...]] = ("expansion_ratio", "kernel_size", "squeeze_excite", "activation")
-    optional_choices: ClassVar[tuple[str, ...]] = ("groups",)
+    optional_choices: ClassVar[tuple[str, ...]] = (
+        "groups",
+        "se_from",
+        "se_activation",
+        "se_gate",
+        "project_activation",
+        "no_residual",
+        "padding",
+        "batch_norm_eps",
+    )
     width_choices: ClassVar[tuple[str, ...]] = ("expansion_ratio",)
 
     expanded_channels: Count | None = None
@@ -46,6 +54,12 @@ class InvertedResidual(Block):
     activation: Activation = "relu"
     groups: Groups = Field(None, description="of the 1x1 convolutions; none: 1")
     bias: Flag = Field(None, description="whether convolutions before a batch norm have a bias too")
+    se_activation: SqueezeActivation = Field(None, description="within squeeze-excite; none: the block's")
+    se_gate: Gate = Field(None, description="sigmoid; none: hard sigmoid")
+    project_activation: Activation | None = Field(None, description="behind the projection")
+    no_residual: Flag = Field(None, description="whether the input is left out though it could be added")
+    padding: Padding = Field(None, description="same: as TensorFlow pads; none: by k // 2")
+    batch_norm_eps: NormEps = None
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
@@ -58,23 +72,12 @@ class InvertedResidual(Block):
     def from_choices(cls, in_channels: int, out_channels: int, resolution: int, stride: int, **choices: Any) -> Self:
         """The block for an ``expansion_ratio`` of the input's channels and ``squeeze_excite`` on or off.
 
-        The expanded width and squeeze-excite's quarter of it are rounded as in the published networks.
+        The expanded width and squeeze-excite's quarter of it are rounded as in the published networks; with ``se_from``
+        "input", squeeze-excite has a quarter of the block's input, as in EfficientNet.
         """
-        chosen = _Choices(**choices)
-        ratio = chosen.expansion_ratio
-        expanded = None if ratio == 1 else round_channels(ratio * in_channels)
-        se_channels = round_channels(int(0.25 * (expanded or in_channels))) if chosen.squeeze_excite else None
-        return cls(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            resolution=resolution,
-            stride=stride,
-            expanded_channels=expanded,
-            kernel_size=chosen.kernel_size,
-            se_channels=se_channels,
-            activation=chosen.activation,
-            groups=chosen.groups,
-        )
+        widths = Expansion.taken_from(choices).widths(in_channels)
+        shape = {"in_channels": in_channels, "out_channels": out_channels, "resolution": resolution, "stride": stride}
+        return cls(**{**shape, **widths, **choices})
 
     @property
     def depthwise_channels(self) -> int:
@@ -84,7 +87,7 @@ class InvertedResidual(Block):
     @property
     def residual(self) -> bool:
         """Whether the input is added to the output."""
-        return self.stride == 1 and self.in_channels == self.out_channels
+        return self.stride == 1 and self.in_channels == self.out_channels and not self.no_residual
 
     @property
     def peak_activations(self) -> int:
@@ -94,8 +97,7 @@ class InvertedResidual(Block):
         if self.expanded_channels is not None:
             maps.insert(1, self.expanded_channels * entering)
         kept = maps[0] if self.residual else 0
-        pairs = list(itertools.pairwise(maps))
-        return max(sum(pairs[0]), *(first + second + kept for first, second in pairs[1:]))
+        return peak_of_chain(maps, kept)
 
     def convolutions(self) -> tuple[Convolution, ...]:
         """Expansion, depthwise, squeeze-excite's two, projection."""
@@ -121,5 +123,6 @@ class InvertedResidual(Block):
     def masked(cls, position: "Position") -> "type[SuperBlock] | None":
         """None with groups: channels that are masked would be shuffled among those that are not."""
         from fbnet_mobile.blocks.inverted_residual.masked import MaskedInvertedResidual
+        from fbnet_mobile.blocks.masks import masks_fit
 
-        return None if "groups" in position.own else MaskedInvertedResidual
+        return MaskedInvertedResidual if "groups" not in position.own and masks_fit(cls, position) else None
