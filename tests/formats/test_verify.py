@@ -48,7 +48,8 @@ def test_every_operation_gives_what_pytorch_gives(name: str, tmp_path: Path) -> 
     torch.manual_seed(0)
     network = calibrated(EveryOperation(), 8, 12)
     path = tmp_path / f"m{SUFFIXES[name]}"
-    assert export(network, path, format=name, input_shape=(1, 8, 12, 12), tolerance=1e-4).size > 0
+    tolerance = 5e-4 if name == "executorch" else 1e-4  # XNNPACK approximates exponents
+    assert export(network, path, format=name, input_shape=(1, 8, 12, 12), tolerance=tolerance).size > 0
 
 
 @pytest.mark.parametrize("name", EACH)
