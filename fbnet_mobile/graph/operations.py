@@ -1,8 +1,9 @@
 """A network as plain data: a short list of operations with their weights, and the shape of every value.
 
-Shapes are those of PyTorch whatever the target format: ``(1, channels, height, width)`` for feature maps and
-``(1, features)`` for vectors. Weights are float32 arrays in PyTorch's layouts. Every emitter reads this and
-nothing else, so what can be exported is exactly what :data:`OPERATIONS` lists.
+Shapes are those of PyTorch whatever the target format: ``(batch, channels, height, width)`` for feature maps,
+``(batch, features)`` for vectors, and any other for what an attention makes of them. Weights are float32 arrays in
+PyTorch's layouts. Every emitter reads this and nothing else, so what can be exported is exactly what
+:data:`OPERATIONS` lists.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,28 +21,41 @@ INPUT = "input"
 
 ACTIVATIONS = frozenset(
     {"relu", "relu6", "hard_sigmoid", "hard_swish", "sigmoid", "silu", "gelu", "tanh", "leaky_relu", "elu"}
+    | {"exp", "sqrt", "softplus", "abs"}
 )
 """Operations of one input that work on each element alone. ``leaky_relu`` has the attribute ``slope``
 (float), ``gelu`` has ``approximate`` (bool: the tanh approximation). ``hard_sigmoid`` is relu6(x + 3) / 6 and
 ``hard_swish`` is x times that, as in MobileNetV3 (arXiv 1905.02244, section 5.2)."""
 
 OPERATIONS: Mapping[str, str] = {
+    "constant": "no input; weight 'constant', the value itself",
     "conv2d": "weight (out, in / groups, kh, kw), bias (out,); stride, dilation (h, w), padding, groups",
-    "linear": "(1, in) -> (1, out); weight (out, in), bias (out,)",
+    "conv_transpose2d": "weight (in, out / groups, kh, kw), bias (out,); stride, padding, output_padding, groups",
+    "linear": "(..., in) -> (..., out); weight (out, in), bias (out,)",
+    "matmul": "two inputs: matrices in the last two axes, the others broadcast",
     "affine": "per channel: x * scale + shift; never left in a finished graph",
-    "add": "two inputs, or one input and the weight 'constant' of the same rank",
+    "layer_norm": "(x - mean) / sqrt(variance + eps) over axes, in order; perhaps weights 'scale' and 'shift' of these",
+    "add": "two inputs, or one input and the weight 'constant', of the same rank",
     "mul": "as add",
     "sub": "first input less the second",
+    "div": "first input over the second",
+    "minimum": "as add",
+    "maximum": "as add",
     "concat": "axis",
-    "slice": "start and stop, one number an axis",
+    "slice": "start, stop and step, one number an axis",
+    "gather": "axis, indices along it",
     "max_pool": "kernel, stride (h, w), padding",
     "avg_pool": "kernel, stride (h, w), padding; the padding's zeros count",
     "global_avg_pool": "mean over height and width; keepdims (bool)",
-    "reshape": "between (1, channels, height, width) and (1, features)",
+    "mean": "axes, keepdims (bool)",
+    "sum": "as mean",
+    "max": "as mean",
+    "permute": "axes: the value's axes are those of the input",
+    "reshape": "to any shape of as many numbers",
     "pad": "padding; with zeros",
     "resize": "mode 'nearest' or 'bilinear', align_corners (bool)",
     "channel_shuffle": "groups",
-    "softmax": "over the channels or features",
+    "softmax": "axis",
     "prelu": "weight 'slope', one a channel",
     **dict.fromkeys(sorted(ACTIVATIONS), "element by element"),
 }

@@ -27,7 +27,7 @@ def give_probabilities(graph: Graph) -> Graph:
         )
     if output.op == "softmax":
         return graph
-    last = Node(PROBABILITIES, "softmax", (output.name,), output.shape)
+    last = Node(PROBABILITIES, "softmax", (output.name,), output.shape, {"axis": 1})
     return replace(graph, nodes=(*graph.nodes, last), output=last.name)
 
 

@@ -1,5 +1,6 @@
 """Rewrites of a graph that every format profits from. Each takes and returns plain data."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ def simplify(graph: Graph) -> Graph:
     """Return an equal graph without ``affine`` nodes, and without needless padding and flattening nodes."""
     graph = _fold_affine(graph)
     graph = _fold_padding(graph)
+    graph = _join_permutations(graph)
     return _flattened_linear_as_convolution(graph)
 
 
@@ -53,7 +55,7 @@ def _fold_padding(graph: Graph) -> Graph:
     by_name = graph.by_name()
 
     def fold(node: Node) -> Node:
-        before = by_name.get(node.inputs[0])
+        before = by_name.get(node.inputs[0]) if node.inputs else None
         if node.op != "conv2d" or before is None or before.op != "pad":
             return node
         added = before.attributes["padding"]
@@ -61,6 +63,23 @@ def _fold_padding(graph: Graph) -> Graph:
         return replace(node, inputs=before.inputs, attributes={**node.attributes, "padding": padding})
 
     return _rebuilt(graph, {node.name: [fold(node)] for node in graph.nodes})
+
+
+def _join_permutations(graph: Graph) -> Graph:
+    """Reorder axes once where they are reordered twice, and not at all where that puts them back."""
+    made: dict[str, Node] = {}
+    renamed: dict[str, str] = {}
+    for node in graph.nodes:
+        node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
+        before = made.get(node.inputs[0]) if node.op == "permute" else None
+        if before is not None and before.op == "permute":
+            axes = tuple(before.attributes["axes"][axis] for axis in node.attributes["axes"])
+            node = replace(node, inputs=before.inputs, attributes={"axes": axes})
+            if axes == tuple(range(len(axes))) and node.name != graph.output:
+                renamed[node.name] = node.inputs[0]
+                continue
+        made[node.name] = node
+    return replace(graph, nodes=prune(made.values(), graph.output))
 
 
 def _flattened_linear_as_convolution(graph: Graph) -> Graph:
@@ -71,11 +90,11 @@ def _flattened_linear_as_convolution(graph: Graph) -> Graph:
     by_name, shapes = graph.by_name(), graph.shapes()
 
     def turn(node: Node) -> list[Node]:
-        before = by_name.get(node.inputs[0])
+        before = by_name.get(node.inputs[0]) if node.inputs else None
         if node.op != "linear" or before is None or before.op != "reshape":
             return [node]
         shape = shapes[before.inputs[0]]
-        if len(shape) != 4 or shape[2:] == (1, 1):
+        if len(shape) != 4 or shape[2:] == (1, 1) or before.shape != (shape[0], math.prod(shape[1:])):
             return [node]
         weight = node.weights["weight"]
         features = weight.shape[0]
@@ -83,7 +102,7 @@ def _flattened_linear_as_convolution(graph: Graph) -> Graph:
             name=f"{node.name}_conv",
             op="conv2d",
             inputs=before.inputs,
-            shape=(1, features, 1, 1),
+            shape=(shape[0], features, 1, 1),
             attributes={"stride": (1, 1), "dilation": (1, 1), "padding": (0, 0, 0, 0), "groups": 1},
             weights={"weight": np.reshape(weight, (features, *shape[1:])), "bias": node.weights["bias"]},
             source=node.source,

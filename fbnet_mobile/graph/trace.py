@@ -22,8 +22,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from fbnet_mobile.errors import FbnetError, UserError
-from fbnet_mobile.graph.operations import INPUT, Graph, Node, Weights
-from fbnet_mobile.graph.rules import RULES, Grouped, Value
+from fbnet_mobile.graph.operations import INPUT, Graph, Node, Shape, Weights
+from fbnet_mobile.graph.rules import RULES, Rule, Value
 from fbnet_mobile.graph.simplify import simplify
 
 
@@ -126,6 +126,7 @@ class Watch(TorchFunctionMode):
     def __init__(self, module: nn.Module, images: torch.Tensor) -> None:
         super().__init__()
         self.nodes: dict[str, Node] = {}
+        self._input_shape = tuple(images.shape)
         self.call = ""
         self.result: Any = None
         # By identity, with the number of changes that there were before. The tensors are kept as well, lest another
@@ -173,9 +174,15 @@ class Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         # The values of the arguments as they were: an operation in place gives its tensor a new one.
         lowered, named = self._with_values(args), self._with_values(kwargs)
-        depends = _any(lowered, (Value, Grouped)) or _any(named, (Value, Grouped))
+        depends = _any(lowered, Value) or _any(named, Value)
         if not depends and not self._written:  # most calls: kept short
             return self._run(func, args, kwargs)
+        rule = RULES.get(func)
+        if depends and rule is not None and rule.composed:
+            self.call = func.__name__
+            self._check_call(rule, args, kwargs)
+            with self:
+                return rule.lower(self, *args, **kwargs)
         tensors = list(_tensors((args, kwargs)))
         versions = [_version(tensor) for tensor in tensors]
         result = self._run(func, args, kwargs)
@@ -197,6 +204,8 @@ class Watch(TorchFunctionMode):
                 self._note_written(tensor)
         parts = zip(result, made, strict=True) if isinstance(made, tuple) else [(result, made)]
         for tensor, value in parts:
+            if value is None:
+                continue
             if not tensor.is_floating_point():
                 raise self.refused(f"its result is {tensor.dtype}; only floats can be")
             self._values[id(tensor)] = (tensor, value, self._changes)
@@ -254,14 +263,14 @@ class Watch(TorchFunctionMode):
     def _lower(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func not in RULES:
             raise self.refused("no format here has it; build the network from other operations")
-        rule = RULES[func]
-        if not rule.grouped and (_any(args, Grouped) or _any(kwargs, Grouped)):
-            raise self.refused("only the channel shuffle may view a feature map with five axes")
+        self._check_call(RULES[func], args, kwargs)
+        return RULES[func].lower(self, *args, **kwargs)
+
+    def _check_call(self, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
             rule.signature.bind(self, *args, **kwargs)
         except TypeError as error:
             raise self.refused(f"the export does not know this way to call it ({error})") from error
-        return rule.lower(self, *args, **kwargs)
 
     def refused(self, because: str) -> UserError:
         """Return the error that says that the current call cannot be exported."""
@@ -275,15 +284,17 @@ class Watch(TorchFunctionMode):
         weights: Weights | None = None,
         **attributes: Any,
     ) -> Value:
-        """Add a node and return its value, of the shape of the current call's result unless one is given."""
+        """Add a node and return its value, of the shape of the current call's result unless one is given.
+
+        An input that is a tensor, not a value, becomes a node of its own.
+        """
+        inputs = tuple(self.constant(value) if isinstance(value, torch.Tensor) else value for value in inputs)
         for value in inputs:
             if not isinstance(value, Value):
-                raise self.refused("one of its inputs does not depend on the network's input")
+                raise self.refused(f"a {type(value).__name__} stands where only a tensor can be")
         shape = tuple(self.result.shape if shape is None else shape)
-        if len(shape) not in (2, 4) or shape[0] != 1 or min(shape) < 1:
-            raise self.refused(
-                f"its result has the shape {shape}; only (1, features) or (1, channels, height, width) can be"
-            )
+        if not shape or min(shape) < 1:
+            raise self.refused(f"its result has the shape {shape}; only what has axes, and numbers in each, can be")
         stem = f"{self.source()}.{op}" if self.source() else op
         name, number = stem, 1
         while name in self.nodes:
@@ -292,6 +303,14 @@ class Watch(TorchFunctionMode):
         names = tuple(value.name for value in inputs)
         self.nodes[name] = Node(name, op, names, shape, attributes, weights or {}, self.source())
         return Value(name, shape)
+
+    def shape(self, name: str) -> Shape:
+        """Return the shape of the value of a name."""
+        return self._input_shape if name == INPUT else self.nodes[name].shape
+
+    def constant(self, tensor: torch.Tensor) -> Value:
+        """Return the value of a tensor that does not depend on the input."""
+        return self.add("constant", shape=tensor.shape, weights={"constant": self.array(tensor)})
 
     def array(self, tensor: Any) -> NDArray[np.float32]:
         """Return a constant tensor as a float32 array."""

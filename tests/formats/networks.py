@@ -93,3 +93,24 @@ class EveryOperation(nn.Module):
         assert x.shape[2:] == (3, 2)
         x = self.last_norm(F.hardswish(self.vector_norm(self.folded(x.flatten(1)))))
         return torch.softmax(x, 1) - x.sigmoid()
+
+
+class EveryOtherOperation(nn.Module):
+    """What mobile transformers have besides, on (N, 8, 12, 12)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.wide = nn.LayerNorm(8), nn.Linear(8, 24)
+        self.token = nn.Parameter(torch.rand(1, 1, 8))
+        self.up = nn.ConvTranspose2d(8, 8, 2, 2)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.cat((self.token.expand(len(x), -1, -1), self.norm(x.flatten(2).transpose(1, 2))), 1)
+        query, key, value = self.wide(y).reshape(len(x), 145, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        y = y + F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        x = self.up(y[:, 1:].mT.unflatten(2, (12, 12)))[:, :, ::2, 1::2] * y.amax(1)[..., None, None]
+        x = F.softplus(x) / (1 + x.abs().sqrt()) - (-x.clamp(-1, 1)).exp()
+        x = x[:, [1, 0, 2, 3, 4, 5, 7, 6]] + x.mean(1, keepdim=True) * x.sum((1, 2), keepdim=True) / 20
+        return self.head(x.mean((2, 3)))

@@ -10,7 +10,7 @@ from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import format_of
 from fbnet_mobile.formats.verify import export
 
-from .networks import EveryOperation, calibrated, mobile_network
+from .networks import EveryOperation, EveryOtherOperation, calibrated, mobile_network
 
 
 def head() -> nn.Module:
@@ -31,7 +31,7 @@ def test_an_opset_gives_the_same_results_in_a_file_that_its_time_reads(
     torch.manual_seed(0)
     options = {} if opset is None else {"opset": opset}
     path = tmp_path / "m.onnx"
-    for network in (calibrated(EveryOperation(), 8, 12), head()):
+    for network in (calibrated(EveryOperation(), 8, 12), EveryOtherOperation(), head()):
         export(network, path, format="onnx", input_shape=(1, 8, 12, 12), options=options, tolerance=1e-4)
         model = onnx.load(path)
         assert ([entry.version for entry in model.opset_import], model.ir_version) == ([opset or 17], ir)

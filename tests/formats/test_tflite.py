@@ -1,8 +1,10 @@
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
+from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import write
 from fbnet_mobile.formats.tflite.run import LiteRTSession, load
 from fbnet_mobile.graph.trace import trace
@@ -48,6 +50,26 @@ def test_an_activation_is_not_fused_into_a_layer_whose_value_is_read_elsewhere(t
             return torch.cat((y, torch.relu(y)), 1)
 
     assert operations(Twice(), (1, 2, 3, 3), tmp_path) == ["CONV_2D", "RELU", "CONCATENATION"]
+
+
+def test_permutations_that_are_taken_back_cost_nothing(tmp_path: Path) -> None:
+    class Block(nn.Module):
+        """ConvNeXt's, whose norm and layers are over channels, and tokens as a transformer makes them and back."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.layer, self.last = nn.LayerNorm(4), nn.Linear(4, 4), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.layer(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2) * 2 + x
+            return self.last(self.layer(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape))
+
+    assert "TRANSPOSE" not in operations(Block(), (1, 4, 5, 6), tmp_path)
+
+
+def test_a_transposed_convolution_of_groups_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot write 0\.conv_transpose2d \(in '0'\) to TFLite: it has no"):
+        operations(nn.Sequential(nn.ConvTranspose2d(4, 4, 2, groups=2)), (1, 4, 5, 6), tmp_path)
 
 
 def test_the_file_has_a_signature(tmp_path: Path) -> None:

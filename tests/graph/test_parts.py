@@ -73,7 +73,101 @@ PARTS: dict[str, Callable[[], nn.Module]] = {
     "flatten, batch norm, linear": lambda: layer_head(nn.BatchNorm1d(144), nn.ReLU()),
     "flatten and view again": lambda: Function(lambda x: x.flatten(1).relu().unflatten(1, (8, 9, 14)) + 1),
     "softmax over channels": lambda: nn.Softmax(1),
+    "softmax over other axes": lambda: Function(lambda x: x.softmax(2) + x.flatten(2).softmax(-1).view_as(x)),
+    "layer norm": lambda: Function(lambda x, norm: norm(x) + x, affine(nn.LayerNorm((9, 14)))),
+    "layer norm over channels": lambda: nn.Sequential(
+        Permute(0, 2, 3, 1), affine(nn.LayerNorm(8)), nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8), Permute(0, 3, 1, 2)
+    ),
+    "layer norm of all": lambda: nn.LayerNorm((8, 9, 14), elementwise_affine=False, eps=0.1),
+    **{f"group norm {g}": lambda g=g: affine(nn.GroupNorm(g, 8)) for g in (1, 4, 8)},
+    "instance norm": lambda: affine(nn.InstanceNorm2d(8, affine=True)),
+    "own norms": lambda: Function(lambda x: F.rms_norm(x, (14,)) + F.normalize(x, dim=1) + x.var(1, keepdim=True)),
+    "attention": lambda: Function(attend, nn.MultiheadAttention(8, 2, batch_first=True)),
+    "attention with a mask": lambda: Function(
+        lambda x: F.scaled_dot_product_attention(
+            tokens(x), tokens(x) * 2, tokens(x) - 1, attn_mask=torch.eye(126).bool()
+        )
+    ),
+    "products of matrices": lambda: Function(
+        lambda x, y: tokens(x) @ tokens(x).mT @ y.weight.T
+        + torch.einsum("bnc,bmc->bnm", tokens(x), tokens(x))[..., :6],
+        nn.Linear(126, 6),
+    ),
+    "a vector and a constant first": lambda: Function(
+        lambda x: (torch.ones(5, 9) * 0.1) @ x + 1 / (2 + x[:, :, :1].square()) - (3 - x.mean((2, 3)))[..., None, None]
+    ),
+    "permutations": lambda: Function(lambda x: x.permute(3, 0, 2, 1).transpose(0, 1).mT + x.movedim(3, 1)),
+    "windows": lambda: Function(
+        lambda x: x.reshape(1, 2, 4, 3, 3, 7, 2).permute(0, 3, 5, 4, 6, 1, 2).reshape(21, 6, 8) * torch.ones(6, 8)
+    ),
+    "windows and back": lambda: Function(lambda x, part: unwindowed(part(windowed(x))), nn.Linear(8, 8)),
+    "pixel shuffles": lambda: Function(lambda x: F.pixel_unshuffle(F.pixel_shuffle(x[..., :12], 2)[:, :, 3:, 3:], 3)),
+    "slices": lambda: Function(lambda x: x[:, 1::3, ::2, 3:13] + x[:, 5:, 1::2, :10][:, :, [3, 0, 1, 1, 2]]),
+    "gathered channels": lambda: Function(lambda x: x[:, [7, 0, 3]] + x.flip(1)[:, torch.tensor([1, -1, 2])]),
+    "axes taken away": lambda: Function(lambda x: x[0, :, 3] + x.select(2, 4)[:, None, ..., 1].squeeze(1)[..., None]),
+    "rolled and stacked": lambda: Function(lambda x: torch.stack((x, x.roll((2, -3), (2, 3))), 1)[:, :, ::2].sum(1)),
+    "repeated": lambda: Function(
+        lambda x: x.mean(1, keepdim=True).expand(-1, 8, -1, -1) + x.repeat(1, 1, 1, 2)[..., ::2]
+    ),
+    "padded": lambda: Function(
+        lambda x: F.pad(x, (0, 1), value=1.5)[..., 1:] + F.pad(x, (0, 0, 2, 0, 1, 0))[:, 1:, 2:]
+    ),
+    "reductions": lambda: Function(
+        lambda x: x.sum((1, 3), keepdim=True) + x.mean(-1, True) + x.amax(1)[:, None] + x.norm(dim=1, keepdim=True)
+    ),
+    "functions": lambda: Function(
+        lambda x: x.exp() + x.abs().sqrt() + F.softplus(x) + F.mish(x) + x.abs().add(1) ** -0.5
+    ),
+    "limits": lambda: Function(lambda x: x.clamp(-0.5, 1) / x.abs().clamp(min=0.3) + torch.maximum(x, x.flip(2))),
+    "constants joined": lambda: Function(lambda x: torch.cat((torch.arange(8.0).expand(1, 1, 8), tokens(x)), 1)),
+    "transposed convolution": lambda: nn.ConvTranspose2d(8, 5, 4, 2, 1),
+    "transposed convolution with more at the end": lambda: nn.ConvTranspose2d(8, 5, (2, 3), (3, 2), (0, 1), (2, 1)),
+    "convolution of one axis": lambda: Function(
+        lambda x, part: x * part(x.mean((2, 3))[:, None]).sigmoid().view(1, 8, 1, 1), nn.Conv1d(1, 1, 3, padding=1)
+    ),
+    "average pool, ceil": lambda: Function(
+        lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True)[..., :7] + F.avg_pool2d(x, 4, 2, 1, True, False)
+    ),
+    "adaptive pools": lambda: Function(lambda x: F.adaptive_avg_pool2d(x, (4, 5)) + F.adaptive_max_pool2d(x, 1)),
+    "sizes that do not divide": lambda: Function(
+        lambda x: F.interpolate(x, (13, 20)) + F.interpolate(x, (13, 20), mode="bilinear")
+    ),
+    "corners that do not divide": lambda: nn.Upsample((11, 17), mode="bilinear", align_corners=True),
 }  # fmt: skip
+
+
+class Permute(nn.Module):
+    def __init__(self, *axes: int) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.permute(self.axes)
+
+
+def affine(norm: nn.Module) -> nn.Module:
+    """The norm with factors and terms that are not those it starts with."""
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 1.5)
+        norm.bias.uniform_(-1, 1)
+    return norm
+
+
+def tokens(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(2).transpose(1, 2)
+
+
+def attend(x: torch.Tensor, part: nn.Module) -> torch.Tensor:
+    y = tokens(x)
+    return part(y, y, y, need_weights=False)[0].transpose(1, 2).reshape(x.shape) + x
+
+
+def windowed(x: torch.Tensor) -> torch.Tensor:
+    return x.view(1, 8, 3, 3, 2, 7).permute(0, 2, 4, 3, 5, 1).reshape(6, 21, 8)
+
+
+def unwindowed(x: torch.Tensor) -> torch.Tensor:
+    return x.view(1, 3, 2, 3, 7, 8).permute(0, 5, 1, 3, 2, 4).reshape(1, 8, 9, 14)
 
 
 def ramp(module: nn.PReLU) -> nn.PReLU:

@@ -264,6 +264,15 @@ def _silu(inputs: Inputs) -> NDArray[Any]:
     return result
 
 
+def _gelu(inputs: Inputs) -> NDArray[Any]:
+    torch = importlib.import_module("torch")
+    modes = {"EXACT": "none", "TANH_APPROXIMATION": "tanh"}
+    if inputs["mode"] not in modes:
+        raise JobError(f"cannot check a Core ML package with the gelu '{inputs['mode']}' on this system; use macOS")
+    x = torch.from_numpy(np.array(inputs["x"], np.float32))
+    return _like(torch.nn.functional.gelu(x, approximate=modes[inputs["mode"]]), inputs)
+
+
 def _upsample(mode: str) -> Callable[[Inputs], NDArray[Any]]:
     def rule(inputs: Inputs) -> NDArray[Any]:
         torch = importlib.import_module("torch")
@@ -274,6 +283,38 @@ def _upsample(mode: str) -> Callable[[Inputs], NDArray[Any]]:
         return _like(result, inputs)
 
     return rule
+
+
+def _resize_bilinear(inputs: Inputs) -> NDArray[Any]:
+    torch = importlib.import_module("torch")
+    sampling = inputs["sampling_mode"]
+    if sampling not in ("ALIGN_CORNERS", "UNALIGN_CORNERS"):
+        raise JobError(f"cannot check a Core ML package with the sampling '{sampling}' on this system; use macOS")
+    size = (int(inputs["target_size_height"]), int(inputs["target_size_width"]))
+    x = torch.from_numpy(np.array(inputs["x"], np.float32))
+    corners = sampling == "ALIGN_CORNERS"
+    return _like(torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=corners), inputs)
+
+
+def _conv_transpose(inputs: Inputs) -> NDArray[Any]:
+    torch = importlib.import_module("torch")
+    weight, strides = inputs["weight"], [int(step) for step in inputs["strides"]]
+    (top, _), (left, _) = _sides(inputs, weight.shape[2:])
+    height, width = (int(size) for size in inputs["output_shape"][2:])
+    covered = [
+        (size - 1) * step + kernel
+        for size, step, kernel in zip(inputs["x"].shape[2:], strides, weight.shape[2:], strict=True)
+    ]
+    bias = inputs.get("bias")
+    whole = torch.nn.functional.conv_transpose2d(
+        torch.from_numpy(np.array(inputs["x"], np.float32)),
+        torch.from_numpy(np.array(weight, np.float32)),
+        None if bias is None else torch.from_numpy(np.array(bias, np.float32)),
+        stride=strides,
+        groups=int(inputs["groups"]),
+        output_padding=[max(end - size, 0) for end, size in zip((top + height, left + width), covered, strict=True)],
+    )
+    return _like(whole[:, :, top : top + height, left : left + width], inputs)
 
 
 def _like(result: Any, inputs: Inputs) -> NDArray[Any]:
@@ -289,10 +330,14 @@ _WITHOUT_INFERENCE: dict[str, Callable[[Inputs], NDArray[Any]]] = {
     "batch_norm": _batch_norm,
     "concat": _concat,
     "silu": _silu,
+    "gelu": _gelu,
     "upsample_nearest_neighbor": _upsample("nearest"),
     "upsample_bilinear": _upsample("bilinear"),
+    "resize_bilinear": _resize_bilinear,
+    "conv_transpose": _conv_transpose,
 }
-"""The operations without value inference in coremltools 9.0, and concat, whose ignores ``interleave``."""
+"""The operations without value inference in coremltools 9.0, concat, whose ignores ``interleave``, and gelu, whose
+takes most of the time that a transformer is evaluated in, as it calls a Python function for each number."""
 
 
 def _coremltools() -> ModuleType:

@@ -43,8 +43,7 @@ def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
         metadata: strings to keep; "classes", if there, is a JSON list of the names of the logits.
 
     Raises:
-        UserError: it resizes a feature map by a factor that is not whole, or takes pixels of a number of channels
-            that no image has.
+        UserError: it takes pixels of a number of channels that no image has.
     """
     if graph.pixels and graph.input_shape[1] not in _COLOURS:
         raise UserError(
@@ -246,8 +245,40 @@ def _conv2d(node: Node, operands: Sequence[Any], name: str) -> Any:
     )
 
 
+def _conv_transpose2d(node: Node, operands: Sequence[Any], name: str) -> Any:
+    return mil.conv_transpose(
+        x=operands[0],
+        weight=node.weights["weight"],
+        bias=node.weights["bias"],
+        strides=list(node.attributes["stride"]),
+        groups=node.attributes["groups"],
+        pad_type="custom",
+        pad=_sides(node),
+        output_shape=list(node.shape),
+        name=name,
+    )
+
+
 def _linear(node: Node, operands: Sequence[Any], name: str) -> Any:
-    return mil.linear(x=operands[0], weight=node.weights["weight"], bias=node.weights["bias"], name=name)
+    x, shape = operands[0], list(node.shape)
+    weights = {role: node.weights[role] for role in ("weight", "bias")}
+    if len(shape) <= 3:
+        return mil.linear(x=x, name=name, **weights)
+    # The operation takes no more axes.
+    rows = mil.reshape(x=x, shape=[-1, x.shape[-1]], name=f"{name}_rows")
+    return mil.reshape(x=mil.linear(x=rows, name=f"{name}_layer", **weights), shape=shape, name=name)
+
+
+def _layer_norm(node: Node, operands: Sequence[Any], name: str) -> Any:
+    axes, eps = list(node.attributes["axes"]), np.float32(node.attributes["eps"])
+    weights = {to: node.weights[role] for to, role in (("gamma", "scale"), ("beta", "shift")) if role in node.weights}
+    return mil.layer_norm(x=operands[0], axes=axes, epsilon=eps, name=name, **weights)
+
+
+def _reduce(build: Callable[..., Any]) -> Rule:
+    return lambda node, operands, name: build(
+        x=operands[0], axes=list(node.attributes["axes"]), keep_dims=node.attributes["keepdims"], name=name
+    )
 
 
 def _pool(build: Callable[..., Any], **attributes: object) -> Rule:
@@ -271,7 +302,15 @@ def _concat(node: Node, operands: Sequence[Any], name: str) -> Any:
 
 
 def _slice(node: Node, operands: Sequence[Any], name: str) -> Any:
-    return mil.slice_by_size(x=operands[0], begin=list(node.attributes["start"]), size=list(node.shape), name=name)
+    start, stop, step = (list(node.attributes[role]) for role in ("start", "stop", "step"))
+    if set(step) == {1}:
+        return mil.slice_by_size(x=operands[0], begin=start, size=list(node.shape), name=name)
+    return mil.slice_by_index(x=operands[0], begin=start, end=stop, stride=step, name=name)
+
+
+def _gather(node: Node, operands: Sequence[Any], name: str) -> Any:
+    indices = np.array(node.attributes["indices"], np.int32)
+    return mil.gather(x=operands[0], indices=indices, axis=node.attributes["axis"], name=name)
 
 
 def _reshape(node: Node, operands: Sequence[Any], name: str) -> Any:
@@ -283,20 +322,21 @@ def _pad(node: Node, operands: Sequence[Any], name: str) -> Any:
 
 
 def _resize(node: Node, operands: Sequence[Any], name: str) -> Any:
-    before = operands[0].shape
-    factors = {
-        "scale_factor_height": node.shape[2] // before[2],
-        "scale_factor_width": node.shape[3] // before[3],
-    }
-    if node.shape[2] % before[2] or node.shape[3] % before[3]:
-        raise UserError(
-            f"cannot write {node.name} (in '{node.source}') to Core ML: it resizes {before[2:]} to "
-            f"{node.shape[2:]}, and only whole factors can be; use one, or another format"
-        )
-    if node.attributes["mode"] == "nearest":
-        return mil.upsample_nearest_neighbor(x=operands[0], name=name, **factors)
-    align = node.attributes["align_corners"]
-    return mil.upsample_bilinear(x=operands[0], align_corners=align, name=name, **factors)
+    x, mode, align = operands[0], node.attributes["mode"], node.attributes["align_corners"]
+    before, after = x.shape[2:], node.shape[2:]
+    if after[0] % before[0] or after[1] % before[1]:
+        if mode == "bilinear":
+            # Sampled as PyTorch samples it.
+            sampling = "ALIGN_CORNERS" if align else "UNALIGN_CORNERS"
+            sizes = {"target_size_height": after[0], "target_size_width": after[1]}
+            return mil.resize_bilinear(x=x, sampling_mode=sampling, name=name, **sizes)
+        rows, columns = (np.arange(out, dtype=np.int32) * size // out for out, size in zip(after, before, strict=True))
+        x = mil.gather(x=x, indices=rows, axis=2, name=f"{name}_rows")
+        return mil.gather(x=x, indices=columns, axis=3, name=name)
+    factors = {"scale_factor_height": after[0] // before[0], "scale_factor_width": after[1] // before[1]}
+    if mode == "nearest":
+        return mil.upsample_nearest_neighbor(x=x, name=name, **factors)
+    return mil.upsample_bilinear(x=x, align_corners=align, name=name, **factors)
 
 
 def _channel_shuffle(node: Node, operands: Sequence[Any], name: str) -> Any:
@@ -337,21 +377,33 @@ def _prelu(node: Node, operands: Sequence[Any], name: str) -> Any:
 
 # Whatever has no name gets one with a number that counts all operations of the process.
 _RULES: dict[str, Rule] = {
+    "constant": lambda node, operands, name: mil.const(val=operands[0], name=name),
     "conv2d": _conv2d,
+    "conv_transpose2d": _conv_transpose2d,
     "linear": _linear,
+    "matmul": _binary(mil.matmul),
+    "layer_norm": _layer_norm,
     "add": _binary(mil.add),
     "mul": _binary(mil.mul),
     "sub": _binary(mil.sub),
+    "div": _binary(mil.real_div),
+    "minimum": _binary(mil.minimum),
+    "maximum": _binary(mil.maximum),
     "concat": _concat,
     "slice": _slice,
+    "gather": _gather,
     "max_pool": _pool(mil.max_pool),
     "avg_pool": _pool(mil.avg_pool, exclude_padding_from_average=False),
     "global_avg_pool": _global_avg_pool,
+    "mean": _reduce(mil.reduce_mean),
+    "sum": _reduce(mil.reduce_sum),
+    "max": _reduce(mil.reduce_max),
+    "permute": lambda node, operands, name: mil.transpose(x=operands[0], perm=list(node.attributes["axes"]), name=name),
     "reshape": _reshape,
     "pad": _pad,
     "resize": _resize,
     "channel_shuffle": _channel_shuffle,
-    "softmax": _unary(mil.softmax, axis=1),
+    "softmax": lambda node, operands, name: mil.softmax(x=operands[0], axis=node.attributes["axis"], name=name),
     "relu": _unary(mil.relu),
     "relu6": _unary(mil.relu6),
     "hard_sigmoid": _unary(mil.sigmoid_hard, alpha=np.float32(1 / 6), beta=np.float32(0.5)),
@@ -363,4 +415,8 @@ _RULES: dict[str, Rule] = {
     "leaky_relu": _leaky_relu,
     "elu": _elu,
     "prelu": _prelu,
+    "exp": _unary(mil.exp),
+    "sqrt": _unary(mil.sqrt),
+    "softplus": _unary(mil.softplus),
+    "abs": _unary(mil.abs),
 }

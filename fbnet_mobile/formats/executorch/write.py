@@ -122,8 +122,8 @@ def _layer_norm(node: Node, inputs: Sequence[Tensor], weights: Weights) -> Tenso
 
 def _slice(node: Node, inputs: Sequence[Tensor], weights: Weights) -> Tensor:
     x = inputs[0]
-    for axis, (start, stop) in enumerate(zip(node.attributes["start"], node.attributes["stop"], strict=True)):
-        step = node.attributes["step"][axis] if "step" in node.attributes else 1
+    limits = zip(*(node.attributes[role] for role in ("start", "stop", "step")), strict=True)
+    for axis, (start, stop, step) in enumerate(limits):
         if (start, stop, step) != (0, x.shape[axis], 1):
             x = torch.ops.aten.slice.Tensor(x, axis, start, stop, step)
     return x
@@ -187,7 +187,7 @@ _RULES: dict[str, Rule] = {
     "pad": _pad,
     "resize": _resize,
     "channel_shuffle": lambda node, inputs, weights: F.channel_shuffle(inputs[0], node.attributes["groups"]),
-    "softmax": lambda node, inputs, weights: F.softmax(inputs[0], node.attributes.get("axis", 1)),
+    "softmax": lambda node, inputs, weights: F.softmax(inputs[0], node.attributes["axis"]),
     "relu": _one(F.relu),
     "relu6": _one(F.relu6),
     "hard_sigmoid": _one(F.hardsigmoid),

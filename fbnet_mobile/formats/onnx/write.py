@@ -5,7 +5,7 @@ The operations are those of https://onnx.ai/onnx/operators; what opset 17 has no
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ def write(
         raise UserError(f"cannot write opset {opset}; choose one from {OPSETS[0]} to {OPSETS[1]}")
     builder = _Builder(graph, opset, dynamic_batch)
     for node in graph.nodes:
+        builder.batch[node.name] = builder.batch_axis(node)
         _RULES[node.op](builder, node)
     kind = TensorProto.UINT8 if graph.pixels else TensorProto.FLOAT
     model = helper.make_model(
@@ -78,6 +79,7 @@ class _Builder:
         self.shapes = graph.shapes()
         self.operations: list[onnx.NodeProto] = []
         self.constants: list[TensorProto] = []
+        self.batch: dict[str, int | None] = {INPUT: 0}
         self.input = INPUT
         if graph.pixels:
             self.input = f"{INPUT}_cast"
@@ -93,10 +95,49 @@ class _Builder:
         """Return the shape, for one image, of an input or output as the file states it."""
         return [_BATCH if self.dynamic_batch else shape[0], *shape[1:]]
 
+    def batch_axis(self, node: Node) -> int | None:
+        """Return the axis of a node's value that grows with the batch; None for one that does not depend on the input.
+
+        The graph says what happens to one image: the batch, or the batch times what is merged with it, stays outside of
+        whatever it was outside of.
+        """
+        axes = [self.batch[name] for name in node.inputs]
+        known = [axis for axis in axes if axis is not None]
+        if not known:
+            return None
+        axis, attributes = known[0], node.attributes
+        if node.op == "permute":
+            axes_before: tuple[int, ...] = attributes["axes"]
+            return axes_before.index(axis)
+        if node.op == "reshape":
+            outside = math.prod(self.shapes[node.inputs[0]][:axis])
+            return next(place for place in range(len(node.shape)) if math.prod(node.shape[:place]) == outside)
+        if self.dynamic_batch and (
+            axis == attributes.get("axis")
+            or axis in attributes.get("axes", ())
+            or (node.op == "slice" and (attributes["start"][axis], attributes["stop"][axis]) != (0, node.shape[axis]))
+            or (node.op == "concat" and None in axes)
+            or len(set(known)) > 1
+        ):
+            raise self.refused(node, "it joins or takes apart what is of several images; ask for a batch of one")
+        if node.op in ("mean", "sum", "max") and not attributes["keepdims"]:
+            reduced: tuple[int, ...] = attributes["axes"]
+            return axis - sum(other < axis for other in reduced)
+        return axis
+
+    def refused(self, node: Node, because: str) -> UserError:
+        """Return the error that says that a node cannot be written with a dynamic batch."""
+        return UserError(f"cannot write {node.name} (in '{node.source}') to ONNX with a dynamic batch: {because}")
+
     def shape(self, node: Node, role: str, *sizes: int) -> str:
-        """Add a constant shape to reshape to, for one image, and return its tensor; 0 keeps the batch there is."""
-        kept = 0 if self.dynamic_batch else sizes[0]
-        return self.constant(node, role, np.array([kept, *sizes[1:]], np.int64))
+        """Add a constant shape to reshape to, and return its tensor; in it, 0 keeps the batch there is."""
+        numbers = list(sizes)
+        axis = self.batch[node.name]
+        if self.dynamic_batch and axis is not None:
+            before = self.shapes[node.inputs[0]]
+            kept = axis == self.batch[node.inputs[0]] == 0 and before[0] == numbers[0]
+            numbers[axis] = 0 if kept else -1
+        return self.constant(node, role, np.array(numbers, np.int64))
 
     def inputs(self, node: Node) -> list[str]:
         """Return the tensors that the node reads, its constant last."""
@@ -117,6 +158,23 @@ class _Builder:
         made = name if part else self.tensor(node.name)
         self.operations.append(helper.make_node(kind, inputs, [made], name=name, **attributes))
         return made
+
+    def reduce(
+        self, node: Node, kind: str, x: str, axes: Sequence[int], *, part: str = "", keepdims: bool = True
+    ) -> str:
+        """Add an operation that reduces axes: of an attribute, or from an opset on of an input."""
+        if self.opset < (13 if kind == "ReduceSum" else 18):
+            return self.op(node, kind, [x], part, axes=list(axes), keepdims=int(keepdims))
+        role = f"{part}/axes" if part else "axes"
+        return self.op(
+            node, kind, [x, self.constant(node, role, np.array(axes, np.int64))], part, keepdims=int(keepdims)
+        )
+
+
+def _constant(to: _Builder, node: Node) -> str:
+    name = to.tensor(node.name)
+    to.constants.append(numpy_helper.from_array(np.asarray(node.weights["constant"], order="C"), name))
+    return name
 
 
 def _plain(kind: str, **attributes: Any) -> Callable[[_Builder, Node], str]:
@@ -141,9 +199,54 @@ def _conv2d(to: _Builder, node: Node) -> str:
     )
 
 
+def _conv_transpose2d(to: _Builder, node: Node) -> str:
+    weight = node.weights["weight"]
+    return to.op(
+        node,
+        "ConvTranspose",
+        [*to.inputs(node), to.constant(node, "weight", weight), to.constant(node, "bias", node.weights["bias"])],
+        kernel_shape=weight.shape[2:],
+        strides=node.attributes["stride"],
+        pads=node.attributes["padding"],
+        output_padding=node.attributes["output_padding"],
+        group=node.attributes["groups"],
+    )
+
+
 def _linear(to: _Builder, node: Node) -> str:
-    weights = [to.constant(node, role, node.weights[role]) for role in ("weight", "bias")]
-    return to.op(node, "Gemm", [*to.inputs(node), *weights], transB=1)
+    if len(node.shape) == 2:
+        weights = [to.constant(node, role, node.weights[role]) for role in ("weight", "bias")]
+        return to.op(node, "Gemm", [*to.inputs(node), *weights], transB=1)
+    weight = to.constant(node, "weight", node.weights["weight"].T)
+    if not node.weights["bias"].any():
+        return to.op(node, "MatMul", [*to.inputs(node), weight])
+    product = to.op(node, "MatMul", [*to.inputs(node), weight], part="product")
+    return to.op(node, "Add", [product, to.constant(node, "bias", node.weights["bias"])])
+
+
+def _layer_norm(to: _Builder, node: Node) -> str:
+    """By the operation of all last axes, from opset 17 on, or that of all axes but two, or as it is defined."""
+    axes, eps, rank = node.attributes["axes"], node.attributes["eps"], len(node.shape)
+    sizes = [node.shape[axis] for axis in axes]
+    (x,), weights = to.inputs(node), node.weights
+    if axes == tuple(range(2, rank)) and not weights:
+        ones = to.constant(node, "scale", np.ones(node.shape[1], np.float32))
+        zeros = to.constant(node, "shift", np.zeros(node.shape[1], np.float32))
+        return to.op(node, "InstanceNormalization", [x, ones, zeros], epsilon=eps)
+    scale = to.constant(node, "scale", weights["scale"] if "scale" in weights else np.ones(sizes, np.float32))
+    shift = [to.constant(node, "shift", weights["shift"])] if "shift" in weights else []
+    if to.opset >= 17 and axes == tuple(range(axes[0], rank)):
+        return to.op(node, "LayerNormalization", [x, scale, *shift], axis=axes[0], epsilon=eps)
+    centre = to.reduce(node, "ReduceMean", x, axes, part="mean")
+    apart = to.op(node, "Sub", [x, centre], part="apart")
+    square = to.op(node, "Mul", [apart, apart], part="square")
+    variance = to.reduce(node, "ReduceMean", square, axes, part="variance")
+    finite = to.op(node, "Add", [variance, to.constant(node, "eps", np.array(eps, np.float32))], part="finite")
+    deviation = to.op(node, "Sqrt", [finite], part="deviation")
+    normal = to.op(node, "Div", [apart, deviation], part="normal")
+    if not shift:
+        return to.op(node, "Mul", [normal, scale])
+    return to.op(node, "Add", [to.op(node, "Mul", [normal, scale], part="scaled"), *shift])
 
 
 def _relu6(to: _Builder, node: Node) -> str:
@@ -191,10 +294,16 @@ def _pool(kind: str, **attributes: Any) -> Callable[[_Builder, Node], str]:
 def _global_avg_pool(to: _Builder, node: Node) -> str:
     if node.attributes["keepdims"]:
         return to.op(node, "GlobalAveragePool", to.inputs(node))
-    if to.opset < 18:
-        return to.op(node, "ReduceMean", to.inputs(node), axes=[2, 3], keepdims=0)
-    axes = to.constant(node, "axes", np.array([2, 3], np.int64))
-    return to.op(node, "ReduceMean", [*to.inputs(node), axes], keepdims=0)
+    (x,) = to.inputs(node)
+    return to.reduce(node, "ReduceMean", x, (2, 3), keepdims=False)
+
+
+def _reduce(kind: str) -> Callable[[_Builder, Node], str]:
+    def rule(to: _Builder, node: Node) -> str:
+        (x,), attributes = to.inputs(node), node.attributes
+        return to.reduce(node, kind, x, attributes["axes"], keepdims=attributes["keepdims"])
+
+    return rule
 
 
 def _reshape(to: _Builder, node: Node) -> str:
@@ -202,13 +311,20 @@ def _reshape(to: _Builder, node: Node) -> str:
 
 
 def _slice(to: _Builder, node: Node) -> str:
-    start, stop = list(node.attributes["start"]), list(node.attributes["stop"])
-    if to.dynamic_batch:
-        stop[0] = _ALL
-    bounds = [
-        to.constant(node, role, np.array(limits, np.int64)) for role, limits in (("start", start), ("stop", stop))
-    ]
+    start, stop, step = (list(node.attributes[role]) for role in ("start", "stop", "step"))
+    axis = to.batch[node.name]
+    if to.dynamic_batch and axis is not None:
+        stop[axis] = _ALL
+    limits = {"start": start, "stop": stop}
+    if set(step) != {1}:
+        limits |= {"axes": list(range(len(step))), "step": step}
+    bounds = [to.constant(node, role, np.array(numbers, np.int64)) for role, numbers in limits.items()]
     return to.op(node, "Slice", [*to.inputs(node), *bounds])
+
+
+def _gather(to: _Builder, node: Node) -> str:
+    indices = to.constant(node, "indices", np.array(node.attributes["indices"], np.int64))
+    return to.op(node, "Gather", [*to.inputs(node), indices], axis=node.attributes["axis"])
 
 
 def _pad(to: _Builder, node: Node) -> str:
@@ -232,10 +348,7 @@ def _resize(to: _Builder, node: Node) -> str:
         axes = {"axes": [2, 3]}
         size = ["", to.constant(node, "sizes", np.array(node.shape[2:], np.int64))]
     else:
-        raise UserError(
-            f"cannot write {node.name} (in '{node.source}') to ONNX with a dynamic batch: a resize there by another "
-            "than whole factors needs opset 18; ask for that"
-        )
+        raise to.refused(node, "a resize there by another than whole factors needs opset 18; ask for that")
     return to.op(
         node,
         "Resize",
@@ -262,21 +375,33 @@ def _prelu(to: _Builder, node: Node) -> str:
 
 
 _RULES: dict[str, Callable[[_Builder, Node], str]] = {
+    "constant": _constant,
     "conv2d": _conv2d,
+    "conv_transpose2d": _conv_transpose2d,
     "linear": _linear,
+    "matmul": _plain("MatMul"),
+    "layer_norm": _layer_norm,
     "add": _plain("Add"),
     "mul": _plain("Mul"),
     "sub": _plain("Sub"),
+    "div": _plain("Div"),
+    "minimum": _plain("Min"),
+    "maximum": _plain("Max"),
     "concat": lambda to, node: to.op(node, "Concat", to.inputs(node), axis=node.attributes["axis"]),
     "slice": _slice,
+    "gather": _gather,
     "max_pool": _pool("MaxPool"),
     "avg_pool": _pool("AveragePool", count_include_pad=1),
     "global_avg_pool": _global_avg_pool,
+    "mean": _reduce("ReduceMean"),
+    "sum": _reduce("ReduceSum"),
+    "max": _reduce("ReduceMax"),
+    "permute": lambda to, node: to.op(node, "Transpose", to.inputs(node), perm=node.attributes["axes"]),
     "reshape": _reshape,
     "pad": _pad,
     "resize": _resize,
     "channel_shuffle": _channel_shuffle,
-    "softmax": _plain("Softmax", axis=1),
+    "softmax": lambda to, node: to.op(node, "Softmax", to.inputs(node), axis=node.attributes["axis"]),
     "relu": _plain("Relu"),
     "relu6": _relu6,
     "hard_sigmoid": _plain("HardSigmoid", alpha=1 / 6, beta=0.5),
@@ -288,4 +413,8 @@ _RULES: dict[str, Callable[[_Builder, Node], str]] = {
     "leaky_relu": lambda to, node: to.op(node, "LeakyRelu", to.inputs(node), alpha=node.attributes["slope"]),
     "elu": _plain("Elu"),
     "prelu": _prelu,
+    "exp": _plain("Exp"),
+    "sqrt": _plain("Sqrt"),
+    "softplus": _plain("Softplus"),
+    "abs": _plain("Abs"),
 }

@@ -1,8 +1,10 @@
 """Writes a graph as a TFLite file, through the MLIR dialect of Google's own converter (``litert_converter``).
 
-The file works on height, width, channels (NHWC) from its input to its output; a feature map is never
-transposed. A channel shuffle holds a TRANSPOSE, which is that operation itself, and so does flattening a feature map
-where no linear layer follows, as its numbers must come in PyTorch's order. Equal graphs and metadata give equal bytes.
+The file keeps feature maps as height, width, channels (NHWC) from its input to its output, and anything else in
+whatever order costs least (:mod:`fbnet_mobile.formats.tflite.layout`): a TRANSPOSE is in it only where an operation
+needs numbers in another order, as the product of matrices of an attention does, or flattening a feature map where no
+linear layer follows. A channel shuffle holds one, which is that operation itself. Equal graphs and metadata give equal
+bytes.
 What classifies pictures says so in TFLite's standard metadata, too.
 
 The operations and their attributes are those of ``tensorflow/compiler/mlir/lite/ir/tfl_ops.td``. They are
@@ -11,6 +13,7 @@ inverted residual block takes a few milliseconds.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.metadata import ModelMetadata
 from fbnet_mobile.formats.packages import quiet
+from fbnet_mobile.formats.tflite.layout import (
+    Layout,
+    arranged,
+    last,
+    permuted,
+    plain,
+    reshaped,
+    same_order,
+    usual,
+    without,
+)
 from fbnet_mobile.formats.tflite.metadata import METADATA, SIGNATURE
 from fbnet_mobile.formats.tflite.standard import STANDARD, describes, pack
 from fbnet_mobile.graph.operations import INPUT, Graph, Node, Shape
@@ -68,14 +83,16 @@ def _module(graph: Graph, metadata: Mapping[str, str]) -> ir.Module:
         builder = _Builder(graph, block.arguments[0])
         for node in graph.nodes:
             builder.emit(node)
-        ir.Operation.create("func.return", operands=[builder.values[graph.output]])
+        with ir.Location.name("output"):
+            result = builder.value(graph.output, usual(len(graph.shapes()[graph.output])))
+        ir.Operation.create("func.return", operands=[result])
     module.operation.verify()
     return module
 
 
 def _nhwc(shape: Sequence[Any]) -> tuple[Any, ...]:
-    """Reorder one item an axis from NCHW to NHWC; a vector's stay as they are."""
-    return (shape[0], shape[2], shape[3], shape[1]) if len(shape) == 4 else tuple(shape)
+    """Reorder one item an axis from NCHW to NHWC; those of anything but a feature map stay as they are."""
+    return arranged(shape, usual(len(shape)))
 
 
 def _tensor(shape: Shape, element: ir.Type | None = None) -> ir.Type:
@@ -93,22 +110,48 @@ def _attribute(value: object) -> ir.Attribute:
 
 
 class _Builder:
-    """Emits nodes into the current block; ``values`` are the MLIR values, NHWC, of the nodes' names."""
+    """Emits nodes into the current block; ``kept`` are the MLIR values of the nodes' names, with their layouts."""
 
     def __init__(self, graph: Graph, argument: ir.Value) -> None:
-        self.values: dict[str, ir.Value] = {INPUT: argument}
+        layout = usual(len(graph.input_shape))
+        self.kept: dict[str, tuple[ir.Value, Layout]] = {INPUT: (argument, layout)}
         if graph.pixels:
-            self.values[INPUT] = self.op("cast", [argument], _nhwc(graph.input_shape))
+            self.kept[INPUT] = (self.op("cast", [argument], _nhwc(graph.input_shape)), layout)
+        self.moved: dict[tuple[str, Layout], ir.Value] = {}
+        self.constants = {node.name: node.weights["constant"] for node in graph.nodes if node.op == "constant"}
         self.shapes = graph.shapes()
         self.fused = _activations_to_fuse(graph)
 
     def emit(self, node: Node) -> None:
         """Emit the operations of one node."""
         with ir.Location.name(node.name):
-            self.values[node.name] = _RULES[node.op](self, node)
+            made = _RULES[node.op](self, node)
+        self.kept[node.name] = made if isinstance(made, tuple) else (made, usual(len(node.shape)))
+
+    def layout(self, name: str) -> Layout:
+        """Return the order in which a value is kept."""
+        return self.kept[name][1]
+
+    def value(self, name: str, wanted: Layout | None = None) -> ir.Value:
+        """Return a node's value in a layout: in that in which it is kept unless another is wanted."""
+        value, layout = self.kept[name]
+        if wanted is None or wanted == layout:
+            return value
+        if (name, wanted) not in self.moved and name in self.constants:
+            self.moved[name, wanted] = self.constant(self.constants[name].transpose(wanted))
+        if (name, wanted) not in self.moved:
+            self.moved[name, wanted] = self.move(value, self.shapes[name], layout, wanted)
+        return self.moved[name, wanted]
+
+    def move(self, value: ir.Value, shape: Shape, layout: Layout, wanted: Layout) -> ir.Value:
+        """Return a value of another layout; its shape is given in PyTorch's order."""
+        after = arranged(shape, wanted)
+        if same_order(shape, layout, wanted):
+            return self.op("reshape", [value, self.numbers(*after)], after)
+        return self.op("transpose", [value, self.numbers(*(layout.index(axis) for axis in wanted))], after)
 
     def op(self, name: str, operands: Sequence[ir.Value], shape: Shape, **attributes: object) -> ir.Value:
-        """Emit one operation of the tfl dialect with a float32 result of the NHWC ``shape``."""
+        """Emit one operation of the tfl dialect with a float32 result of the ``shape``, as it is kept."""
         return ir.Operation.create(
             f"tfl.{name}",
             results=[_tensor(shape)],
@@ -129,12 +172,12 @@ class _Builder:
         """Emit a constant vector of 32-bit integers."""
         return self.constant(np.array(values, np.int32))
 
-    def inputs(self, node: Node) -> list[ir.Value]:
-        """Return the node's operands, its constant last."""
-        operands = [self.values[name] for name in node.inputs]
+    def inputs(self, node: Node, layout: Layout | None = None) -> list[ir.Value]:
+        """Return the node's operands in a layout, by default that of a feature map, its constant last."""
+        layout = usual(len(self.shapes[node.inputs[0]])) if layout is None else layout
+        operands = [self.value(name, layout) for name in node.inputs]
         if "constant" in node.weights:
-            constant = node.weights["constant"]
-            operands.append(self.constant(constant.transpose(0, 2, 3, 1) if constant.ndim == 4 else constant))
+            operands.append(self.constant(node.weights["constant"].transpose(layout)))
         return operands
 
     def padded(self, node: Node, window: Sequence[int], fill: float) -> tuple[ir.Value, str]:
@@ -144,7 +187,7 @@ class _Builder:
         SAME pads as evenly as it can, and more at the end, by what the output's size asks for; where PyTorch
         pads otherwise the input is padded by an operation of its own.
         """
-        value, shape = self.values[node.inputs[0]], self.shapes[node.inputs[0]]
+        (value,), shape = self.inputs(node), self.shapes[node.inputs[0]]
         sides, same = [], []
         for axis in (0, 1):
             size, out, step = shape[2 + axis], node.shape[2 + axis], node.attributes["stride"][axis]
@@ -160,15 +203,30 @@ class _Builder:
             return value, "SAME"
         return self.pad(value, shape, sides, fill), "VALID"
 
-    def pad(self, value: ir.Value, shape: Shape, sides: Sequence[tuple[int, int]], fill: float = 0.0) -> ir.Value:
-        """Pad height and width of a value whose NCHW shape is given."""
-        (top, bottom), (left, right) = sides
-        amounts = self.constant(np.array([(0, 0), (top, bottom), (left, right), (0, 0)], np.int32))
-        padded = (shape[0], shape[2] + top + bottom, shape[3] + left + right, shape[1])
+    def pad(
+        self,
+        value: ir.Value,
+        shape: Shape,
+        sides: Sequence[tuple[int, int]],
+        fill: float = 0.0,
+        layout: Layout = usual(4),  # noqa: B008 - a tuple
+    ) -> ir.Value:
+        """Pad height and width of a value, kept in a layout, whose NCHW shape is given."""
+        every = [(0, 0), (0, 0), *sides]
+        amounts = self.constant(np.array([every[axis] for axis in layout], np.int32))
+        padded = arranged([size + sum(more) for size, more in zip(shape, every, strict=True)], layout)
         if fill == 0:
             return self.op("pad", [value, amounts], padded)
         return self.op("padv2", [value, amounts, self.constant(np.array(fill, np.float32))], padded)
 
+    def largest(self, node: Node) -> Layout:
+        """Return the layout of the largest of the values that a node reads, the first of those of a size."""
+        read = [name for name in node.inputs if name not in self.constants] or list(node.inputs)
+        return self.layout(max(read, key=lambda name: math.prod(self.shapes[name])))
+
+
+Made = Any
+"""What a rule returns: an MLIR value in the usual layout, or one and the layout that it is kept in."""
 
 _FUSED = {"relu": "RELU", "relu6": "RELU6", "hard_sigmoid": "RELU6"}
 
@@ -224,56 +282,103 @@ def _conv2d(to: _Builder, node: Node) -> ir.Value:
     return to.op("conv_2d", [value, filters, bias], _nhwc(node.shape), **attributes)
 
 
-def _linear(to: _Builder, node: Node) -> ir.Value:
+def _linear(to: _Builder, node: Node) -> Made:
     bias, activation = _bias_and_activation(to, node)
-    return to.op(
+    layout = last(to.layout(node.inputs[0]), len(node.shape) - 1)
+    value = to.op(
         "fully_connected",
-        [*to.inputs(node), to.constant(node.weights["weight"]), bias],
-        node.shape,
+        [*to.inputs(node, layout), to.constant(node.weights["weight"]), bias],
+        arranged(node.shape, layout),
         fused_activation_function=activation,
         weights_format="DEFAULT",
-        keep_num_dims=False,
+        keep_num_dims=len(node.shape) > 2,
         asymmetric_quantize_inputs=False,
     )
+    return value, layout
 
 
-def _elementwise(name: str, **attributes: object) -> Callable[[_Builder, Node], ir.Value]:
-    return lambda to, node: to.op(name, to.inputs(node), _nhwc(node.shape), **attributes)
+def _matmul(to: _Builder, node: Node) -> Made:
+    first, second = node.inputs
+    rank = len(node.shape)
+    swapped = (*range(rank - 2), rank - 1, rank - 2)
+    as_it_is = same_order(to.shapes[second], to.layout(second), swapped) and second not in to.constants
+    operands = [to.value(first, plain(rank)), to.value(second, swapped if as_it_is else plain(rank))]
+    attributes = {"adj_x": False, "adj_y": as_it_is, "asymmetric_quantize_inputs": False}
+    return to.op("batch_matmul", operands, node.shape, **attributes), plain(rank)
 
 
-def _binary(to: _Builder, node: Node) -> ir.Value:
-    activation = _FUSED.get(to.fused.get(node.name, ""), "NONE")
-    return to.op(node.op, to.inputs(node), _nhwc(node.shape), fused_activation_function=activation)
+def _elementwise(name: str, **attributes: object) -> Callable[[_Builder, Node], Made]:
+    def rule(to: _Builder, node: Node) -> Made:
+        layout = to.largest(node)
+        return to.op(name, to.inputs(node, layout), arranged(node.shape, layout), **attributes), layout
+
+    return rule
 
 
-def _fusible(to: _Builder, node: Node) -> ir.Value:
-    if node.name in to.fused:
-        return to.values[node.inputs[0]]
-    return to.op(node.op, to.inputs(node), _nhwc(node.shape))
+def _binary(to: _Builder, node: Node) -> Made:
+    return _elementwise(node.op, fused_activation_function=_FUSED.get(to.fused.get(node.name, ""), "NONE"))(to, node)
 
 
-def _hard_sigmoid(to: _Builder, node: Node) -> ir.Value:
-    shape = _nhwc(node.shape)
-    clamped = to.values[node.inputs[0]]
+def _fusible(to: _Builder, node: Node) -> Made:
+    return to.kept[node.inputs[0]] if node.name in to.fused else _elementwise(node.op)(to, node)
+
+
+def _hard_sigmoid(to: _Builder, node: Node) -> Made:
+    clamped, layout = to.kept[node.inputs[0]]
+    shape = arranged(node.shape, layout)
     if node.name not in to.fused:
         three = to.constant(np.array(3, np.float32))
         clamped = to.op("add", [clamped, three], shape, fused_activation_function="RELU6")
     sixth = to.constant(np.array(1 / 6, np.float32))
-    return to.op("mul", [clamped, sixth], shape, fused_activation_function="NONE")
+    return to.op("mul", [clamped, sixth], shape, fused_activation_function="NONE"), layout
 
 
-def _silu(to: _Builder, node: Node) -> ir.Value:
-    value = to.values[node.inputs[0]]
-    gate = to.op("logistic", [value], _nhwc(node.shape))
-    return to.op("mul", [value, gate], _nhwc(node.shape), fused_activation_function="NONE")
+def _silu(to: _Builder, node: Node) -> Made:
+    value, layout = to.kept[node.inputs[0]]
+    shape = arranged(node.shape, layout)
+    gate = to.op("logistic", [value], shape)
+    return to.op("mul", [value, gate], shape, fused_activation_function="NONE"), layout
 
 
-def _gelu(to: _Builder, node: Node) -> ir.Value:
-    return to.op("gelu", to.inputs(node), _nhwc(node.shape), approximate=node.attributes["approximate"])
+def _softplus(to: _Builder, node: Node) -> Made:
+    """max(x, 0) + log(1 + exp(-|x|)), whose exponential is never too large."""
+    value, layout = to.kept[node.inputs[0]]
+    shape = arranged(node.shape, layout)
+    small = to.op("exp", [to.op("neg", [to.op("abs", [value], shape)], shape)], shape)
+    more = to.op("add", [small, to.constant(np.array(1, np.float32))], shape, fused_activation_function="NONE")
+    sums = [to.op("relu", [value], shape), to.op("log", [more], shape)]
+    return to.op("add", sums, shape, fused_activation_function="NONE"), layout
 
 
-def _leaky_relu(to: _Builder, node: Node) -> ir.Value:
-    return to.op("leaky_relu", to.inputs(node), _nhwc(node.shape), alpha=node.attributes["slope"])
+def _gelu(to: _Builder, node: Node) -> Made:
+    return _elementwise("gelu", approximate=node.attributes["approximate"])(to, node)
+
+
+def _leaky_relu(to: _Builder, node: Node) -> Made:
+    return _elementwise("leaky_relu", alpha=node.attributes["slope"])(to, node)
+
+
+def _layer_norm(to: _Builder, node: Node) -> Made:
+    """Its definition, operation by operation: TFLite has none of its own."""
+    value, layout = to.kept[node.inputs[0]]
+    axes = node.attributes["axes"]
+    shape = arranged(node.shape, layout)
+    one_each = tuple(1 if axis in axes else size for axis, size in enumerate(node.shape))
+    places = to.numbers(*(layout.index(axis) for axis in axes))
+
+    def calculate(op: str, first: ir.Value, second: ir.Value, shape: Shape) -> ir.Value:
+        return to.op(op, [first, second], shape, fused_activation_function="NONE")
+
+    few = arranged(one_each, layout)
+    apart = calculate("sub", value, to.op("mean", [value, places], few, keep_dims=True), shape)
+    variance = to.op("mean", [to.op("square", [apart], shape), places], few, keep_dims=True)
+    finite = calculate("add", variance, to.constant(np.array(node.attributes["eps"], np.float32)), few)
+    value = calculate("mul", apart, to.op("rsqrt", [finite], few), shape)
+    for role, op in (("scale", "mul"), ("shift", "add")):
+        if role in node.weights:
+            of_axes = [size if axis in axes else 1 for axis, size in enumerate(node.shape)]
+            value = calculate(op, value, to.constant(node.weights[role].reshape(of_axes).transpose(layout)), shape)
+    return value, layout
 
 
 def _prelu(to: _Builder, node: Node) -> ir.Value:
@@ -281,14 +386,63 @@ def _prelu(to: _Builder, node: Node) -> ir.Value:
     return to.op("prelu", [*to.inputs(node), to.constant(node.weights["slope"].reshape(shape))], _nhwc(node.shape))
 
 
-def _concat(to: _Builder, node: Node) -> ir.Value:
-    axis = _nhwc(range(len(node.shape))).index(node.attributes["axis"])
-    return to.op("concatenation", to.inputs(node), _nhwc(node.shape), axis=axis, fused_activation_function="NONE")
+def _concat(to: _Builder, node: Node) -> Made:
+    layout = to.largest(node)
+    axis = layout.index(node.attributes["axis"])
+    operands = to.inputs(node, layout)
+    shape = arranged(node.shape, layout)
+    return to.op("concatenation", operands, shape, axis=axis, fused_activation_function="NONE"), layout
 
 
-def _slice(to: _Builder, node: Node) -> ir.Value:
-    begin, size = to.numbers(*_nhwc(node.attributes["start"])), to.numbers(*_nhwc(node.shape))
-    return to.op("slice", [*to.inputs(node), begin, size], _nhwc(node.shape))
+def _slice(to: _Builder, node: Node) -> Made:
+    value, layout = to.kept[node.inputs[0]]
+    shape = arranged(node.shape, layout)
+    start, stop, step = (arranged(node.attributes[role], layout) for role in ("start", "stop", "step"))
+    if set(step) == {1}:
+        return to.op("slice", [value, to.numbers(*start), to.numbers(*shape)], shape), layout
+    masks = dict.fromkeys(("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axis_mask"), 0)
+    operands = [value, *(to.numbers(*bounds) for bounds in (start, stop, step))]
+    return to.op("strided_slice", operands, shape, offset=False, **masks), layout
+
+
+def _gather(to: _Builder, node: Node) -> Made:
+    value, layout = to.kept[node.inputs[0]]
+    operands = [value, to.numbers(*node.attributes["indices"])]
+    axis = layout.index(node.attributes["axis"])
+    return to.op("gather", operands, arranged(node.shape, layout), axis=axis, batch_dims=0), layout
+
+
+def _conv_transpose2d(to: _Builder, node: Node) -> Made:
+    """All that the kernels cover, less what is cut away."""
+    if node.attributes["groups"] != 1:
+        raise UserError(
+            f"cannot write {node.name} (in '{node.source}') to TFLite: it has no transposed convolution of groups; use "
+            "another format"
+        )
+    weight, stride = node.weights["weight"], node.attributes["stride"]
+    (value,), (batch, _, *sizes) = to.inputs(node), to.shapes[node.inputs[0]]
+    (top, left, bottom, right), more = node.attributes["padding"], node.attributes["output_padding"]
+    if any(extra > cut for extra, cut in zip(more, (bottom, right), strict=True)):
+        value = to.pad(value, to.shapes[node.inputs[0]], [(0, 1), (0, 1)])  # beyond the last kernel nothing is covered
+        sizes = [size + 1 for size in sizes]
+    whole = [(size - 1) * step + kernel for size, step, kernel in zip(sizes, stride, weight.shape[2:], strict=True)]
+    shape = (batch, *whole, weight.shape[1])
+    made = to.op(
+        "transpose_conv",
+        [
+            to.numbers(*shape),
+            to.constant(weight.transpose(1, 2, 3, 0)),
+            value,
+            to.constant(node.weights["bias"]),
+        ],
+        shape,
+        padding="VALID",
+        stride_h=stride[0],
+        stride_w=stride[1],
+        fused_activation_function="NONE",
+    )
+    after = _nhwc(node.shape)
+    return made if shape == after else to.op("slice", [made, to.numbers(0, top, left, 0), to.numbers(*after)], after)
 
 
 def _pool(name: str, fill: float) -> Callable[[_Builder, Node], ir.Value]:
@@ -314,30 +468,34 @@ def _pool(name: str, fill: float) -> Callable[[_Builder, Node], ir.Value]:
     return rule
 
 
-def _global_avg_pool(to: _Builder, node: Node) -> ir.Value:
-    operands = [*to.inputs(node), to.numbers(1, 2)]
-    return to.op("mean", operands, _nhwc(node.shape), keep_dims=node.attributes["keepdims"])
+def _reduce(name: str) -> Callable[[_Builder, Node], Made]:
+    def rule(to: _Builder, node: Node) -> Made:
+        value, layout = to.kept[node.inputs[0]]
+        axes, keep = node.attributes.get("axes", (2, 3)), node.attributes["keepdims"]
+        places = to.numbers(*(layout.index(axis) for axis in axes))
+        left = layout if keep else without(layout, axes)
+        return to.op(name, [value, places], arranged(node.shape, left), keep_dims=keep), left
+
+    return rule
 
 
-def _reshape(to: _Builder, node: Node) -> ir.Value:
-    """Reshape; where the order of a feature map's axes shows, in PyTorch's order, which takes a TRANSPOSE."""
-    (value,), before = to.inputs(node), to.shapes[node.inputs[0]]
-    if _order_shows(before):
-        value = to.op("transpose", [value, to.numbers(0, 3, 1, 2)], before)
-    if not _order_shows(node.shape):
-        shape = _nhwc(node.shape)
-        return to.op("reshape", [value, to.numbers(*shape)], shape)
-    value = to.op("reshape", [value, to.numbers(*node.shape)], node.shape)
-    return to.op("transpose", [value, to.numbers(0, 2, 3, 1)], _nhwc(node.shape))
+def _reshape(to: _Builder, node: Node) -> Made:
+    """Reshape; numbers that do not lie in PyTorch's order, as far as it shows, are put in it first."""
+    (name,) = node.inputs
+    needed, layout = reshaped(to.shapes[name], to.layout(name), node.shape)
+    shape = arranged(node.shape, layout)
+    return to.op("reshape", [to.value(name, needed), to.numbers(*shape)], shape), layout
 
 
-def _order_shows(shape: Shape) -> bool:
-    return len(shape) == 4 and shape[1] > 1 and shape[2] * shape[3] > 1
+def _permute(to: _Builder, node: Node) -> Made:
+    """The same numbers where they are, under another layout."""
+    value, layout = to.kept[node.inputs[0]]
+    return value, permuted(layout, node.attributes["axes"])
 
 
-def _pad(to: _Builder, node: Node) -> ir.Value:
-    top, left, bottom, right = node.attributes["padding"]
-    return to.pad(to.values[node.inputs[0]], to.shapes[node.inputs[0]], [(top, bottom), (left, right)])
+def _pad(to: _Builder, node: Node) -> Made:
+    (top, left, bottom, right), (value, layout) = node.attributes["padding"], to.kept[node.inputs[0]]
+    return to.pad(value, to.shapes[node.inputs[0]], [(top, bottom), (left, right)], layout=layout), layout
 
 
 def _resize(to: _Builder, node: Node) -> ir.Value:
@@ -361,21 +519,38 @@ def _channel_shuffle(to: _Builder, node: Node) -> ir.Value:
     return to.op("reshape", [value, to.numbers(*_nhwc(node.shape))], _nhwc(node.shape))
 
 
-def _softmax(to: _Builder, node: Node) -> ir.Value:
-    return to.op("softmax", to.inputs(node), _nhwc(node.shape), beta=1.0)
+def _softmax(to: _Builder, node: Node) -> Made:
+    layout = last(to.layout(node.inputs[0]), node.attributes["axis"])
+    return to.op("softmax", to.inputs(node, layout), arranged(node.shape, layout), beta=1.0), layout
 
 
-_RULES: dict[str, Callable[[_Builder, Node], ir.Value]] = {
+def _constant(to: _Builder, node: Node) -> Made:
+    return to.constant(node.weights["constant"]), plain(len(node.shape))
+
+
+_RULES: dict[str, Callable[[_Builder, Node], Made]] = {
+    "constant": _constant,
     "conv2d": _conv2d,
+    "conv_transpose2d": _conv_transpose2d,
     "linear": _linear,
+    "matmul": _matmul,
+    "layer_norm": _layer_norm,
     "add": _binary,
     "mul": _binary,
     "sub": _binary,
+    "div": _binary,
+    "minimum": _elementwise("minimum"),
+    "maximum": _elementwise("maximum"),
     "concat": _concat,
     "slice": _slice,
+    "gather": _gather,
     "max_pool": _pool("max_pool_2d", float(np.finfo(np.float32).min)),
     "avg_pool": _pool("average_pool_2d", 0.0),
-    "global_avg_pool": _global_avg_pool,
+    "global_avg_pool": _reduce("mean"),
+    "mean": _reduce("mean"),
+    "sum": _reduce("sum"),
+    "max": _reduce("reduce_max"),
+    "permute": _permute,
     "reshape": _reshape,
     "pad": _pad,
     "resize": _resize,
@@ -392,4 +567,8 @@ _RULES: dict[str, Callable[[_Builder, Node], ir.Value]] = {
     "leaky_relu": _leaky_relu,
     "elu": _elementwise("elu"),
     "prelu": _prelu,
+    "exp": _elementwise("exp"),
+    "sqrt": _elementwise("sqrt"),
+    "softplus": _softplus,
+    "abs": _elementwise("abs"),
 }

@@ -1,5 +1,5 @@
 # ruff: noqa: A002 - rules name their arguments as torch does: input, min, max.
-"""Convolutions, linear layers and the batch norms that are folded into them."""
+"""Convolutions and the batch norms that are folded into them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from fbnet_mobile.graph.rules.rule import Value, around, lowers, pair
+from fbnet_mobile.graph.rules.rule import Value, around, composes, lowers, pair
 
 if TYPE_CHECKING:
     from fbnet_mobile.graph.trace import Watch
@@ -45,13 +46,57 @@ def _conv2d(
     )
 
 
-@lowers(F.linear)
-def _linear(to: Watch, input: Any, weight: Any, bias: Any = None) -> Value:
-    matrix = to.array(weight)
-    zeros = np.zeros(matrix.shape[0], np.float32)
-    if isinstance(input, Value) and len(input.shape) != 2:
-        raise to.refused("it acts on the last axis of a feature map; flatten it first, or use a 1x1 convolution")
-    return to.add("linear", input, weights={"weight": matrix, "bias": zeros if bias is None else to.array(bias)})
+@composes(torch.conv1d)
+def _conv1d(
+    to: Watch,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    def across(number: Any, of_height: int) -> Any:
+        return number if isinstance(number, str) else (of_height, pair(number)[0])
+
+    wide = torch.conv2d(
+        input.unsqueeze(2),
+        weight.unsqueeze(2),
+        bias,
+        across(stride, 1),
+        across(padding, 0),
+        across(dilation, 1),
+        groups,
+    )
+    return wide.squeeze(2)
+
+
+@lowers(torch.conv_transpose2d)
+def _conv_transpose2d(
+    to: Watch,
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Value:
+    if pair(dilation) != (1, 1):
+        raise to.refused("a dilation other than 1")
+    kernel = to.array(weight)
+    zeros = np.zeros(to.result.shape[1], np.float32)
+    return to.add(
+        "conv_transpose2d",
+        input,
+        weights={"weight": kernel, "bias": zeros if bias is None else to.array(bias)},
+        stride=pair(stride),
+        padding=around(padding),
+        output_padding=pair(output_padding),
+        groups=groups,
+    )
 
 
 @lowers(F.batch_norm, torch.batch_norm)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fbnet_mobile.graph.rules.rule import Value, lowers
+from fbnet_mobile.graph.rules.rule import Value, composes, lowers
 
 if TYPE_CHECKING:
     from fbnet_mobile.graph.trace import Watch
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     Tensor.float,
     Tensor.to,
     Tensor.type_as,
-    grouped=True,
 )
 def _same(to: Watch, input: Any, *args: Any, **kwargs: Any) -> Any:
     return input
@@ -55,6 +54,9 @@ for _op, _functions in {
     "sigmoid": (F.sigmoid, torch.sigmoid, Tensor.sigmoid, torch.sigmoid_, Tensor.sigmoid_),
     "silu": (F.silu,),
     "tanh": (F.tanh, torch.tanh, Tensor.tanh, torch.tanh_, Tensor.tanh_),
+    "exp": (torch.exp, Tensor.exp, torch.exp_, Tensor.exp_),
+    "sqrt": (torch.sqrt, Tensor.sqrt, torch.sqrt_, Tensor.sqrt_),
+    "abs": (torch.abs, Tensor.abs, torch.abs_, Tensor.abs_),
 }.items():
     lowers(*_functions)(_activation(_op))
 
@@ -93,28 +95,92 @@ def _clamp(to: Watch, input: Any, min: Any = None, max: Any = None) -> Value:
         return to.add("relu6", input)
     if (min, max) == (0, None):
         return to.add("relu", input)
-    raise to.refused(f"its limits are {min} and {max}; only 0 and 6, or 0 and none, can be")
+    value: Value = input
+    for op, limit in (("maximum", min), ("minimum", max)):
+        if limit is not None:
+            value = binary(to, op, value, limit)
+    return value
+
+
+@composes(Tensor.clamp_min, torch.clamp_min, Tensor.clamp_min_, torch.clamp_min_)
+def _clamp_min(to: Watch, input: Tensor, min: Any) -> Tensor:
+    return input.clamp(min=min)
+
+
+@composes(Tensor.clamp_max, torch.clamp_max, Tensor.clamp_max_, torch.clamp_max_)
+def _clamp_max(to: Watch, input: Tensor, max: Any) -> Tensor:
+    return input.clamp(max=max)
+
+
+@lowers(torch.maximum, Tensor.maximum)
+def _maximum(to: Watch, input: Any, other: Any) -> Value:
+    return binary(to, "maximum", input, other)
+
+
+@lowers(torch.minimum, Tensor.minimum)
+def _minimum(to: Watch, input: Any, other: Any) -> Value:
+    return binary(to, "minimum", input, other)
+
+
+@lowers(F.softplus)
+def _softplus(to: Watch, input: Any, beta: float = 1, threshold: float = 20) -> Value:
+    if beta != 1:
+        raise to.refused(f"its beta is {beta}; only 1 can be")
+    return to.add("softplus", input)
+
+
+@composes(F.mish)
+def _mish(to: Watch, input: Tensor, inplace: bool = False) -> Tensor:
+    return input * F.softplus(input).tanh()
+
+
+@composes(torch.square, Tensor.square)
+def _square(to: Watch, input: Tensor) -> Tensor:
+    return input * input
+
+
+@composes(torch.rsqrt, Tensor.rsqrt)
+def _rsqrt(to: Watch, input: Tensor) -> Tensor:
+    return 1 / input.sqrt()
+
+
+@composes(torch.reciprocal, Tensor.reciprocal)
+def _reciprocal(to: Watch, input: Tensor) -> Tensor:
+    return 1 / input
+
+
+@composes(torch.pow, Tensor.pow, Tensor.__pow__)
+def _pow(to: Watch, input: Tensor, exponent: Any) -> Tensor:
+    if exponent in (1, 2, 3):
+        return input if exponent == 1 else input * input.pow(exponent - 1)
+    if exponent in (0.5, -0.5, -1):
+        return input.sqrt() if exponent == 0.5 else 1 / input.pow(-exponent)
+    raise to.refused(f"its exponent is {exponent}; only 1, 2, 3, -1, 0.5 and -0.5 can be")
 
 
 @lowers(F.softmax, torch.softmax, Tensor.softmax)
 def _softmax(to: Watch, input: Any, dim: int | None = None, *args: Any, **kwargs: Any) -> Value:
-    rank = to.result.ndim
-    if dim is None or dim % rank != 1:
-        raise to.refused("only a softmax over axis 1 can be")
-    return to.add("softmax", input)
+    if dim is None:
+        raise to.refused("it does not say over which axis; give dim")
+    return to.add("softmax", input, axis=dim % to.result.ndim)
 
 
 def binary(to: Watch, op: str, input: Any, other: Any) -> Value:
     """Add a node of two values, or of one and a constant."""
     if isinstance(input, Value) and isinstance(other, Value):
-        if len(input.shape) != len(other.shape):
-            raise to.refused(f"its inputs have the shapes {input.shape} and {other.shape}; view them with as many axes")
-        return to.add(op, input, other)
+        return to.add(op, _of_rank(to, input), _of_rank(to, other))
     value, constant = (input, other) if isinstance(input, Value) else (other, input)
+    value = _of_rank(to, value)
     array = np.asarray(to.array(constant) if isinstance(constant, torch.Tensor) else constant, np.float32)
     rank = to.result.ndim
     array = array.reshape((1,) * (rank - array.ndim) + array.shape)
     return to.add(op, value, weights={"constant": array})
+
+
+def _of_rank(to: Watch, value: Value) -> Value:
+    """Return a value with as many axes as the result has."""
+    missing = to.result.ndim - len(value.shape)
+    return to.add("reshape", value, shape=(1,) * missing + value.shape) if missing else value
 
 
 @lowers(torch.add, Tensor.add, Tensor.add_, Tensor.__radd__)
@@ -145,6 +211,11 @@ def _sub(to: Watch, input: Any, other: Any, *, alpha: float = 1) -> Value:
     return binary(to, "add", _neg(to, other), input)
 
 
+@composes(torch.addcmul, Tensor.addcmul)
+def _addcmul(to: Watch, input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    return input + (tensor1 * tensor2 if value == 1 else tensor1 * tensor2 * value)
+
+
 @lowers(Tensor.__rsub__, torch.rsub)
 def _rsub(to: Watch, input: Any, other: Any) -> Value:
     return _sub(to, other, input)
@@ -152,6 +223,14 @@ def _rsub(to: Watch, input: Any, other: Any) -> Value:
 
 @lowers(torch.div, Tensor.div, Tensor.div_, torch.divide, Tensor.divide, torch.true_divide, Tensor.true_divide)
 def _div(to: Watch, input: Any, other: Any) -> Value:
-    if not isinstance(other, int | float | torch.Tensor):
-        raise to.refused("only division by a constant can be")
-    return binary(to, "mul", input, 1 / other)
+    if not isinstance(other, Value):
+        return binary(to, "mul", input, 1 / other)
+    over = input if isinstance(input, Value | Tensor) else torch.tensor(float(input))
+    if isinstance(over, Tensor):
+        over = to.constant(over.reshape((1,) * (to.result.ndim - over.ndim) + tuple(over.shape)))
+    return to.add("div", _of_rank(to, over), _of_rank(to, other))
+
+
+@lowers(Tensor.__rdiv__)
+def _rdiv(to: Watch, input: Any, other: Any) -> Value:
+    return _div(to, other, input)

@@ -19,27 +19,18 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Grouped:
-    """A feature map viewed as (1, groups, channels / groups, height, width), perhaps with the two swapped."""
-
-    value: Value
-    groups: int
-    swapped: bool = False
-
-
-@dataclass(frozen=True)
 class Rule:
     """How a function is lowered.
 
     Attributes:
-        lower: see :func:`lowers`.
+        lower: see :func:`lowers` and :func:`composes`.
         signature: of ``lower``.
-        grouped: whether it takes a :class:`Grouped`.
+        composed: whether ``lower`` is written in torch's functions, which are lowered in turn.
     """
 
     lower: Callable[..., Any]
     signature: inspect.Signature
-    grouped: bool
+    composed: bool
 
 
 RULES: dict[Any, Rule] = {}
@@ -48,22 +39,36 @@ RULES: dict[Any, Rule] = {}
 Lower = TypeVar("Lower", bound=Callable[..., Any])
 
 
-def lowers(*functions: Any, grouped: bool = False) -> Callable[[Lower], Lower]:
+def lowers(*functions: Any) -> Callable[[Lower], Lower]:
     """Register a rule for functions and tensor methods.
 
     A rule takes the watch and then the arguments of what it lowers, with the same names, in which tensors that depend
-    on the network's input are a :class:`Value` or :class:`Grouped`. It returns one of these for each tensor that the
-    call returned. What it calls of torch itself is not watched. ``grouped``: whether it takes a :class:`Grouped`.
+    on the network's input are a :class:`Value`. It returns one of these for each tensor that the call returned, or None
+    if that does not depend on the values of the input. What it calls of torch itself is not watched.
 
     Raises:
         ValueError: one of the functions has a rule already.
     """
+    return _registering(functions, composed=False)
 
+
+def composes(*functions: Any) -> Callable[[Lower], Lower]:
+    """Register what functions and tensor methods do, written in other functions of torch.
+
+    It takes the watch and then the arguments of the call, returns what that returns, and is watched while it runs.
+
+    Raises:
+        ValueError: one of the functions has a rule already.
+    """
+    return _registering(functions, composed=True)
+
+
+def _registering(functions: tuple[Any, ...], composed: bool) -> Callable[[Lower], Lower]:
     def register(lower: Lower) -> Lower:
         for function in functions:
             if function in RULES:
                 raise ValueError(f"{function} is lowered twice")
-            RULES[function] = Rule(lower, inspect.signature(lower), grouped)
+            RULES[function] = Rule(lower, inspect.signature(lower), composed)
         return lower
 
     return register
