@@ -9,6 +9,7 @@ from fbnet_mobile.api.call import (
     arguments_path,
     check_arguments,
     check_output,
+    command_line,
     takes,
     write_arguments,
 )
@@ -87,19 +88,38 @@ def export(options: ExportOptions) -> ExportResult:
         )
     if recipe.device is None and recipe.latency_table is not None:
         raise UserError("--latency-table predicts what --device measures; add --device host, or leave it out")
-    kept = arguments_path(recipe.output)
-    inputs_given = [recipe.checkpoint, recipe.architecture, recipe.latency_table, data, calibration_data]
+    kept, record = arguments_path(recipe.output), recipe.output.with_name(f"{recipe.output.name}.export.json")
+    inputs_given = [
+        recipe.checkpoint,
+        recipe.weights,
+        recipe.architecture,
+        recipe.latency_table,
+        data,
+        calibration_data,
+    ]
     check_output(recipe.output, inputs=inputs_given, replaces=Path.exists)  # the format knows its own
     check_arguments(kept)
+    from fbnet_mobile.documents import write_json
+    from fbnet_mobile.files import refuse_foreign
+
+    refuse_foreign(record, _is_record)
     device = _device(recipe.device, chosen.runtime.name, options.runtime) if recipe.device is not None else None
     table = _table(recipe.latency_table) if recipe.latency_table is not None else None
-    peer = recipe.model if recipe.model is not None and ":" in recipe.model else None
-    if peer is None and (recipe.pretrained or recipe.resolution is not None):
-        given = "--pretrained" if recipe.pretrained else "--resolution"
-        raise UserError(f"{given} is for networks of timm and torchvision, as in --model timm:NAME; leave it out")
+    peer = recipe.model if recipe.model is not None and _is_of_others(recipe.model) else None
+    for given in ("pretrained", "weights", "resolution"):
+        if peer is None and getattr(recipe, given):
+            raise UserError(
+                f"--{given} is for networks of timm and torchvision, as in --model timm:NAME, and efficientnet_lite0; "
+                "leave it out"
+            )
     if peer is not None and recipe.checkpoint is not None:
-        raise UserError(f"the weights of {peer} are its own (--pretrained) or fresh; leave out --checkpoint")
-    fresh = recipe.checkpoint is None and not recipe.pretrained
+        raise UserError(
+            f"the weights of {peer} are its own (--pretrained), those of a file (--weights) or fresh; leave out "
+            "--checkpoint"
+        )
+    if recipe.pretrained and recipe.weights is not None:
+        raise UserError("--pretrained and --weights both say which weights; leave one out")
+    fresh = recipe.checkpoint is None and not recipe.pretrained and recipe.weights is None
     module, input_shape, metadata, network = _network(recipe, fresh)
 
     from fbnet_mobile.data.data import load_images
@@ -121,6 +141,7 @@ def export(options: ExportOptions) -> ExportResult:
         "root": options.images.place.data_root,
         "resolution": input_shape[-1],
         "seed": options.images.place.split_seed,
+        "classes": options.images.place.classes,
     }
     inputs = labels = calibration = None
     same_classes = False
@@ -154,7 +175,16 @@ def export(options: ExportOptions) -> ExportResult:
     if device is not None:
         latency = _latency(recipe.output, device, chosen.runtime.name, recipe.precision, network, table)
     name = (network.name if network is not None else str(peer)) if fresh else ""
-    return ExportResult(file, data, same_classes, name, latency, recipe.sensitivity)
+    result = ExportResult(file, data, same_classes, name, latency, recipe.sensitivity, command_line("export", options))
+    write_json(record, result, replaces=_is_record)
+    return result
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file is what an earlier export left beside its file."""
+    from fbnet_mobile.documents import read_record
+
+    return read_record(path, ExportResult.kind) is not None
 
 
 def _network(
@@ -170,7 +200,7 @@ def _network(
     network = None
     if recipe.architecture is not None:
         network = Architecture.load(recipe.architecture)
-    elif recipe.model is not None and ":" not in recipe.model:
+    elif recipe.model is not None and not _is_of_others(recipe.model):
         network = load_network(recipe.model)
 
     import torch
@@ -183,13 +213,21 @@ def _network(
     return found
 
 
+def _is_of_others(model: str) -> bool:
+    """Whether a network has weights that others published or saved, and is imported."""
+    from fbnet_mobile.zoo.efficientnet_lite import NAMES
+
+    return ":" in model or model in NAMES
+
+
 def _module(
     recipe: ExportRecipe, network: "Architecture | None"
 ) -> "tuple[nn.Module, tuple[int, int, int, int], ModelMetadata, Architecture | None]":
     from fbnet_mobile.arch import Architecture
-    from fbnet_mobile.blocks.network import build
+    from fbnet_mobile.blocks.network import build, restore
     from fbnet_mobile.engine.checkpoint import load_checkpoint
     from fbnet_mobile.formats.metadata import ModelMetadata
+    from fbnet_mobile.zoo.importing import ForeignPartError, imported
     from fbnet_mobile.zoo.mobile_cv import MEAN, STD, load_mobile_cv
     from fbnet_mobile.zoo.peers import load_peer
 
@@ -200,6 +238,15 @@ def _module(
         names = tuple(str(number) for number in range(network.classes))
         return module, network.input_shape, ModelMetadata(network.to_yaml(), names, mean, std), network
     if recipe.model is not None:
+        own: dict[str, Any] = {"pretrained": recipe.pretrained, "resolution": recipe.resolution}
+        try:
+            network, state, known = imported(recipe.model, weights=recipe.weights, **own)
+        except ForeignPartError:
+            if recipe.weights is not None:
+                raise
+        else:
+            assert known is not None
+            return restore(network, state, recipe.model), network.input_shape, known, network
         return *load_peer(recipe.model, pretrained=recipe.pretrained, resolution=recipe.resolution), None
     assert checkpoint is not None
     trained = load_checkpoint(checkpoint)

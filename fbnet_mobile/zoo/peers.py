@@ -6,8 +6,9 @@ They are named ``timm:NAME`` and ``torchvision:NAME``, with the names of ``timm.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -32,7 +33,9 @@ class Peer(NamedTuple):
     metadata: ModelMetadata
 
 
-def load_peer(name: str, *, pretrained: bool = False, resolution: int | None = None) -> Peer:
+def load_peer(
+    name: str, *, pretrained: bool = False, resolution: int | None = None, classes: int | None = None
+) -> Peer:
     """Build a network of timm or torchvision.
 
     Args:
@@ -40,6 +43,7 @@ def load_peer(name: str, *, pretrained: bool = False, resolution: int | None = N
             ``timm:mobilenetv3_large_100.ra_in1k``.
         pretrained: with its weights, downloaded unless they were before; freshly initialised otherwise.
         resolution: height and width of the input, in pixels; by default that which its weights were trained for.
+        classes: how many logits it has; by default as many as its weights.
 
     Raises:
         UserError: no such network (the message has the nearest name), timm is not installed, or the weights do not
@@ -51,31 +55,34 @@ def load_peer(name: str, *, pretrained: bool = False, resolution: int | None = N
         raise UserError(
             unknown("library", library, _LIBRARIES, f"write {' or '.join(f'{n}:NAME' for n in _LIBRARIES)}")
         )
-    return build(own, pretrained, resolution)
+    peer = build(own, pretrained, resolution, {} if classes is None else {"num_classes": classes})
+    if classes is None or classes == len(peer.metadata.classes):
+        return peer
+    return peer._replace(metadata=replace(peer.metadata, classes=tuple(map(str, range(classes)))))
 
 
-def _timm(name: str, pretrained: bool, resolution: int | None) -> Peer:
+def _timm(name: str, pretrained: bool, resolution: int | None, more: Mapping[str, Any]) -> Peer:
     with needs("timm", "fbnet-mobile[timm]"):
         import timm
         from timm.data.imagenet_info import infer_imagenet_subset
     _check(name, [*timm.list_models(), *timm.list_pretrained()], "timm")
     with _building(f"timm:{name}", pretrained):
-        module: Any = timm.create_model(name, pretrained=pretrained)
+        module: Any = timm.create_model(name, pretrained=pretrained, **more)
     config = module.pretrained_cfg
     channels, height, width = config["input_size"]
     imagenet = infer_imagenet_subset(module) == "imagenet-1k"
-    classes = imagenet_classes() if imagenet else tuple(str(number) for number in range(module.num_classes))
+    classes = imagenet_classes() if imagenet else tuple(map(str, range(module.num_classes)))
     metadata = ModelMetadata("", classes, tuple(config["mean"]), tuple(config["std"]))
     return Peer(module, (1, channels, resolution or height, resolution or width), metadata)
 
 
-def _torchvision(name: str, pretrained: bool, resolution: int | None) -> Peer:
+def _torchvision(name: str, pretrained: bool, resolution: int | None, more: Mapping[str, Any]) -> Peer:
     from torchvision import models
 
     _check(name, models.list_models(module=models), "torchvision")
     weights = models.get_model_weights(name).DEFAULT
     with _building(f"torchvision:{name}", pretrained):
-        module = models.get_model(name, weights=weights if pretrained else None)
+        module = models.get_model(name, weights=weights if pretrained else None, **more)
     transforms = weights.transforms()
     height, width = (transforms.crop_size * 2)[:2]  # one number, for both, or two
     metadata = ModelMetadata("", tuple(weights.meta["categories"]), tuple(transforms.mean), tuple(transforms.std))
@@ -102,7 +109,7 @@ def _building(name: str, pretrained: bool) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except (OSError, RuntimeError, ValueError) as error:
-        lines = str(error).strip().splitlines() or [repr(error)]
+        lines = str(error).strip().rstrip(".").splitlines() or [repr(error)]
         if not pretrained:
             raise UserError(f"cannot build {name}: {lines[0]}") from error
         raise UserError(

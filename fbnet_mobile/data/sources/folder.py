@@ -24,9 +24,11 @@ PARTS = {
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000", "HEIF", "MPO")
 """Pillow's names of the formats that are read, if this Pillow can. EPS is none: reading it runs a program."""
 
-_SUFFIXES = frozenset(
+SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 )
+"""Of files that are images; those of formats that not every Pillow reads come after."""
+
 _NOT_EVERYWHERE = frozenset((".webp", ".avif", ".jp2", ".j2k", ".heic", ".heif", ".jxl"))
 """Suffixes of formats that need a library which not every Pillow has."""
 
@@ -47,6 +49,7 @@ _HIDDEN = "hidden or thumbnail"
 _OTHER = "no images"
 _ODD_FILES = "pipes, sockets, devices or links that lead nowhere"
 _SEEN = "links to folders that are read already"
+_OF_SYSTEM = "links to folders of the system"
 _OUTSIDE = "images outside the class folders"
 
 
@@ -66,7 +69,7 @@ class Files:
 
     def read(self, number: int) -> Image.Image:
         """The image, opened."""
-        return Image.open(self._paths[number], formats=_formats())
+        return Image.open(self._paths[number], formats=readable_formats())
 
     def name(self, number: int) -> str:
         """Its path."""
@@ -86,7 +89,8 @@ class Files:
         return False
 
 
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
+    """Those of ``FORMATS`` that this Pillow reads."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -102,8 +106,8 @@ def open_folder(text: str, root: Path | None) -> Source:
             images, or one that is only in ``val/`` or ``test/``.
     """
     path = Path(text)
-    whole = os.path.realpath(path)
-    if whole in _SYSTEM or whole.startswith(tuple(f"{name}/" for name in _VIRTUAL)):
+    if _is_system(path):
+        whole = os.path.realpath(path)
         raise UserError(f"{whole} is a folder of the system; give the folder with one sub-folder of images per class")
     skipped: Counter[str] = Counter()
     try:
@@ -111,6 +115,28 @@ def open_folder(text: str, root: Path | None) -> Source:
     except OSError as error:
         reason = f"{shown(error.filename or path)}: {error.strerror}"
         raise UserError(f"cannot read {reason}; check its permissions") from error
+
+
+def unlabelled_images(path: Path) -> Files:
+    """All images below a folder; each has the label -1.
+
+    Raises:
+        UserError: it cannot be read, or holds none.
+    """
+    try:
+        files = [file for file in _walk(str(path), {_identity(path)}, Counter()) if file is not None]
+    except OSError as error:
+        reason = f"{shown(error.filename or path)}: {error.strerror}"
+        raise UserError(f"cannot read {reason}; give a folder of images") from error
+    if not files:
+        raise UserError(f"{shown(path)} holds no images; give a folder of images")
+    paths = sorted(file.path for file in files)
+    return Files(paths, [-1] * len(paths))
+
+
+def _is_system(path: str | Path) -> bool:
+    whole = os.path.realpath(path)
+    return whole in _SYSTEM or whole.startswith(tuple(f"{name}/" for name in _VIRTUAL))
 
 
 def _open(path: Path, skipped: Counter[str]) -> Source:
@@ -176,7 +202,7 @@ def _folders_in(path: Path, skipped: Counter[str]) -> list[str]:
                 skipped[_HIDDEN] += 1
             elif _is(entry.is_dir):
                 names.append(entry.name)
-            elif Path(entry.name).suffix.lower() in _SUFFIXES | _NOT_EVERYWHERE:
+            elif Path(entry.name).suffix.lower() in SUFFIXES | _NOT_EVERYWHERE:
                 skipped[_OUTSIDE] += 1
     return sorted(names)
 
@@ -196,8 +222,9 @@ def _class_files(folder: Path, names: Sequence[str], skipped: Counter[str]) -> d
     """The image files of each class, by folder and by name."""
     if not names:
         raise UserError(f"{shown(folder)} has no class folders; put the images of each class into a folder of its own")
+    above = {_identity(place) for place in (folder, *folder.resolve().parents)}
     # A link back to where the scan came from, or to another class, would give images a second label.
-    seen = {_identity(place) for place in (folder, *folder.resolve().parents, *(folder / name for name in names))}
+    seen = above | {_identity(folder / name) for name in names}
     found = {}
     others = 0
     for name in names:
@@ -205,6 +232,11 @@ def _class_files(folder: Path, names: Sequence[str], skipped: Counter[str]) -> d
             raise UserError(
                 f"a class folder of {shown(folder)} is called {shown(name)}, which is no printable UTF-8 text; "
                 "rename it"
+            )
+        if _identity(folder / name) in above or _is_system(folder / name):
+            raise UserError(
+                f"the class folder {shown(folder / name)} is a link to {shown(os.path.realpath(folder / name))}, "
+                "which holds more than a class; remove the link"
             )
         files: list[_File] = []
         for file in _walk(str(folder / name), seen, skipped):
@@ -246,6 +278,8 @@ def _walk(top: str, seen: set[tuple[int, int]], skipped: Counter[str]) -> Iterat
                     status = entry.stat()
                     if (status.st_dev, status.st_ino) in seen:
                         skipped[_SEEN] += 1
+                    elif entry.is_symlink() and _is_system(entry.path):
+                        skipped[_OF_SYSTEM] += 1
                     else:
                         seen.add((status.st_dev, status.st_ino))
                         waiting.append(entry.path)
@@ -255,12 +289,12 @@ def _walk(top: str, seen: set[tuple[int, int]], skipped: Counter[str]) -> Iterat
 
 def _image_file(entry: os.DirEntry[str], skipped: Counter[str]) -> _File | None:
     suffix = Path(entry.name).suffix.lower()
-    if suffix not in _SUFFIXES | _NOT_EVERYWHERE:
+    if suffix not in SUFFIXES | _NOT_EVERYWHERE:
         skipped[_OTHER] += 1
     # What is no regular file is never opened: reading a named pipe waits for ever.
     elif not _is(entry.is_file):
         skipped[_ODD_FILES] += 1
-    elif suffix in _NOT_EVERYWHERE and Image.registered_extensions().get(suffix) not in _formats():
+    elif suffix in _NOT_EVERYWHERE and Image.registered_extensions().get(suffix) not in readable_formats():
         skipped[f"{suffix} files, which this Pillow cannot read"] += 1
     else:
         status = entry.stat()
