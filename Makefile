@@ -1,7 +1,7 @@
 # make demo    sets everything up, then profiles, searches, trains, exports and benchmarks on this machine
 # make test    sets everything up, OpenSSH's daemon and Chromium too, then passes the tests
 # make test-devices  those against Android's own daemon and an aarch64 system, which it builds first (Debian, as root)
-# make test-clients  those with what apps open files with (MediaPipe, OpenVINO, TFLite Micro, MNN, onnxruntime-web), which it installs
+# make test-clients  those with what apps open files with (MediaPipe, OpenVINO, TFLite Micro, MNN, onnxruntime-web) and with ExecuTorch, which it installs
 # make fuzz    sets everything up, a fuzzer too, then gives every parser and command 100,000 inputs that nobody would write
 # make mutations     breaks the code on purpose, change by change, and sees that a test fails each time
 #
@@ -31,8 +31,8 @@ test-devices: .venv/installed
 	tools/need_sshd.sh
 	tools/device_lab.sh $(CURDIR)/$(BIN)/python -m pytest -m devices tests/devices
 
-test-clients: .venv/installed
-	tools/clients.sh $(CURDIR)/$(BIN)/python -m pytest -m clients tests/clients
+test-clients: .venv/installed-executorch
+	tools/clients.sh $(CURDIR)/$(BIN)/python -m pytest -m clients
 
 fuzz: .venv/installed-fuzz
 	$(BIN)/python tools/fuzz.py $(FUZZ)
@@ -51,6 +51,10 @@ lint: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "this needs Python 3.11 to 3.13 (coremltools has no wheel for newer ones yet); name one: make PYTHON=python3.13")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+.venv/installed-executorch: .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) -c constraints.txt -e '.[executorch]'
 	touch $@
 
 .venv/installed-fuzz: .venv/installed

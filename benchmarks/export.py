@@ -68,8 +68,7 @@ def main() -> None:
         for name in options.networks:
             module = calibrated(build_module(name), *SHAPE[1:3])
             for format_ in options.formats:
-                compared = compare(module, SHAPE, format_, sides(format_), Path(folder), options)
-                row = {"network": name, "format": format_, **compared}
+                row = {"network": name, "format": format_, **compare(module, format_, Path(folder), options)}
                 rows.append(row)
                 print(line(row), flush=True)
     packages = ("litert-torch", "onnx", "onnxscript", "onnxruntime", "ai-edge-litert", "litert-converter")
@@ -140,24 +139,17 @@ def timed(side: Side, module: nn.Module, shape: tuple[int, int, int, int], path:
         return time.perf_counter() - start
 
 
-def compare(
-    module: nn.Module,
-    shape: tuple[int, int, int, int],
-    format_: str,
-    exports: dict[str, Side],
-    folder: Path,
-    options: argparse.Namespace,
-) -> dict[str, Any]:
-    """Export by turns, then check, weigh and time the files of "ours" and "peer"."""
+def compare(module: nn.Module, format_: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Export by turns, then check, weigh and time the two files."""
     suffix, runtime = PEERS[format_][1:]
-    paths = {side: folder / side / f"network{suffix}" for side in exports}
+    paths = {side: folder / side / f"network{suffix}" for side in sides(format_)}
     seconds: dict[str, list[float]] = {side: [] for side in paths}
     for path in paths.values():
         path.parent.mkdir(exist_ok=True)
     for _ in range(options.repeats):
-        for side, export_ in exports.items():
-            seconds[side].append(timed(export_, module, shape, paths[side]))
-    images = np.random.default_rng(0).standard_normal(shape, np.float32)
+        for side, export_ in sides(format_).items():
+            seconds[side].append(timed(export_, module, SHAPE, paths[side]))
+    images = np.random.default_rng(0).standard_normal(SHAPE, np.float32)
     with torch.no_grad():
         expected = module(torch.from_numpy(images)).numpy()
     both = ("ours", "peer")
@@ -170,7 +162,7 @@ def compare(
     rows, samples = found.rows(), found.samples()
     ours, peer = (samples[side] for side in both)
     result: dict[str, Any] = {
-        **({"checked_seconds": statistics.median(seconds["checked"])} if "checked" in seconds else {}),
+        "checked_seconds": statistics.median(seconds["checked"]),
         "latency_ratio": statistics.median(ours[r][0].min_us / peer[r][0].min_us for r in ours),
     }
     for side in both:

@@ -44,7 +44,7 @@ class ExportOptions:
 
 @takes(ExportOptions)
 def export(options: ExportOptions) -> ExportResult:
-    """Export a network to TFLite, ONNX or Core ML.
+    """Export a network to TFLite, ONNX, Core ML or ExecuTorch.
 
     The file is run in its own runtime and compared with PyTorch before it is put in place: on test images of the data,
     or on random inputs without. With a device it is then measured where it will run. All options are kept beside the

@@ -43,8 +43,10 @@ class ExportRecipe:
         shown="its own",
         help="Pixels a side, for a network of timm or torchvision.",
     )
-    output: Path = option(group=_FILE, names=("--output", "-o"), help="File: .tflite, .onnx or .mlpackage.")
-    format: str | None = option(None, group=_FILE, shown="by the file's suffix", help="tflite, onnx or coreml.")
+    output: Path = option(group=_FILE, names=("--output", "-o"), help="File: .tflite, .onnx, .mlpackage or .pte.")
+    format: str | None = option(
+        None, group=_FILE, shown="by the file's suffix", help="tflite, onnx, coreml or executorch."
+    )
     precision: str = option("fp32", group=_FILE, help="fp32, fp16, or int8: 8-bit integers, calibrated on images.")
     client: Literal["mediapipe", "openvino", "tflm", "ort-web", "mnn", "ml-kit"] | None = option(
         None,
@@ -105,7 +107,7 @@ class ExportRecipe:
         None,
         group=_CHECK,
         shown="the format's own",
-        help="What runs the file, to compare it and on --device: litert, onnxruntime, openvino or coreml.",
+        help="What runs the file, to compare it and on --device: litert, onnxruntime, openvino, executorch or coreml.",
     )
     images: int = option(256, group=_CHECK, low=1, help="How many test images of --data to compare on, at most.")
     tolerance: float | None = option(

@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from fbnet_mobile.arch import Block
 from fbnet_mobile.latency.table import LatencyTable
 
-_CONVERTERS = ("litert-converter", "litert-quantizer", "onnx", "onnxruntime", "coremltools")
+_CONVERTERS = ("litert-converter", "litert-quantizer", "onnx", "onnxruntime", "coremltools", "executorch")
 """Packages that write model files, or convert them to fewer bits."""
 
 

@@ -70,7 +70,7 @@ class ProfileRecipe:
         None,
         group=_BLOCKS,
         shown="as devices.yaml says, or litert",
-        help="What runs the models: litert, onnxruntime, openvino or coreml.",
+        help="What runs the models: litert, onnxruntime, openvino, executorch or coreml.",
     )
     precision: str = option("fp32", group=_BLOCKS, help="Of the models: fp32, fp16 or int8.")
     networks: int = option(
@@ -108,7 +108,10 @@ class BenchmarkRecipe:
     """Which model files are measured and judged."""
 
     models: tuple[Path, ...] = option(
-        (), argument=True, shown="none", help="Files: .tflite, .onnx, .mlpackage; a checkpoint (.pt) for its accuracy."
+        (),
+        argument=True,
+        shown="none",
+        help="Files: .tflite, .onnx, .mlpackage, .pte; a checkpoint (.pt) for its accuracy.",
     )
     runtime: str | None = option(
         None,

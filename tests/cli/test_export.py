@@ -1,5 +1,6 @@
 """What fbnet-export says of a file: its answers beside PyTorch's, and its latency beside the prediction."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,27 @@ def test_accuracy_on_the_test_images_is_that_of_the_benchmark(
     said = capsys.readouterr().out
     assert "MB, int8), " in said
     assert [float(text) for text in re.findall(r"accuracy (\S+)% on 179 test images", said)] == [accuracy, own]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "runtimes"),
+    [
+        ("onnx", ("openvino", "onnxruntime")),
+        pytest.param("pte", ("executorch",), marks=pytest.mark.clients),
+    ],
+)
+def test_a_file_is_compared_measured_and_judged_by_each_runtime_that_is_asked_for(
+    suffix: str, runtimes: tuple[str, ...], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"m.{suffix}"
+    run(export, "--checkpoint", checkpoint, "--runtime", runtimes[0], "--device", "host", "-o", path)
+    assert re.search(rf"latency on host \(.*\), {runtimes[0]}, 1 thread: min ", capsys.readouterr().out)
+    words = ("--runtime", ",".join(runtimes), "--data", "digits", "-o", tmp_path / "m.json")
+    run(benchmark, path, checkpoint, *words)
+    *results, own = json.loads((tmp_path / "m.json").read_text())["models"]
+    assert [entry["runtime"] for entry in results] == list(runtimes)
+    assert all(entry["latency"]["latency_us"] > 0 for entry in results)
+    assert {entry["accuracy"] for entry in results} == {own["accuracy"]}
 
 
 def test_data_of_other_classes_are_compared_but_not_counted(

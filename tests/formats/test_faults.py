@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.formats.base import FORMATS, get_format, read_metadata, write
+from fbnet_mobile.formats.base import get_format, read_metadata, write
 from fbnet_mobile.formats.metadata import ModelMetadata
 from fbnet_mobile.formats.tflite import write as tflite
 from fbnet_mobile.formats.verify import export
 from fbnet_mobile.graph.trace import trace
 
+from .each import EACH
 from .networks import calibrated, mobile_network
 
 SHAPE = (1, 3, 33, 33)
@@ -72,7 +73,7 @@ def test_one_logit_is_judged_by_its_error(tmp_path: Path) -> None:
         export(regression(), tmp_path / "n.tflite", precision="int8", calibration=pictures / 10, **request)
 
 
-@pytest.mark.parametrize("name", FORMATS.names())
+@pytest.mark.parametrize("name", EACH)
 def test_a_network_that_changes_its_input_leaves_the_callers_array_alone(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 4, 3), nn.Hardswish(inplace=True)).eval()
@@ -121,7 +122,7 @@ def test_a_resize_of_a_dynamic_batch_in_int8(opset: int, mode: str, tmp_path: Pa
             export(network, path, input_shape=(1, 3, 8, 8), calibration=pictures, **{**request, "options": options})
 
 
-@pytest.mark.parametrize("name", FORMATS.names())
+@pytest.mark.parametrize("name", EACH)
 def test_only_a_file_of_the_format_is_replaced(name: str, tmp_path: Path) -> None:
     suffix, graph = get_format(name).suffix, trace(nn.Conv2d(3, 4, 1), (1, 3, 2, 2))
     folder, text, again = tmp_path / f"folder{suffix}", tmp_path / f"text{suffix}", tmp_path / f"again{suffix}"

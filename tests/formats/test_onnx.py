@@ -2,13 +2,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.formats.base import format_of
+from fbnet_mobile.formats.base import format_of, write
 from fbnet_mobile.formats.verify import export
+from fbnet_mobile.graph.trace import trace
 
 from .networks import EveryOperation, EveryOtherOperation, calibrated, mobile_network
 
@@ -67,3 +69,12 @@ def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"{name} has no dynamic batch; only onnx has it"):
             export(network, tmp_path / f"m.{suffix}", format=name, input_shape=shape, options=options)
     assert not list(tmp_path.iterdir())
+
+
+def test_onnx_runtime_knows_the_gelu(tmp_path: Path) -> None:
+    path, optimised = tmp_path / "m.onnx", tmp_path / "optimised.onnx"
+    write(trace(nn.GELU(), (1, 8, 4, 4)), path, "onnx")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.optimized_model_filepath = 4, str(optimised)
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    assert [node.op_type for node in onnx.load(optimised).graph.node] == ["Gelu"]

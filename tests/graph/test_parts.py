@@ -10,8 +10,8 @@ from calibrated import calibrated
 from torch import nn
 from torch.nn import functional as F
 
-from fbnet_mobile.formats.base import FORMATS
 from fbnet_mobile.formats.verify import export
+from tests.formats.each import TOGETHER
 
 SHAPE = (1, 8, 9, 14)
 
@@ -177,7 +177,7 @@ def ramp(module: nn.PReLU) -> nn.PReLU:
 
 
 def check(module: nn.Module, folder: Path) -> None:
-    for entry in FORMATS.values():
+    for entry in TOGETHER:
         export(module, folder / f"m{entry.suffix}", format=entry.name, input_shape=SHAPE, tolerance=1e-5)
 
 

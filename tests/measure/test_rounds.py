@@ -44,7 +44,16 @@ def measured(device: HostDevice, wanted: list[Model], journal: Path | None, plan
         return measure(device, "litert", 1, wanted, "min", plan, log, reference=wanted[0].name)
 
 
-@pytest.mark.parametrize(("runtime", "file_format"), [("litert", "tflite"), ("onnxruntime", "onnx")])
+@pytest.mark.parametrize(
+    ("runtime", "file_format"),
+    [
+        ("litert", "tflite"),
+        ("onnxruntime", "onnx"),
+        ("openvino", "onnx"),
+        ("openvino", "tflite"),
+        pytest.param("executorch", "executorch", marks=pytest.mark.clients),
+    ],
+)
 def test_every_model_is_measured_by_a_real_runtime(tmp_path: Path, runtime: str, file_format: str) -> None:
     device = HostDevice()
     journal = Journal(None, new_session(device, runtime, 1, PLAN))

@@ -271,15 +271,11 @@ def _gelu(to: _Builder, node: Node) -> str:
         scaled = to.op(node, "Mul", [square, scalar("cubic", math.sqrt(2 / math.pi) * 0.044715)], part="scaled")
         factor = to.op(node, "Add", [scaled, scalar("linear", math.sqrt(2 / math.pi))], part="factor")
         curve = to.op(node, "Tanh", [to.op(node, "Mul", [x, factor], part="argument")], part="curve")
-    else:
-        curve = to.op(
-            node,
-            "Erf",
-            [to.op(node, "Mul", [x, scalar("root", math.sqrt(0.5))], part="argument")],
-            part="curve",
-        )
+    else:  # in these words ONNX Runtime knows it, and computes it in one operation
+        argument = to.op(node, "Div", [x, scalar("root", math.sqrt(2))], part="argument")
+        curve = to.op(node, "Erf", [argument], part="curve")
     raised = to.op(node, "Add", [curve, scalar("one", 1)], part="raised")
-    return to.op(node, "Mul", [to.op(node, "Mul", [x, scalar("half", 0.5)], part="halved"), raised])
+    return to.op(node, "Mul", [to.op(node, "Mul", [x, raised], part="doubled"), scalar("half", 0.5)])
 
 
 def _pool(kind: str, **attributes: Any) -> Callable[[_Builder, Node], str]:
