@@ -387,6 +387,7 @@ def mobilenetv3(space: SearchSpace, factor: float, classes: int) -> nn.Module:
     """torchvision's MobileNetV3-Small at a width, with as many strides as the space; its first ones are taken out."""
     module: nn.Module = mobilenet_v3_small(width_mult=factor, num_classes=classes, dropout=0.0)
     strided = [part for part in module.modules() if isinstance(part, nn.Conv2d) and part.stride == (2, 2)]
+    assert space.stem is not None
     wanted = (space.stem.stride == 2) + sum(stage.stride == 2 for stage in space.stages)
     for convolution in strided[: len(strided) - wanted]:
         convolution.stride = (1, 1)

@@ -39,6 +39,7 @@ class Option:
         metavar: what stands for the value in ``--help``.
         argument: whether it is written without a name, after the options.
         commas: whether several values are written as one word with commas, not as the option again.
+        given: other defaults, by the name of an option of the command: where that is given, this is the default.
         each: for a field that is a mapping of texts: gives the options that it is made of, by key.
     """
 
@@ -54,6 +55,7 @@ class Option:
     metavar: str = ""
     argument: bool = False
     commas: bool = False
+    given: Mapping[str, Any] = field(default_factory=dict)
     each: Callable[[], Mapping[str, "Option"]] | None = None
 
 
@@ -144,7 +146,12 @@ def build(recipe: type[Recipe], values: Mapping[str, Any]) -> Recipe:
     for name in values:
         if name not in known:
             raise UserError(f"unknown option '{shown(name, 40)}'{nearest(str(name), known)}")
-    return _build(recipe, {name: _coerced(known[name], value) for name, value in values.items()})
+    found = {name: _coerced(known[name], value) for name, value in values.items()}
+    for name, item in known.items():
+        for other, default in item.option.given.items():
+            if name not in found and values.get(other) is not None:
+                found[name] = default
+    return _build(recipe, found)
 
 
 def _build(recipe: type[Recipe], values: Mapping[str, Any]) -> Recipe:

@@ -54,6 +54,8 @@ def described(item: RecipeField) -> str:
     default = item.option.shown
     if not default:
         default = ("yes" if item.default else "no") if item.kind is bool else str(item.default)
+    for other, instead in item.option.given.items():
+        default += f", with --{other.replace('_', '-')} {instead}"
     bounds = span(item.option).removeprefix(" of").strip()
     choices = f"one of {', '.join(item.option.choices)}" if item.option.choices else ""
     return f"[default: {'; '.join(filter(None, (default, bounds, choices)))}]"

@@ -44,7 +44,7 @@ def profile(options: ProfileOptions) -> ProfileResult:
     recipe = options.recipe
     budget_s = None if recipe.budget is None else parse_seconds(recipe.budget)
     kept = arguments_path(recipe.output)
-    check_output(recipe.output, inputs=[recipe.space, options.device.runtime.benchmark_binary])
+    check_output(recipe.output, inputs=[recipe.space, recipe.within, options.device.runtime.benchmark_binary])
     check_arguments(kept)
 
     from fbnet_mobile.devices import get_device
@@ -54,7 +54,10 @@ def profile(options: ProfileOptions) -> ProfileResult:
 
     if recipe.output.exists():
         LatencyTable.load(recipe.output)  # refuses another file before anything is done
-    space = load_space(recipe.space)
+    space_name = recipe.space
+    if recipe.within is not None:
+        space_name = _written_space(recipe)
+    space = load_space(space_name)
     if recipe.classes is not None:
         space = space.with_classes(recipe.classes)
     device = get_device(options.device.device)
@@ -76,7 +79,7 @@ def profile(options: ProfileOptions) -> ProfileResult:
     with device, steps() as progress:
         result = measure(
             space,
-            recipe.space,
+            space_name,
             device,
             runtime,
             recipe.output,
@@ -101,6 +104,24 @@ def profile(options: ProfileOptions) -> ProfileResult:
         )
     described = described_table(recipe.output, result.table, command_line("profile", options, budget=None))
     return replace(described, warnings=result.warnings)
+
+
+def _written_space(recipe: ProfileRecipe) -> str:
+    """The path of the space within a checkpoint's network, which is written if it is not there yet."""
+    from fbnet_mobile.files import write_whole
+    from fbnet_mobile.search.start import Start
+    from fbnet_mobile.space import SearchSpace, load_space
+
+    assert recipe.within is not None
+    start = Start.load(recipe.within)
+    given = recipe.space if recipe.space != ProfileRecipe.space else ""
+    path = Path(given) if given else recipe.output.with_name(f"{recipe.output.stem}.space.yaml")
+    if not path.exists():
+        with write_whole(path) as partial:
+            partial.write_text(SearchSpace.within(start.architecture).to_yaml(), encoding="utf-8")
+        say(f"{path}: the space within {recipe.within}, which may be edited")
+    start.require(load_space(str(path)), str(path))
+    return str(path)
 
 
 def show(table: Path) -> ProfileResult:

@@ -47,15 +47,28 @@ def search(options: SearchOptions) -> SearchResult:
     task, images, recipe = options.task, options.images, options.recipe
     asked = _Asked(task)
     kept = arguments_path(task.output, folder=True)
-    check_output(task.output, replaces=Path.is_dir, inputs=[images.data, *task.latency_table])
+    check_output(task.output, replaces=Path.is_dir, inputs=[images.data, task.within, *task.latency_table])
     check_arguments(kept)
 
     from fbnet_mobile.latency.table import LatencyTable
-    from fbnet_mobile.space import load_space
+    from fbnet_mobile.space import SearchSpace, load_space
 
     tables = [LatencyTable.load(path) for path in task.latency_table]
-    space_name = task.space or tables[0].conditions.space
-    space = load_space(space_name)
+    start = None
+    if task.within is not None:
+        from fbnet_mobile.search.start import Start
+
+        start = Start.load(task.within)
+    if task.space is None and not tables:
+        assert start is not None
+        space_name, space = f"within {task.within}", SearchSpace.within(start.architecture)
+    else:
+        space_name = task.space or tables[0].conditions.space
+        space = load_space(space_name)
+    if start is not None:
+        start.require(space, space_name)
+    elif space.blocks:
+        raise UserError(f"space {space_name} is within a trained network; give its checkpoint with --within")
 
     from fbnet_mobile.api.fabric import make_fabric
     from fbnet_mobile.data.data import load_data, load_images
@@ -79,6 +92,8 @@ def search(options: SearchOptions) -> SearchResult:
             say(remark)
     with fabric.rank_zero_first():
         data = load_data(images.data, limit=images.limit, **source)
+    if start is not None:
+        data = start.colours(data)
     found = []
     for folder, constraints in searches.items():
         if len(searches) > 1 and fabric.is_global_zero:
@@ -90,6 +105,7 @@ def search(options: SearchOptions) -> SearchResult:
             recipe,
             folder,
             fabric,
+            start=start,
             shared_warmup=task.output / "warmup.pt" if len(searches) > 1 else None,
             tensorboard=task.tensorboard,
         )
@@ -128,7 +144,7 @@ class _Asked:
             raise UserError("nothing limits the network; give --latency-table and --target-latency, or --max-macs, ...")
         if measured and not tables:
             raise UserError(f"{measured[0].option} is read from a table; give --latency-table")
-        if not tables and task.space is None:
+        if not tables and task.space is None and task.within is None:
             raise UserError("no space; name one with --space, as there is no table to take it from")
 
 

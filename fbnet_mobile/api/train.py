@@ -1,6 +1,6 @@
 """From an architecture and images to a checkpoint."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fbnet_mobile.api.call import (
@@ -12,6 +12,7 @@ from fbnet_mobile.api.call import (
     write_arguments,
 )
 from fbnet_mobile.data.recipe import TrainingData
+from fbnet_mobile.errors import UserError
 from fbnet_mobile.recipe import MachineOptions
 from fbnet_mobile.report.records import TrainResult
 from fbnet_mobile.train.recipe import TrainRecipe, TrainTask
@@ -36,12 +37,20 @@ def train(options: TrainOptions) -> TrainResult:
     """
     task, images, recipe = options.task, options.images, options.recipe
     kept = arguments_path(task.output, folder=True)
+    if task.architecture is None and task.inherit is None:
+        raise UserError("no network; give --architecture, or --inherit with the folder of a search")
     check_output(task.output, replaces=Path.is_dir, inputs=[images.data, task.architecture, task.inherit])
     check_arguments(kept)
 
     from fbnet_mobile.zoo import load_architecture
 
-    network = load_architecture(task.architecture)
+    name = task.architecture
+    if name is None:
+        from fbnet_mobile.search.results import ARCHITECTURE
+
+        assert task.inherit is not None
+        name = str(task.inherit / ARCHITECTURE)
+    network = load_architecture(name)
 
     from fbnet_mobile.api.fabric import make_fabric
     from fbnet_mobile.blocks.network import build
@@ -60,17 +69,18 @@ def train(options: TrainOptions) -> TrainResult:
         )
     remarks = []
     if network.classes != len(data.classes):
-        remarks.append(
-            f"{task.architecture} has {network.classes} classes, the data {len(data.classes)}: its classifier is "
-            "changed"
-        )
+        remarks.append(f"{name} has {network.classes} classes, the data {len(data.classes)}: its classifier is changed")
         if fabric.is_global_zero:
             say(remarks[-1])
         network = network.with_classes(len(data.classes))
     if task.inherit is not None:
-        from fbnet_mobile.search.inherit import inherited_network
+        from fbnet_mobile.search.inherit import inherited
 
-        module, initial_weights = inherited_network(task.inherit, network), f"inherited from {task.inherit}"
+        found, initial_weights = inherited(task.inherit, network), f"inherited from {task.inherit}"
+        module = found.network
+        if found.colours is not None:
+            mean, std = found.colours
+            data = replace(data, mean=mean, std=std)
     else:
         with seeded(fabric, recipe.seed):
             module, initial_weights = build(network), "random"

@@ -2,8 +2,8 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, Field
 
@@ -55,6 +55,10 @@ class Convolution(NamedTuple):
     def params(self) -> int:
         """Trainable parameters: weights, bias, and batch norm's scale and shift."""
         return self.weights + self.out_channels * (self.bias + 2 * self.batch_norm)
+
+
+Shrink = Literal["width", "kernel", "part"]
+"""How a field of a trained block may be less: fewer channels, the centre of a kernel, or nothing at all."""
 
 
 def peak_of_chain(maps: Sequence[int], kept: int = 0) -> int:
@@ -112,6 +116,27 @@ class Block(BaseModel, ABC):
             stride=stride,
             **choices,
         )
+
+    @classmethod
+    def from_fields(cls, in_channels: int, out_channels: int, resolution: int, stride: int, **fields: Any) -> Self:
+        """The block of these fields, of which 0 says that there is nothing of it.
+
+        Raises:
+            ValueError: a value is none that the field can have.
+        """
+        if stride != 1 or in_channels != out_channels:
+            fields.pop("no_residual", None)  # there would be none anyway: the same block under one key
+        given = {name: None if type(value) is int and value == 0 else value for name, value in fields.items()}
+        return cls(in_channels=in_channels, out_channels=out_channels, resolution=resolution, stride=stride, **given)
+
+    @property
+    def shrinks(self) -> "Mapping[str, Shrink] | None":
+        """How fields of this block may be less when it is trained, beside its input's and output's channels.
+
+        The channels of a width are put into an order, and the first of them kept. None if that would change what is
+        computed, or is not known: then its widths stay as they are.
+        """
+        return None
 
     @abstractmethod
     def convolutions(self) -> tuple[Convolution, ...]:

@@ -40,6 +40,13 @@ class ProfileRecipe:
 
     output: Path = option(group=_BLOCKS, names=("--output", "-o"), help="Table (CSV) to write, or to complete.")
     space: str = option("small", group=_BLOCKS, help="Search space: the name of a packaged one or a YAML file.")
+    within: Path | None = option(
+        None,
+        group=_BLOCKS,
+        shown="none",
+        help="Checkpoint of a trained network: the space is what it may become when something is taken from it, and is "
+        "written to --space (NAME.space.yaml beside the table if that is not given) unless it is there.",
+    )
     classes: int | None = option(
         None, group=_BLOCKS, low=1, high=100_000, shown="as the space says", help="Classes of the data to come."
     )

@@ -1,5 +1,6 @@
 """Architecture parameters: one categorical distribution for each variable of a search space."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -24,6 +25,12 @@ class Choices(nn.Module):
         self.logits = nn.ParameterList(nn.Parameter(torch.zeros(len(self.options[name]))) for name in self._free)
         self.register_buffer("one", torch.ones(1), persistent=False)
         self.one: Tensor
+
+    @torch.no_grad()
+    def begin_with_first(self, odds: float) -> None:
+        """Make each variable's first option the most likely, and each further one less likely by ``odds``."""
+        for logits in self.logits:
+            logits.copy_(-math.log(odds) * torch.arange(len(logits)))
 
     def _complete(self, weights: Mapping[str, Tensor]) -> Weights:
         return {name: weights.get(name, self.one) for name in self.options}

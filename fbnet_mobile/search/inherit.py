@@ -1,9 +1,10 @@
 """Stand-alone networks with the supernet's weights, sliced."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks.network import Network
@@ -31,14 +32,34 @@ class _Found(BaseModel):
     assignment: dict[str, Option]
 
 
+_Colour = tuple[float, float, float]
+
+
 class _Settings(BaseModel):
     """Of a search's settings what is read again."""
 
     space: str
     mode: Mode
+    within: str = ""
+    mean: _Colour = Field(alias="mean colour")
+    std: _Colour = Field(alias="deviation of colours")
 
 
-def inherited_network(folder: Path, architecture: Architecture) -> Network:
+@dataclass(frozen=True)
+class Inherited:
+    """What a search leaves to the training of the network that it found.
+
+    Attributes:
+        network: with the weights that it had in the supernet.
+        colours: mean and standard deviation that its images were normalised with, if they are not those of the data but
+            of the trained network that was searched.
+    """
+
+    network: Network
+    colours: tuple[_Colour, _Colour] | None
+
+
+def inherited(folder: Path, architecture: Architecture) -> Inherited:
     """The network that a search found, with the weights of the supernet that it was found in.
 
     Args:
@@ -64,4 +85,4 @@ def inherited_network(folder: Path, architecture: Architecture) -> Network:
         raise UserError(
             f"{shown(folder)} found another network than {architecture.name}; give the folder that found it"
         )
-    return network
+    return Inherited(network, (settings.mean, settings.std) if settings.within else None)

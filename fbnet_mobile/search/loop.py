@@ -1,7 +1,7 @@
 """The search: the supernet's weights trained on samples of a strategy, until it derives one network."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -17,12 +17,14 @@ from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.data.data import Data, training_batches
 from fbnet_mobile.data.split import Split
 from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs, seeded
+from fbnet_mobile.engine.losses import Teacher
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import RunFolder, data_settings
 from fbnet_mobile.search.board import Board
 from fbnet_mobile.search.derive import require_feasible
 from fbnet_mobile.search.recipe import SearchRecipe
 from fbnet_mobile.search.results import ARCHITECTURE, RESULT, Searched, SearchEpoch
+from fbnet_mobile.search.start import Start
 from fbnet_mobile.search.strategies.base import STRATEGIES, SearchContext, Step
 from fbnet_mobile.search.supernet import Supernet
 from fbnet_mobile.space import SearchSpace
@@ -38,6 +40,7 @@ def search(
     out_dir: Path,
     fabric: Fabric,
     *,
+    start: Start | None = None,
     shared_warmup: Path | None = None,
     tensorboard: bool = False,
     show_progress: bool = True,
@@ -54,6 +57,8 @@ def search(
         recipe: how, the name of the strategy among it.
         out_dir: folder of the run; made if it is not there.
         fabric: where and at which precision; already launched.
+        start: the trained network that the space is within; random weights without one. Weights and probabilities are
+            then learned in the same steps, from all images but those held back.
         shared_warmup: a file for the state after the warm-up's whole epochs: taken up if it is there, else written.
             Searches that differ in nothing but their limits do the same until then.
         tensorboard: write scalars and the probabilities of all choices into ``out_dir/tensorboard`` too.
@@ -66,7 +71,7 @@ def search(
     """
     require_feasible(space, constraints)
     with seeded(fabric, recipe.seed):
-        run = _Search(space, constraints, data, recipe, out_dir, fabric, shared_warmup, show_progress)
+        run = _Search(space, constraints, data, recipe, out_dir, fabric, start, shared_warmup, show_progress)
     settings = {
         **asdict(recipe),
         **data_settings(data),
@@ -74,6 +79,7 @@ def search(
         "constraints": [[constraint.name, constraint.digest] for constraint in constraints],
         _LIMITS: [constraint.limit for constraint in constraints],
         "precision": str(fabric.strategy.precision.precision),
+        "within": start.digest if start is not None else "",
     }
     run.folder = RunFolder(out_dir, "search", settings, SearchEpoch, fabric, results=[ARCHITECTURE, RESULT])
     with run.folder, ExitStack() as held:
@@ -102,6 +108,7 @@ class _Search(Task[SearchEpoch]):
         recipe: SearchRecipe,
         out_dir: Path,
         fabric: Fabric,
+        start: Start | None,
         shared_warmup: Path | None,
         show_progress: bool,
     ) -> None:
@@ -112,7 +119,14 @@ class _Search(Task[SearchEpoch]):
         self.weight_images, self.architecture_images = data.train.split(recipe.weight_share, recipe.seed)
         self.steps = self.weight_images.steps(recipe.batch_size)
 
-        self.supernet = Supernet(space, recipe.mode).to(memory_format=torch.channels_last)
+        self.supernet = Supernet(space, recipe.mode)
+        self.trained = start is not None
+        self.loss: Callable[..., Tensor] = lambda logits, labels, *_: F.cross_entropy(logits, labels)
+        self.teacher: Teacher | None = None
+        if start is not None:
+            self.supernet.adopt(start.sorted_network(space, data, self.weight_images, recipe))
+            self.loss, self.teacher = start.loss(recipe, data, fabric)
+        self.supernet = self.supernet.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
             self.supernet.parameters(),
             lr=recipe.learning_rate,
@@ -121,10 +135,20 @@ class _Search(Task[SearchEpoch]):
         )
         self.parallel, self.optimizer = fabric.setup(self.supernet, self.optimizer)
         context = SearchContext(
-            space, constraints, recipe, fabric, self.supernet, self.architecture_images, data, out_dir, show_progress
+            space,
+            constraints,
+            recipe,
+            fabric,
+            self.supernet,
+            self.architecture_images,
+            data,
+            out_dir,
+            self.trained,
+            show_progress,
         )
         self.strategy = STRATEGIES.get(recipe.strategy)(context)
-        self.learning_steps = self.architecture_images.steps(recipe.batch_size) if self.strategy.learns else 0
+        apart = self.strategy.learns and not self.trained
+        self.learning_steps = self.architecture_images.steps(recipe.batch_size) if apart else 0
         self.weight_means, self.learned_means = Means(fabric, 1), Means(fabric, 2)
 
     def run(self, epoch: int) -> Iterator[None]:
@@ -161,13 +185,17 @@ class _Search(Task[SearchEpoch]):
     def _train_weights(self, images: Tensor, labels: Tensor, step: Step) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate_at(step.progress)
-        with torch.no_grad():
+        follows = self.trained and step.progress > self.recipe.warmup
+        with torch.set_grad_enabled(follows):
             weights = self.strategy.sample(step)
         self.parallel.train()
         self.optimizer.zero_grad()
-        loss = F.cross_entropy(self.parallel(images, weights), labels)
+        logits = self.parallel(images, weights)
+        loss = self.loss(logits, labels, images, self.teacher)
         self.fabric.backward(loss)
         self.optimizer.step()
+        if follows:
+            self.strategy.follow(loss.detach(), step)
         self.weight_means.add(loss.detach())
 
     def losses(self) -> list[float]:

@@ -29,15 +29,26 @@ class SearchRecipe:
     strategy: str = option(
         "gradient", group=_SEARCH, help="How architectures are sampled and chosen: gradient, evolution, or a plugin's."
     )
-    epochs: int = option(90, group=_WEIGHTS, low=1, high=100_000, help="Passes over the images for the weights.")
+    epochs: int = option(
+        90, given={"within": 8}, group=_WEIGHTS, low=1, high=100_000, help="Passes over the images for the weights."
+    )
     batch_size: int = option(64, group=_WEIGHTS, low=1, high=1_000_000, help="Images a step, over all processes.")
     learning_rate: float = option(
-        0.1, group=_WEIGHTS, above=0, help="Of the weights, at its peak; it falls to zero as a cosine."
+        0.1,
+        given={"within": 0.02},
+        group=_WEIGHTS,
+        above=0,
+        help="Of the weights, at its peak; it falls to zero as a cosine.",
     )
     momentum: float = option(0.9, group=_WEIGHTS, low=0, below=1, help="Of the weights.")
     weight_decay: float = option(1e-4, group=_WEIGHTS, low=0, help="Of the weights.")
     warmup: float = option(
-        0.11, group=_WEIGHTS, low=0, high=0.9, help="Share of the epochs that trains the weights only."
+        0.11,
+        given={"within": 0.25},
+        group=_WEIGHTS,
+        low=0,
+        high=0.9,
+        help="Share of the epochs that trains the weights only.",
     )
     weight_share: float = option(
         0.8,
@@ -46,10 +57,18 @@ class SearchRecipe:
         below=1,
         help="Share of the training images for the weights; the rest is for the architecture parameters.",
     )
-    architecture_learning_rate: float = option(0.01, group=_SEARCH, above=0, help="Of the architecture parameters.")
-    architecture_weight_decay: float = option(5e-4, group=_SEARCH, low=0, help="Of the architecture parameters.")
-    temperature_start: float = option(5.0, group=_SEARCH, above=0, help="Of Gumbel-softmax, in the first step.")
-    temperature_end: float = option(0.087, group=_SEARCH, above=0, help="Of Gumbel-softmax, in the last step.")
+    architecture_learning_rate: float = option(
+        0.01, given={"within": 0.1}, group=_SEARCH, above=0, help="Of the architecture parameters."
+    )
+    architecture_weight_decay: float = option(
+        5e-4, given={"within": 0.0}, group=_SEARCH, low=0, help="Of the architecture parameters."
+    )
+    temperature_start: float = option(
+        5.0, given={"within": 1.0}, group=_SEARCH, above=0, help="Of Gumbel-softmax, in the first step."
+    )
+    temperature_end: float = option(
+        0.087, given={"within": 0.3}, group=_SEARCH, above=0, help="Of Gumbel-softmax, in the last step."
+    )
     multiplier_rate: float = option(
         0.05,
         group=_SEARCH,
@@ -92,6 +111,22 @@ class SearchRecipe:
         low=1,
         high=1_000_000_000,
         help="Held-back images on which a network is measured, at most.",
+    )
+    channel_order: Literal["images", "weights"] = option(
+        "images",
+        group=_SEARCH,
+        help="By what the channels of a trained network are ordered, of which the first are kept: what the loss would "
+        "lose by them, or the sizes of the weights that read them.",
+    )
+    distillation_weight: float = option(
+        0.5,
+        group=_WEIGHTS,
+        low=0,
+        high=1,
+        help="Share of the trained network's part in the loss of the weights, where one is searched.",
+    )
+    distillation_temperature: float = option(
+        2.0, group=_WEIGHTS, above=0, high=1000, help="By which the logits of both are then divided."
     )
     seed: int = option(0, group=_WEIGHTS, low=0, high=SEEDS, help="Of order, augmentation and Gumbel noise.")
 
@@ -152,5 +187,11 @@ class SearchTask:
     limits: Mapping[str, str] = option({}, help="Of counted costs, as a user writes them.", each=_limits)
     space: str | None = option(
         None, group=_TASK, shown="the first table's", help="Search space: a packaged one or a YAML file."
+    )
+    within: Path | None = option(
+        None,
+        group=_TASK,
+        shown="none",
+        help="Checkpoint of a trained network: search for what of it to keep, starting as that network.",
     )
     tensorboard: bool = option(False, group=_TASK, help="Write TensorBoard files into the output folder too.")

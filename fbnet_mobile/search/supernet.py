@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fbnet_mobile.blocks.masks import SuperBlock, Weights, fit_channels, synchronisable
 from fbnet_mobile.blocks.network import initialise
+from fbnet_mobile.blocks.whole import Whole
 from fbnet_mobile.search.recipe import Mode
 from fbnet_mobile.space import CANDIDATE, RESOLUTION, Option, Position, SearchSpace
 
@@ -116,6 +117,8 @@ def _joint(weights: Sequence[Tensor]) -> Tensor:
 
 def super_block(position: Position, mode: Mode) -> SuperBlock:
     """The searchable form of a position; which it is, its kind of block and the mode decide."""
+    if position.trained:
+        return Whole(position)
     if position.candidates:
         return Candidates(position, [position.own[CANDIDATE]], mode)
     masked = position.kind.masked(position)
@@ -151,6 +154,20 @@ class Supernet(nn.Module):
         """One for each position of the space."""
         return _super_blocks(self.parts)
 
+    def adopt(self, network: nn.Sequential) -> None:
+        """Take the weights of the network that the space is within."""
+        for part, module in zip(self.blocks, network, strict=True):
+            assert isinstance(part, Whole)
+            part.adopt(module)
+
+    def resized(self, images: Tensor, resolution: int) -> Tensor:
+        """(N, 3, R, R) images as the supernet makes them smaller; those of a trained network as data are loaded."""
+        if self.space.blocks and images.shape[-1] != resolution:
+            return F.interpolate(
+                images, size=(resolution, resolution), mode="bilinear", antialias=True, align_corners=False
+            )
+        return _subsample(images, resolution)
+
     def forward(self, images: Tensor, weights: Weights) -> Tensor:
         """(N, 3, R, R) at the largest resolution, and one weight for each option, to (N, classes).
 
@@ -164,7 +181,7 @@ class Supernet(nn.Module):
             running = [i for i, weight in enumerate(weights[RESOLUTION].tolist()) if weight != 0]
         features = images
         if len(running) == 1:
-            features = _subsample(images, resolutions[running[0]])
+            features = self.resized(images, resolutions[running[0]])
             for part in self.blocks:
                 features = part(features, weights)
                 if weights[RESOLUTION].requires_grad:

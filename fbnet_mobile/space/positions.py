@@ -32,6 +32,8 @@ class Position:
         skip: the variable that says whether the block is left out, if it may be.
         fixed: what the block's choices are for which there is no variable.
         candidates: for each option of a choice between whole blocks, the position with nothing but that block.
+        trained: whether its choices are fields of the block itself, which is then searched as the largest that it may
+            be, with less of it (``Block.from_fields``), instead of ``Block.choices``.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Position:
     skip: str | None = None
     fixed: Mapping[str, Option] = field(default_factory=dict)
     candidates: Mapping[str, "Position"] = field(default_factory=dict)
+    trained: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,7 +110,8 @@ class Position:
 
     def build(self, resolution: int, in_channels: int, out_channels: int, own: Mapping[str, Option]) -> Block:
         """The block for an input resolution of the network, its widths, and a value for each of its own choices."""
-        return self.kind.from_choices(
+        make = self.kind.from_fields if self.trained else self.kind.from_choices
+        return make(
             in_channels=in_channels,
             out_channels=out_channels,
             resolution=-(-resolution // self.downsampling),

@@ -178,3 +178,54 @@ class Stage(Part):
             raise ValueError("choices: there are none besides the candidates")
         candidates = {name: validated(Candidate, names[name], f"candidate {name}") for name in names}
         return {**data, "choices": choices, "candidates": candidates}
+
+
+_PLACE = ("in_channels", "out_channels", "resolution", "stride")
+
+
+class ChosenBlock(Part):
+    """A block as an architecture's file has it, in which any field may have several values to choose from.
+
+    Without ``out_channels`` it has the width of the block before, whatever that is chosen to be, as blocks have that
+    are joined by a residual. 0 says that there is nothing of a field: ``se_channels: [16, 0]``. With ``skip`` it may be
+    left out.
+    """
+
+    kind: str
+    out_channels: Widths | None = None
+    stride: Stride = 1
+    skip: bool = False
+    fields: dict[str, Options]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        named_fields(data)
+        kind = data.get("kind")
+        if not isinstance(kind, str):
+            raise ValueError("kind: a block needs the name of its kind")
+        block = BLOCKS.get(kind)
+        known = [name for name in block.model_fields if name not in _PLACE]
+        own = {name: value for name, value in data.items() if name in cls.model_fields and name != "fields"}
+        chosen = {name: value for name, value in data.items() if name not in cls.model_fields}
+        if isinstance(data.get("fields"), Mapping):  # as a space writes itself
+            chosen |= named_fields(data["fields"])
+        for name in chosen:
+            if name not in known:
+                raise ValueError(unknown("field", name, (*known, "out_channels", "stride", "skip")))
+        for name in known:
+            if block.model_fields[name].is_required() and name not in chosen:
+                raise ValueError(f"no {name!r} for its blocks")
+        if block.ends_network and (data.get("out_channels") is not None or data.get("skip")):
+            raise ValueError(
+                "the last block has as many outputs as there are classes; leave out its out_channels and skip"
+            )
+        if data.get("skip") and data.get("out_channels") is not None:
+            raise ValueError(
+                "skip: a block that may be left out has the width of the block before; leave out its out_channels"
+            )
+        if data.get("skip") and data.get("stride", 1) != 1:
+            raise ValueError("skip: a block that may be left out has a stride of 1")
+        return {**own, "fields": chosen}

@@ -4,7 +4,6 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -21,9 +20,9 @@ from fbnet_mobile.errors import UserError
 from fbnet_mobile.files import exists, read_text
 from fbnet_mobile.registry import unknown
 from fbnet_mobile.space.positions import RESOLUTION, Option, Position
-from fbnet_mobile.space.schema import MAX_STAGES, HeadChoices, Resolutions, Stage, Stem
-
-IMAGE_CHANNELS = 3
+from fbnet_mobile.space.schema import MAX_STAGES, ChosenBlock, HeadChoices, Resolutions, Stage, Stem
+from fbnet_mobile.space.stages import IMAGE_CHANNELS, stage_positions
+from fbnet_mobile.space.within import block_positions, less_than, to_yaml
 
 MAX_COMBINATIONS = 500_000
 """Of the choices of one block, summed over the blocks of a space: as many are built, priced and held in arrays."""
@@ -43,9 +42,10 @@ class SearchSpace(BaseModel):
     description: Description = ""
     resolution: Resolutions = Field(description="height and width of the input, pixels")
     classes: Count
-    stem: Stem
-    stages: tuple[Stage, ...] = Field(max_length=MAX_STAGES)
-    head: HeadChoices
+    stem: Stem | None = None
+    stages: tuple[Stage, ...] = Field((), max_length=MAX_STAGES)
+    head: HeadChoices | None = None
+    blocks: tuple[ChosenBlock, ...] = Field((), max_length=MAX_BLOCKS)
 
     @model_validator(mode="before")
     @classmethod
@@ -53,6 +53,15 @@ class SearchSpace(BaseModel):
         if not isinstance(data, Mapping):
             return data
         named_fields(data)
+        # As a space writes itself, the form that it has not is there, and empty.
+        data = {
+            name: value for name, value in data.items() if name not in ("blocks", "stages") or value not in ((), [])
+        }
+        if data.get("blocks") is not None:
+            return cls._name_the_block(data)
+        for name in ("stem", "stages", "head"):
+            if data.get(name) is None:
+                raise ValueError(f"{name}: Field required")
         if not isinstance(data.get("stages"), list | tuple):
             return data
         if len(data["stages"]) > MAX_STAGES:
@@ -60,10 +69,28 @@ class SearchSpace(BaseModel):
         stages = [validated(Stage, stage, f"stage {number}") for number, stage in enumerate(data["stages"], 1)]
         return {**data, "stages": tuple(stages)}
 
+    @classmethod
+    def _name_the_block(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in ("stem", "stages", "head"):
+            if data.get(name):
+                raise ValueError(f"{name}: a space has blocks, or a stem, stages and a head; leave out one of the two")
+        given = data["blocks"]
+        if not isinstance(given, list | tuple):
+            return data
+        if len(given) > MAX_BLOCKS:
+            raise ValueError(f"blocks: {len(given)} are too many; at most {MAX_BLOCKS} are allowed")
+        blocks = tuple(validated(ChosenBlock, block, f"block {number}") for number, block in enumerate(given, 1))
+        ends = [BLOCKS.get(block.kind).ends_network for block in blocks]
+        if ends.count(True) != 1 or not ends[-1]:
+            raise ValueError("blocks: a network needs exactly one head, as its last block")
+        if blocks[0].out_channels is None:
+            raise ValueError("blocks: the first needs out_channels")
+        return {**data, "blocks": blocks}
+
     @model_validator(mode="after")
     def _within_bounds(self) -> Self:
         """Refuse what could not be built, priced or held, before any of it is tried."""
-        depth = sum(stage.depth for stage in self.stages) + 2
+        depth = len(self.blocks) or sum(stage.depth for stage in self.stages) + 2
         if depth > MAX_BLOCKS:
             raise ValueError(f"stages: {depth} blocks; at most {MAX_BLOCKS} are allowed")
         combinations = sum(math.prod(map(len, position.variables.values())) for position in self.positions)
@@ -99,6 +126,23 @@ class SearchSpace(BaseModel):
                 raise UserError(f"{where}: {_unbuildable(position, error)}") from error
         return space
 
+    @classmethod
+    def within(cls, network: Architecture) -> Self:
+        """All networks that a network becomes when something is taken from it.
+
+        One width for each group of blocks that residuals join, each block's own widths, its kernel down to 3, its
+        squeeze-excite, whole blocks that a residual bridges, and the input resolution. Widths are multiples of 8 from a
+        quarter to the whole. The first option of each choice is the network itself.
+
+        Raises:
+            UserError: its images have not three channels, or nothing could be taken from it.
+        """
+        return validated(cls, less_than(network), f"the space within {network.name}")
+
+    def to_yaml(self) -> str:
+        """A space of blocks as YAML that ``from_yaml`` reads."""
+        return to_yaml(self)
+
     def with_classes(self, classes: int) -> Self:
         """The same space for another number of classes."""
         return self.changed(classes=classes)
@@ -115,99 +159,15 @@ class SearchSpace(BaseModel):
     @cached_property
     def variables(self) -> dict[str, tuple[Option, ...]]:
         """Every choice and its options, in the order of the network."""
-        found: dict[str, tuple[Option, ...]] = {
-            RESOLUTION: self.resolution,
-            "stem.out_channels": self.stem.out_channels,
-        }
-        for number, stage in enumerate(self.stages, start=1):
-            found[f"stage{number}.out_channels"] = stage.out_channels
-            for block in range(1, stage.depth + 1):
-                prefix = f"stage{number}.block{block}"
-                found |= {f"{prefix}.{choice}": options for choice, options in stage.choices.items()}
-                if stage.skip and (block > 1 or self._keeps_shape(number)):
-                    found[f"{prefix}.skip"] = (False, True)
-        if self.head.conv_channels is not None:
-            found["head.conv_channels"] = self.head.conv_channels
-        if self.head.hidden_channels is not None:
-            found["head.hidden_channels"] = self.head.hidden_channels
+        found: dict[str, tuple[Option, ...]] = {RESOLUTION: self.resolution}
+        for position in self.positions:
+            found |= position.variables
         return found
-
-    def _keeps_shape(self, number: int) -> bool:
-        """Whether the first block of a stage has an output of its input's shape in every network."""
-        stage = self.stages[number - 1]
-        before = self.stages[number - 2].out_channels if number > 1 else self.stem.out_channels
-        return stage.stride == 1 and len(before) == 1 and before == stage.out_channels
 
     @cached_property
     def positions(self) -> tuple[Position, ...]:
         """The places in the chain, stem first and head last."""
-        stem, head = self.stem, self.head
-
-        def options(*names: str | None) -> dict[str, tuple[Option, ...]]:
-            return {name: self.variables[name] for name in names if name is not None}
-
-        width = "stem.out_channels"
-        found = [
-            Position(
-                name="stem",
-                kind=BLOCKS.get("conv"),
-                stride=stem.stride,
-                downsampling=1,
-                variables=options(RESOLUTION, width),
-                in_channels=IMAGE_CHANNELS,
-                out_channels=width,
-                fixed=_said(stem, "kernel_size", "activation", "padding", "batch_norm_eps"),
-            )
-        ]
-        downsampling = stem.stride
-        for number, stage in enumerate(self.stages, start=1):
-            out = f"stage{number}.out_channels"
-            for block in range(1, stage.depth + 1):
-                prefix = f"stage{number}.block{block}"
-                skip = f"{prefix}.skip" if f"{prefix}.skip" in self.variables else None
-                own = {choice: f"{prefix}.{choice}" for choice in stage.choices}
-                shape = options(RESOLUTION, width, out)
-                position = Position(
-                    name=prefix,
-                    kind=BLOCKS.get(stage.block),
-                    stride=stage.stride if block == 1 else 1,
-                    downsampling=downsampling,
-                    variables={**shape, **options(*own.values(), skip)},
-                    in_channels=width,
-                    out_channels=out,
-                    own=own,
-                    skip=skip,
-                )
-                candidates = {}
-                for name, candidate in stage.candidates.items():
-                    own = {choice: f"{prefix}.{choice}" for choice in candidate.choices}
-                    values = {own[choice]: (option,) for choice, option in candidate.choices.items()}
-                    candidates[name] = replace(
-                        position,
-                        name=f"{prefix}.{name}",
-                        kind=BLOCKS.get(candidate.block),
-                        variables={**shape, **values, **options(skip)},
-                        own=own,
-                    )
-                position = replace(position, candidates=candidates)
-                found.append(position)
-                width, downsampling = out, downsampling * position.stride
-        choices = ("conv_channels", "hidden_channels")
-        own = {choice: name for choice in choices if (name := f"head.{choice}") in self.variables}
-        found.append(
-            Position(
-                name="head",
-                kind=BLOCKS.get("head"),
-                stride=1,
-                downsampling=downsampling,
-                variables=options(RESOLUTION, width, *own.values()),
-                in_channels=width,
-                out_channels=self.classes,
-                own=own,
-                fixed=_said(head, "activation", "hidden_bias", "hidden_norm", "batch_norm_eps"),
-            )
-        )
-        return tuple(found)
+        return tuple(block_positions(self) if self.blocks else stage_positions(self))
 
     def size(self) -> int:
         """Number of different networks; the choices inside a skipped block are not counted."""
@@ -295,11 +255,6 @@ class SearchSpace(BaseModel):
     def draw(self, rng: random.Random) -> dict[str, Option]:
         """An assignment with each variable drawn uniformly and independently."""
         return {name: rng.choice(options) for name, options in self.variables.items()}
-
-
-def _said(part: BaseModel, *names: str) -> dict[str, Option]:
-    """The fields of a part of a space that it says anything of."""
-    return {name: value for name in names if (value := getattr(part, name)) is not None}
 
 
 def _blocks_at(position: Position) -> Iterator[Block]:

@@ -31,6 +31,7 @@ class TrainRecipe:
     loss: str = option(
         "cross_entropy",
         group=_TRAINING,
+        given={"teacher": "distillation"},
         help="What is minimised: cross_entropy, distillation (with a teacher), or a plugin's.",
     )
     teacher: str = option("", group=_TRAINING, shown="none", help="Checkpoint of a network that the loss learns from.")
@@ -80,8 +81,10 @@ class TrainRecipe:
 class TrainTask:
     """What is trained."""
 
-    architecture: str = option(
+    architecture: str | None = option(
+        None,
         group=_NETWORK,
+        shown="what the search of --inherit found",
         help="Architecture file, such as fbnet-search wrote, or a published network's name "
         "(fbnet-benchmark --list-models).",
     )

@@ -352,9 +352,9 @@ def run_again(what: str, out: Path) -> None:
 def inherit(folder: Path) -> None:
     """Take the weights of a search."""
     from fbnet_mobile.arch import Architecture
-    from fbnet_mobile.search.inherit import inherited_network
+    from fbnet_mobile.search.inherit import inherited
 
-    inherited_network(folder, Architecture.load(folder / "architecture.yaml"))
+    inherited(folder, Architecture.load(folder / "architecture.yaml"))
 
 
 @cache

@@ -19,7 +19,7 @@ from fbnet_mobile.data.data import Data, load_data
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.latency.table import BLOCK, INVOCATION, Conditions, LatencyTable, Measurement
 from fbnet_mobile.search import loop
-from fbnet_mobile.search.inherit import inherited_network
+from fbnet_mobile.search.inherit import inherited
 from fbnet_mobile.search.loop import search
 from fbnet_mobile.search.recipe import SearchRecipe
 from fbnet_mobile.search.results import Searched
@@ -97,14 +97,14 @@ def test_search_meets_the_target_learns_and_is_reused(data: Data, tmp_path: Path
 
 def test_training_can_begin_with_the_supernets_weights(data: Data, tmp_path: Path) -> None:
     result = run(data, tmp_path)
-    network = inherited_network(tmp_path, result.architecture)
+    network = inherited(tmp_path, result.architecture).network
     # With the statistics of the batch: those that it inherits are of all networks together.
     assert loss_of(network.train(), data) < loss_of(build(result.architecture).train(), data) - 0.3
     other = result.architecture.with_classes(11)
     with pytest.raises(UserError, match="found another network than tiny-120us"):
-        inherited_network(tmp_path, other)
+        inherited(tmp_path, other)
     with pytest.raises(UserError, match=r"last\.pt does not exist"):
-        inherited_network(tmp_path / "empty", result.architecture)
+        inherited(tmp_path / "empty", result.architecture)
 
 
 @torch.no_grad()
@@ -159,7 +159,7 @@ def test_other_ways_to_search_meet_all_constraints_too(changes: dict[str, Any], 
     assert predicted_us(result) <= 120
     assert result.architecture.params <= 4500
     assert {"expected_latency_us", "expected_params"} <= set(result.history[0].columns())
-    network = inherited_network(tmp_path, result.architecture)
+    network = inherited(tmp_path, result.architecture).network
     assert network[0][0].weight.shape[0] == result.architecture.blocks[0].out_channels
 
 

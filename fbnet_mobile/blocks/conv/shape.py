@@ -1,10 +1,11 @@
 """Convolution, batch norm and activation, as plain data."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from fbnet_mobile.arch.block import Block, Convolution
+from fbnet_mobile.arch.block import Block, Convolution, Shrink
 from fbnet_mobile.arch.fields import Activation, Flag, KernelSize, NormEps, Padding
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ class ConvBlock(Block):
         return (
             Convolution(self.in_channels, self.out_channels, self.kernel_size, self.out_resolution, bias=self.bias),
         )
+
+    @property
+    def shrinks(self) -> Mapping[str, Shrink]:
+        """See ``Block``."""
+        return {}
 
     def build(self) -> "nn.Module":
         """See ``Block``."""

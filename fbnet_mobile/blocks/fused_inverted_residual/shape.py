@@ -1,10 +1,11 @@
 """The fused inverted residual as plain data."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from fbnet_mobile.arch.block import Block, Convolution, peak_of_chain
+from fbnet_mobile.arch.block import Block, Convolution, Shrink, peak_of_chain
 from fbnet_mobile.arch.fields import (
     Activation,
     Count,
@@ -90,6 +91,11 @@ class FusedInvertedResidual(Block):
             found.append(Convolution(width, self.se_channels, 1, 1, bias=True, batch_norm=False))
             found.append(Convolution(self.se_channels, width, 1, 1, bias=True, batch_norm=False))
         return (*found, Convolution(width, self.out_channels, 1, out))
+
+    @property
+    def shrinks(self) -> Mapping[str, Shrink]:
+        """See ``Block``."""
+        return {"expanded_channels": "width", "kernel_size": "kernel", "se_channels": "part"}
 
     def build(self) -> "nn.Module":
         """See ``Block``."""

@@ -1,10 +1,11 @@
 """The head as plain data."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from fbnet_mobile.arch.block import Block, Convolution
+from fbnet_mobile.arch.block import Block, Convolution, Shrink
 from fbnet_mobile.arch.fields import Activation, Count, Flag, NormEps
 
 if TYPE_CHECKING:
@@ -67,6 +68,11 @@ class Head(Block):
             width = self.hidden_channels
         found.append(Convolution(width, self.out_channels, 1, 1, bias=True, batch_norm=False))
         return tuple(found)
+
+    @property
+    def shrinks(self) -> Mapping[str, Shrink]:
+        """See ``Block``."""
+        return {"conv_channels": "width", "hidden_channels": "width"}
 
     def build(self) -> "nn.Module":
         """See ``Block``."""

@@ -1,10 +1,11 @@
 """The inverted residual as plain data."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from fbnet_mobile.arch.block import Block, Convolution, peak_of_chain
+from fbnet_mobile.arch.block import Block, Convolution, Shrink, peak_of_chain
 from fbnet_mobile.arch.fields import (
     Activation,
     Count,
@@ -88,6 +89,13 @@ class InvertedResidual(Block):
     def residual(self) -> bool:
         """Whether the input is added to the output."""
         return self.stride == 1 and self.in_channels == self.out_channels and not self.no_residual
+
+    @property
+    def shrinks(self) -> Mapping[str, Shrink] | None:
+        """See ``Block``; nothing with groups, among which the channels are shuffled."""
+        if self.groups is not None:
+            return None
+        return {"expanded_channels": "width", "kernel_size": "kernel", "se_channels": "part"}
 
     @property
     def peak_activations(self) -> int:

@@ -1,10 +1,11 @@
 """The universal inverted residual as plain data."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from fbnet_mobile.arch.block import Block, Convolution, peak_of_chain
+from fbnet_mobile.arch.block import Block, Convolution, Shrink, peak_of_chain
 from fbnet_mobile.arch.fields import Activation, Count, Flag, KernelSize, NormEps, Padding
 from fbnet_mobile.blocks.expansion import Expansion
 
@@ -89,6 +90,16 @@ class UniversalInvertedResidual(Block):
         found.append(Convolution(self.expanded_channels, self.out_channels, 1, size))
         depthwise(self.out_channels, self.end_kernel_size, end)
         return tuple(found)
+
+    @property
+    def shrinks(self) -> Mapping[str, Shrink]:
+        """See ``Block``."""
+        return {
+            "expanded_channels": "width",
+            "start_kernel_size": "kernel",
+            "middle_kernel_size": "kernel",
+            "end_kernel_size": "kernel",
+        }
 
     def build(self) -> "nn.Module":
         """See ``Block``."""

@@ -15,6 +15,7 @@ from fbnet_mobile.data.data import Data
 from fbnet_mobile.data.split import Split
 from fbnet_mobile.registry import Registry
 from fbnet_mobile.search.choices import Weights
+from fbnet_mobile.search.held_back import HeldBack
 from fbnet_mobile.search.recipe import SearchRecipe
 from fbnet_mobile.search.supernet import Supernet
 from fbnet_mobile.space import Option, SearchSpace
@@ -33,6 +34,7 @@ class SearchContext:
         images: what is kept from the weights for the architecture.
         data: whose statistics normalise the images.
         folder: of the run, for what a strategy keeps beside its state; the first process writes.
+        trained: whether the supernet begins as a trained network, which each choice's first option is.
         show_progress: whether to show how it goes on.
     """
 
@@ -44,6 +46,7 @@ class SearchContext:
     images: Split
     data: Data
     folder: Path
+    trained: bool = False
     show_progress: bool = True
 
 
@@ -110,6 +113,15 @@ class Strategy(ABC):
         One weight for each option of each variable, (options,) float32 on the device, adding up to 1.
         """
 
+    def follow(self, loss: Tensor, step: Step) -> None:
+        """Learn from a step of the weights, whose gradient went through what ``sample`` gave; called if ``trained``.
+
+        Args:
+            loss: of the step, a scalar, detached.
+            step: which.
+        """
+        del loss, step
+
     def learn(self, images: Tensor, labels: Tensor, step: Step) -> Learned:
         """Learn from (B, 3, R, R) normalised images that the weights do not see; called only if ``learns``."""
         raise NotImplementedError(f"{type(self).__name__} says that it learns, but has no learn()")
@@ -141,6 +153,14 @@ class Strategy(ABC):
         Raises:
             UserError: nothing was found that meets the constraints.
         """
+
+
+def held_back(context: SearchContext) -> HeldBack:
+    """What measures networks on the images that are kept from the weights."""
+    recipe = context.recipe
+    return HeldBack(
+        context.supernet, context.images, context.data, recipe.candidate_images, recipe.seed, context.fabric.device
+    )
 
 
 STRATEGIES: Registry[type[Strategy]] = Registry("strategy")

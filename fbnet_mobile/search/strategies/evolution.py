@@ -4,7 +4,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -13,21 +13,16 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 from torch import Tensor
 
-from fbnet_mobile.blocks.network import calibrate_batch_norm
 from fbnet_mobile.cost.within import Assignment, Within
-from fbnet_mobile.data.augment import derive_seed, normalise
+from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.documents import write_json
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.progress import ProgressBar
 from fbnet_mobile.search.choices import Weights
 from fbnet_mobile.search.derive import require_feasible
-from fbnet_mobile.search.inherit import inherit
-from fbnet_mobile.search.strategies.base import STRATEGIES, Derived, SearchContext, Step, Strategy
-from fbnet_mobile.space import RESOLUTION
+from fbnet_mobile.search.strategies.base import STRATEGIES, Derived, SearchContext, Step, Strategy, held_back
 
 _STATE_NAME = "evolution.json"
-_CALIBRATION_IMAGES = 256
-_BATCH = 256
 _TRIES = 100
 """How often a child that was measured before is mutated."""
 
@@ -59,10 +54,7 @@ class Evolution(Strategy):
     child that was measured before is mutated until it is new. The most accurate of all is the result. With the paper's
     sizes, which are the recipe's defaults, 1,000 are measured.
 
-    A network is measured as it will stand alone: ``inherit`` slices its weights, and batch norm gets the statistics of
-    training images that pass through this very network, as in the paper. Those that the supernet gathers are a mixture
-    of all networks, with which none is right; those of the batch that is being measured would make an image's answer
-    depend on the others beside it.
+    A network is measured as it will stand alone; see ``HeldBack``.
 
     The networks of each generation and their accuracies are kept in ``evolution.json`` in the folder of the run. What
     is drawn for a generation depends on the seed and the generations before, so a search that was killed ends as if it
@@ -73,7 +65,7 @@ class Evolution(Strategy):
 
     def __init__(self, context: SearchContext) -> None:
         super().__init__(context)
-        self.variables = context.space.variables
+        self.variables, self.held_back = context.space.variables, held_back(context)
 
     def sample(self, step: Step) -> Weights:
         """One network, each of its variables drawn uniformly."""
@@ -159,36 +151,9 @@ class Evolution(Strategy):
             for network, accuracy in zip(networks, accuracies.tolist(), strict=True)
         )
 
-    @torch.no_grad()
     def accuracy(self, assignment: Assignment) -> float:
         """Top-1 of a network on the architecture's images with the supernet's weights, 0 to 1."""
-        device = self.context.fabric.device
-        resolution = int(assignment[RESOLUTION])
-        network = inherit(self.context.supernet, assignment).to(device).to(memory_format=torch.channels_last)
-        calibrate_batch_norm(network, self._normalised(self._calibration, resolution))
-        right = 0
-        for images, labels in self._images:
-            logits = network(self._normalised(images, resolution))
-            right += int((logits.argmax(1) == labels.to(device)).sum())
-        return right / sum(len(labels) for _, labels in self._images)
-
-    @cached_property
-    def _images(self) -> list[tuple[Tensor, Tensor]]:
-        recipe = self.context.recipe
-        return list(self.context.images.limit(recipe.candidate_images, recipe.seed).batches(_BATCH))
-
-    @cached_property
-    def _calibration(self) -> Tensor:
-        some = self.context.data.train.limit(_CALIBRATION_IMAGES, self.context.recipe.seed)
-        return torch.cat([images for images, _ in some.batches(_BATCH)])
-
-    def _normalised(self, images: Tensor, resolution: int) -> Tensor:
-        data = self.context.data
-        images = normalise(images.to(self.context.fabric.device), data.mean, data.std)
-        if images.shape[-1] == resolution:
-            return images
-        # As the supernet makes them smaller, whose weights are measured.
-        return F.interpolate(images, size=(resolution, resolution))
+        return self.held_back.accuracy(assignment)
 
     def _options(self, assignment: Assignment) -> tuple[int, ...]:
         return tuple(options.index(assignment[name]) for name, options in self.variables.items())

@@ -15,8 +15,13 @@ from fbnet_mobile.engine.processes import mean
 from fbnet_mobile.search.choices import Choices, Weights, straight_through
 from fbnet_mobile.search.derive import most_probable
 from fbnet_mobile.search.recipe import SearchRecipe
-from fbnet_mobile.search.strategies.base import STRATEGIES, Derived, Learned, SearchContext, Step, Strategy
-from fbnet_mobile.space import RESOLUTION
+from fbnet_mobile.search.strategies.base import STRATEGIES, Derived, Learned, SearchContext, Step, Strategy, held_back
+from fbnet_mobile.space import RESOLUTION, Option
+
+_ODDS = 20.0
+"""Of an option against the next, which takes more from a trained network, when the search begins."""
+_ARRIVED = 0.75
+"""Share of the search after which the limits hold as they were given."""
 
 
 class Gradient(Strategy):
@@ -45,14 +50,63 @@ class Gradient(Strategy):
         self.expected = [expected_cost(context.space, each).to(fabric.device) for each in context.constraints]
         self.multipliers = [0.0] * len(context.constraints)
         self.temperature = recipe.temperature_start
+        self.usual_loss = math.nan
+        self.drawn: Tensor | None = None
+        if context.trained:
+            self.choices.begin_with_first(_ODDS)
+        self.begun = self._expected()
 
     def sample(self, step: Step) -> Weights:
         """A draw at the step's temperature; one input resolution alone if the recipe says so."""
         self.temperature = self.context.recipe.temperature_at(step.progress)
         weights = self.choices.sample(self.temperature, step.generator)
+        if self.context.trained:
+            self.drawn = weights[RESOLUTION].detach().argmax()
+            return {**weights, RESOLUTION: F.one_hot(self.drawn, len(weights[RESOLUTION])).float()}
         if self.context.recipe.one_resolution:
             return {**weights, RESOLUTION: straight_through(weights[RESOLUTION])}
         return weights
+
+    def follow(self, loss: Tensor, step: Step) -> None:
+        """A step of Adam on the logits with the gradient that a step of the weights left there, and the constraints'.
+
+        An input resolution is drawn and runs alone, so nothing of the others can be seen in that step: its logits
+        follow the loss against its running mean (REINFORCE, Williams 1992). The limits come down from what the trained
+        network costs, in equal ratios, until three quarters of the search are done: what can be spared is found before
+        it is taken away.
+        """
+        context, fabric = self.context, self.context.fabric
+        probabilities = self.choices.probabilities()
+        excesses = [
+            expected(probabilities) / self._limit(number, step) - 1 for number, expected in enumerate(self.expected)
+        ]
+        objective = torch.zeros((), device=fabric.device)
+        for excess, multiplier in zip(excesses, self.multipliers, strict=True):
+            objective = objective + 0.5 * F.relu(multiplier + excess).square()
+        now = float(loss if fabric.world_size == 1 else mean(fabric, loss))
+        if math.isnan(self.usual_loss):
+            self.usual_loss = now
+        if self.drawn is not None and len(probabilities[RESOLUTION]) > 1:
+            objective = objective + (now - self.usual_loss) * probabilities[RESOLUTION][self.drawn].log()
+        self.usual_loss += 0.05 * (now - self.usual_loss)
+        torch.autograd.backward(objective)
+        if fabric.world_size > 1:
+            for parameter in self.choices.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.copy_(mean(fabric, parameter.grad))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.multipliers = [
+            max(0.0, multiplier + context.recipe.multiplier_rate * float(excess.detach()))
+            for multiplier, excess in zip(self.multipliers, excesses, strict=True)
+        ]
+
+    def _limit(self, number: int, step: Step) -> float:
+        """What a cost may be at a step."""
+        limit, warmup = self.context.constraints[number].limit, self.context.recipe.warmup
+        share = min(1.0, (step.progress - warmup) / (_ARRIVED - warmup)) if warmup < _ARRIVED else 1.0
+        begun = self.begun[number]
+        return float(max(limit, begun * (limit / begun) ** share))
 
     def learn(self, images: Tensor, labels: Tensor, step: Step) -> Learned:
         """A step of Adam on the logits, and one of each multiplier."""
@@ -124,6 +178,7 @@ class Gradient(Strategy):
             "choices": self.choices.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "multipliers": self.multipliers,
+            "usual_loss": self.usual_loss,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -131,6 +186,7 @@ class Gradient(Strategy):
         self.choices.load_state_dict(state["choices"])
         load_optimizer(self.optimizer, state["optimizer"])
         self.multipliers = [float(value) for value in state["multipliers"]]
+        self.usual_loss = float(state["usual_loss"])
         if len(self.multipliers) != len(self.expected) or not all(map(math.isfinite, self.multipliers)):
             raise ValueError("multipliers of other constraints")
 
@@ -139,10 +195,26 @@ class Gradient(Strategy):
         space = self.context.space
         probabilities = {name: np.asarray(p.cpu().double()) for name, p in self.probabilities().items()}
         log_probabilities = {name: np.log(np.maximum(p, 1e-30)) for name, p in probabilities.items()}
+        if self.context.trained:
+            assignment = self._most_accurate(log_probabilities)
+        else:
+            assignment = most_probable(space, log_probabilities, self.context.constraints)
         return Derived(
-            assignment=most_probable(space, log_probabilities, self.context.constraints),
+            assignment=assignment,
             most_likely={name: options[int(probabilities[name].argmax())] for name, options in space.variables.items()},
         )
+
+    def _most_accurate(self, log_probabilities: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Option]:
+        """Of the most probable networks of each input resolution, the one that is best on the images held back."""
+        context, held = self.context, held_back(self.context)
+        found = []
+        for number, resolution in enumerate(context.space.resolution):
+            alone = np.full(len(context.space.resolution), -1e9)
+            alone[number] = 0.0
+            network = most_probable(context.space, {**log_probabilities, RESOLUTION: alone}, context.constraints)
+            if network[RESOLUTION] == resolution:
+                found.append((held.accuracy(network), network))
+        return max(found, key=lambda each: each[0])[1]
 
 
 STRATEGIES.add("gradient", Gradient)
