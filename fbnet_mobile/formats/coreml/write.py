@@ -35,7 +35,7 @@ with quiet():
 
 
 def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write ``graph`` with the tensors, or the image, "input" and "output".
+    """Write ``graph`` with the tensors, or the image, that its inputs and outputs are called.
 
     Args:
         graph: the network.
@@ -53,15 +53,16 @@ def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
     labels = _labels(graph, metadata)
     with quiet():
         program = Program()
-        with Function({INPUT: mil.placeholder(shape=graph.input_shape)}, opset_version=_TARGET) as function:
-            values: dict[str, Any] = {INPUT: function.inputs[INPUT]}
+        placeholders = {name: mil.placeholder(shape=shape) for name, shape in graph.inputs.items()}
+        names = {node: name for name, node in graph.outputs.items()}
+        with Function(placeholders, opset_version=_TARGET) as function:
+            values: dict[str, Any] = dict(function.inputs)
             for node in graph.nodes:
                 operands = [values[name] for name in node.inputs]
                 if "constant" in node.weights:
                     operands.append(node.weights["constant"])
-                name = "output" if node.name == graph.output else node.name
-                values[node.name] = _RULES[node.op](node, operands, name)
-            outputs = [values[graph.output]]
+                values[node.name] = _RULES[node.op](node, operands, names.get(node.name, node.name))
+            outputs = [values[node] for node in graph.outputs.values()]
             if labels and graph.node(graph.output).op == "softmax":
                 outputs.append(mil.identity(x=values[graph.output], name=_PROBABILITIES))
             elif labels:
