@@ -30,13 +30,20 @@ class ExportRecipe:
         "without --checkpoint or --pretrained.",
     )
     pretrained: bool = option(False, group=_NETWORK, help="With the weights of timm or torchvision, downloaded.")
-    resolution: int | None = option(
-        None,
+    resolution: str | None = option(
+        None, group=_NETWORK, shown="its own", help="Pixels a side, or height and width as in 192x320."
+    )
+    channels: int | None = option(
+        None, group=_NETWORK, low=1, high=1000, shown="its own", help="Of the input, for a network of timm."
+    )
+    batch: int = option(1, group=_NETWORK, low=1, high=4096, help="Images at a time, as many every time.")
+    features: tuple[str, ...] = option(
+        (),
         group=_NETWORK,
-        low=1,
-        high=10_000,
-        shown="its own",
-        help="Pixels a side, for a network of timm or torchvision.",
+        commas=True,
+        shown="none",
+        help="Give feature maps instead of logits, with commas between: stride8,stride16,stride32, or names of timm's "
+        "features_only, or numbers of blocks.",
     )
     output: Path = option(group=_FILE, names=("--output", "-o"), help="File: .tflite, .onnx or .mlpackage.")
     format: str | None = option(None, group=_FILE, shown="by the file's suffix", help="tflite, onnx or coreml.")

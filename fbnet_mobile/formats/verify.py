@@ -103,6 +103,8 @@ def export(
     entry.check(precision, calibration is not None, options)
     entry.runtime.version()
     shapes = named_inputs(input_shape)
+    if entry.calibrates(precision) and [shape[0] for shape in shapes.values()] != [1]:
+        raise UserError(f"{precision} for {format} is calibrated on one input, an image at a time; take fp16")
     if inputs is None and entry.calibrates(precision):
         inputs = calibration
     if inputs is None:
@@ -120,11 +122,8 @@ def export(
     module = _in_float32(module)
     merged_module, merged = merge_branches(module)
     graph = trace(merged_module, shapes)
-    if entry.calibrates(precision) and (len(graph.inputs), len(graph.outputs), graph.input_shape[0]) != (1, 1, 1):
-        raise UserError(
-            f"{precision} for {format} is calibrated on one image at a time and judged by one result; take a batch of "
-            "one and a network of one input and one result, or fp16"
-        )
+    if entry.calibrates(precision) and len(graph.outputs) > 1:
+        raise UserError(f"{precision} for {format} is judged by one result, and the network gives several; take fp16")
     _check_weights(graph)
     _check_classes(graph, metadata or {})
     gives_them_itself = graph.node(graph.output).op == "softmax"
@@ -172,7 +171,9 @@ def export(
         actual = run(partial, given)
         advice = _advice(quantised) if judged else ""
         differences = _compare(expected, actual, tolerance, path, f"the {format} file", advice)
-        found, own = (next(iter(results.values())).argmax(1) if answers else None for results in (actual, expected))
+        found, own = (next(iter(results.values())) for results in (actual, expected))
+        if answers:
+            found, own = found.argmax(1), own.argmax(1)
         agreement = float((found == own).mean()) if answers else None
         if agreement is not None and agreement < min_agreement:
             wanted = "asked for" if asked else f"that {precision} must reach unless --min-agreement says otherwise"
@@ -217,7 +218,8 @@ def _checked(
     given = dict(images) if isinstance(images, Mapping) else {next(iter(shapes)): images}
     if set(given) != set(shapes) or len({len(array) // shapes[name][0] for name, array in given.items()}) != 1:
         raise UserError(
-            f"the inputs to {purpose} on are {', '.join(given)}, the model takes {', '.join(shapes)}; give as many of each"
+            f"the inputs to {purpose} on are {', '.join(given)}, the model takes {', '.join(shapes)}; give as many of "
+            "each"
         )
     for name, (batch, *rest) in shapes.items():
         array = given[name]

@@ -26,7 +26,6 @@ from fbnet_mobile.graph.operations import INPUT, OUTPUT, Graph, Node, Shape, Wei
 from fbnet_mobile.graph.rules import RULES, Rule, Value
 from fbnet_mobile.graph.simplify import simplify
 
-
 Inputs = Shape | Mapping[str, Shape]
 """The shape of the one input of a network, or that of each by name, in the order in which its forward takes them."""
 

@@ -16,6 +16,7 @@ from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.metadata import ModelMetadata
 from fbnet_mobile.formats.packages import needs, quiet
 from fbnet_mobile.registry import unknown
+from fbnet_mobile.zoo.features import NamedMaps, called, chosen
 
 
 class Peer(NamedTuple):
@@ -32,14 +33,25 @@ class Peer(NamedTuple):
     metadata: ModelMetadata
 
 
-def load_peer(name: str, *, pretrained: bool = False, resolution: int | None = None) -> Peer:
+def load_peer(
+    name: str,
+    *,
+    pretrained: bool = False,
+    resolution: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    features: Sequence[str] = (),
+) -> Peer:
     """Build a network of timm or torchvision.
 
     Args:
         name: ``timm:NAME`` or ``torchvision:NAME``; timm's may end in the tag of its weights, as in
             ``timm:mobilenetv3_large_100.ra_in1k``.
         pretrained: with its weights, downloaded unless they were before; freshly initialised otherwise.
-        resolution: height and width of the input, in pixels; by default that which its weights were trained for.
+        resolution: height and width of the input, in pixels, one number for both; by default that which its weights
+            were trained for.
+        channels: of the input, for timm's; by default that which its weights were trained for.
+        features: feature maps to give instead of logits, of timm's: ``stride8`` for that of an eighth of the height and
+            width, or names of modules, as timm's ``features_only`` has them.
 
     Raises:
         UserError: no such network (the message has the nearest name), timm is not installed, or the weights do not
@@ -51,26 +63,55 @@ def load_peer(name: str, *, pretrained: bool = False, resolution: int | None = N
         raise UserError(
             unknown("library", library, _LIBRARIES, f"write {' or '.join(f'{n}:NAME' for n in _LIBRARIES)}")
         )
-    return build(own, pretrained, resolution)
+    return build(
+        own, pretrained, (resolution, resolution) if isinstance(resolution, int) else resolution, channels, features
+    )
 
 
-def _timm(name: str, pretrained: bool, resolution: int | None) -> Peer:
+Size = tuple[int, int]
+
+
+def _timm(name: str, pretrained: bool, resolution: Size | None, channels: int | None, features: Sequence[str]) -> Peer:
     with needs("timm", "fbnet-mobile[timm]"):
         import timm
         from timm.data.imagenet_info import infer_imagenet_subset
     _check(name, [*timm.list_models(), *timm.list_pretrained()], "timm")
     with _building(f"timm:{name}", pretrained):
-        module: Any = timm.create_model(name, pretrained=pretrained)
-    config = module.pretrained_cfg
-    channels, height, width = config["input_size"]
+        more: dict[str, Any] = {} if channels is None else {"in_chans": channels}
+        module: Any = timm.create_model(name, pretrained=pretrained, **more)
+        config = module.pretrained_cfg
+        if features:
+            # Not the weights again: only what there is, and where.
+            found: Any = timm.create_model(name, features_only=True, **more).feature_info
+            known = dict(zip(found.module_name(), found.out_indices, strict=True))
+            known |= {f"stride{step}": index for step, index in zip(found.reduction(), found.out_indices, strict=True)}
+            indices = {each: known[each] for each in chosen(features, known)}
+            only = sorted({*indices.values()})
+            maps = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=only, **more)
+            module = NamedMaps(maps, {called(each): only.index(index) for each, index in indices.items()})
+    own, height, width = config["input_size"]
+    shape = (1, channels or own, *(resolution or (height, width)))
+    mean, std = (_each(config[role], shape[1]) for role in ("mean", "std"))
+    if features:
+        return Peer(module, shape, ModelMetadata("", (), mean, std))
     imagenet = infer_imagenet_subset(module) == "imagenet-1k"
     classes = imagenet_classes() if imagenet else tuple(str(number) for number in range(module.num_classes))
-    metadata = ModelMetadata("", classes, tuple(config["mean"]), tuple(config["std"]))
-    return Peer(module, (1, channels, resolution or height, resolution or width), metadata)
+    return Peer(module, shape, ModelMetadata("", classes, mean, std))
 
 
-def _torchvision(name: str, pretrained: bool, resolution: int | None) -> Peer:
+def _each(numbers: Sequence[float], channels: int) -> tuple[float, ...]:
+    """A number for each channel: those there are, or their mean for another number of channels."""
+    return tuple(numbers) if len(numbers) == channels else (sum(numbers) / len(numbers),) * channels
+
+
+def _torchvision(
+    name: str, pretrained: bool, resolution: Size | None, channels: int | None, features: Sequence[str]
+) -> Peer:
     from torchvision import models
+
+    if channels is not None or features:
+        what = "another number of channels" if channels is not None else "feature maps"
+        raise UserError(f"torchvision:{name} cannot be had with {what}; take one of timm's")
 
     _check(name, models.list_models(module=models), "torchvision")
     weights = models.get_model_weights(name).DEFAULT
@@ -79,7 +120,7 @@ def _torchvision(name: str, pretrained: bool, resolution: int | None) -> Peer:
     transforms = weights.transforms()
     height, width = (transforms.crop_size * 2)[:2]  # one number, for both, or two
     metadata = ModelMetadata("", tuple(weights.meta["categories"]), tuple(transforms.mean), tuple(transforms.std))
-    return Peer(module, (1, len(metadata.mean), resolution or height, resolution or width), metadata)
+    return Peer(module, (1, len(metadata.mean), *(resolution or (height, width))), metadata)
 
 
 _LIBRARIES = {"timm": _timm, "torchvision": _torchvision}

@@ -66,7 +66,9 @@ class LiteRTSession(Session):
             raise UserError(
                 f"{path} does not take float32, or pixels, and give float32; export it with such inputs and outputs"
             )
-        signature = next(iter(interpreter.get_signature_list().values()), {"inputs": [], "outputs": []})
+        signature: dict[str, list[str]] = next(
+            iter(interpreter.get_signature_list().values()), {"inputs": [], "outputs": []}
+        )
         self._inputs = self._named(inputs, signature["inputs"], "get_input_details")
         self._outputs = self._named(outputs, signature["outputs"], "get_output_details")
         # TFLite's order is NHWC, and ours. Files that other tools convert from PyTorch may keep NCHW: with

@@ -87,9 +87,9 @@ def _module(graph: Graph, metadata: Mapping[str, str]) -> ir.Module:
         for node in graph.nodes:
             builder.emit(node)
         results = []
-        for name, node in graph.outputs.items():
+        for name, made in graph.outputs.items():
             with ir.Location.name(name):
-                results.append(builder.value(node, usual(len(shapes[node]))))
+                results.append(builder.value(made, usual(len(shapes[made]))))
         ir.Operation.create("func.return", operands=results)
     module.operation.verify()
     return module
