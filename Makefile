@@ -1,5 +1,5 @@
 # make demo    sets everything up, then profiles, searches, trains, exports and benchmarks on this machine
-# make test    sets everything up, OpenSSH's daemon too, then passes the tests
+# make test    sets everything up, OpenSSH's daemon and Chromium too, then passes the tests
 # make test-devices  those against Android's own daemon and an aarch64 system, which it builds first (Debian, as root)
 # make test-clients  those with what apps open files with (MediaPipe, OpenVINO, TFLite Micro, MNN, onnxruntime-web), which it installs
 # make fuzz    sets everything up, a fuzzer too, then gives every parser and command 100,000 inputs that nobody would write
@@ -24,6 +24,7 @@ demo: .venv/installed
 
 test: .venv/installed
 	tools/need_sshd.sh
+	tools/need_chromium.sh
 	$(BIN)/python -m pytest
 
 test-devices: .venv/installed
@@ -38,6 +39,7 @@ fuzz: .venv/installed-fuzz
 
 mutations: .venv/installed
 	tools/need_sshd.sh
+	tools/need_chromium.sh
 	$(BIN)/python tools/mutations.py
 
 lint: .venv/installed

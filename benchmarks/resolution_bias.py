@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from fbnet_mobile.blocks.network import build
 from fbnet_mobile.data.augment import derive_seed, normalise
 from fbnet_mobile.data.data import Data, load_data, training_batches
+from fbnet_mobile.data.store import Request
 from fbnet_mobile.engine.allocator import tune_allocator
 from fbnet_mobile.search import supernet as supernet_module
 from fbnet_mobile.search.choices import Choices
@@ -211,7 +212,7 @@ def scores(predict: Callable[[Tensor], Tensor], data: Data) -> tuple[float, floa
     shuffled = torch.randperm(len(data.val), generator=torch.Generator().manual_seed(0))[:2000]
     with torch.no_grad():
         for part in torch.split(shuffled, 250):
-            pixels = next(iter(data.val.store.fetch([data.val.index[part]], None)))
+            pixels = next(iter(data.val.store.fetch([Request(data.val.index[part])])))
             logits, labels = predict(normalise(pixels, data.mean, data.std)), data.val.labels[part]
             hits += float((logits.argmax(1) == labels).sum())
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))

@@ -2,8 +2,8 @@
 
     import fbnet_mobile as fm
 
-has ``profile, search, train, export, benchmark, load_space, load_network, LatencyTable``, which load what they need
-when they are first used.
+has ``profile, plan, search, train, evaluate, export, benchmark, report, load_space, load_network, LatencyTable``, which
+load what they need when they are first used.
 """
 
 import importlib
@@ -14,10 +14,13 @@ from typing import Any
 
 _FACADE = {
     "profile": "fbnet_mobile.api.profile",
+    "plan": "fbnet_mobile.api.search",
     "search": "fbnet_mobile.api.search",
     "train": "fbnet_mobile.api.train",
+    "evaluate": "fbnet_mobile.api.evaluate",
     "export": "fbnet_mobile.api.export",
     "benchmark": "fbnet_mobile.api.benchmark",
+    "report": "fbnet_mobile.api.report",
     "load_space": "fbnet_mobile.api.load",
     "load_network": "fbnet_mobile.api.load",
     "LatencyTable": "fbnet_mobile.latency.table",
@@ -27,10 +30,13 @@ __all__ = [
     "LatencyTable",
     "__version__",
     "benchmark",
+    "evaluate",
     "export",
     "load_network",
     "load_space",
+    "plan",
     "profile",
+    "report",
     "search",
     "train",
 ]
@@ -60,7 +66,7 @@ def make_callable(room: str) -> None:
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         found: Any = _version()
-    elif name in ("search", "train"):
+    elif name in ("report", "search", "train"):
         found = importlib.import_module(f"{__name__}.{name}")
     elif name in _FACADE:
         found = getattr(importlib.import_module(_FACADE[name]), name)

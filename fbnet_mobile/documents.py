@@ -156,3 +156,12 @@ def write_json(path: Path, record: Any, *, replaces: Callable[[Path], bool] = is
     """
     with write_whole(path, replaces=replaces) as partial:
         partial.write_text(to_json(record), encoding="utf-8")
+
+
+def read_record(path: Path, kind: str) -> dict[str, Any] | None:
+    """A record that was written as JSON and says its ``kind``; None where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) and content.get("kind") == kind else None

@@ -1,4 +1,4 @@
-"""The whole job on this machine: profile, search, train, export, benchmark, and one table of what came out.
+"""The whole job on this machine: profile, search, train, export, benchmark, and a table and a page of what came out.
 
     python tools/demo.py [--data digits | FOLDER | NAME] [--data-root FOLDER]
 
@@ -19,18 +19,21 @@ from rich.table import Table
 
 from fbnet_mobile.cost.bounds import cost_range
 from fbnet_mobile.cost.constraint import latency_constraint
-from fbnet_mobile.data.data import load_data
+from fbnet_mobile.data.data import glimpse
 from fbnet_mobile.errors import FbnetError
 from fbnet_mobile.latency.table import LatencyTable
+from fbnet_mobile.search.choose import choose_space
 from fbnet_mobile.space import SearchSpace, load_space
+from fbnet_mobile.train.recipe import TrainRecipe
 
-SPACE = "small"
-SEARCH_IMAGES, TRAIN_IMAGES, MOST_EPOCHS = 135_000, 180_000, 60
-"""How many images two CPU cores get through in a few minutes; the number of epochs follows from the data."""
-SEARCH_OPTIONS = ("--architecture-learning-rate", 0.05)
-"""A short search must move its parameters further in a step than one of 90 epochs."""
+IMAGES_SEEN = {"small": (90_000, 120_000), "photo": (60_000, 60_000)}
+MOST_EPOCHS = 25
+"""How many images two CPU cores get through in a few minutes when searching and when training, by the space; the number
+of epochs follows from the data."""
 BENCHMARK_IMAGES = 300
 """Test images that every exported file is run on: evaluating a Core ML package without a Mac takes the longest."""
+TAKEN: dict[str, float] = {}
+"""Seconds that each command took."""
 FILES = {"tflite": "model.tflite", "onnx": "model.onnx", "coreml": "model.mlpackage"}
 
 
@@ -51,47 +54,48 @@ def main() -> int:
 
 
 def demo(source: str, root: str | None) -> None:
-    """Run the five commands and print the table."""
+    """Run the commands and print the table."""
     started = time.monotonic()
-    space = load_space(SPACE)
-    data = load_data(source, root=Path(root) if root else None, resolution=max(space.resolution))
-    run = run_folder(data.source)
+    seen = glimpse(source, root=Path(root) if root else None)
+    # No larger one: the demo is to take minutes.
+    space = load_space("small" if choose_space(seen)[0].name == "small" else "photo").with_classes(len(seen.classes))
+    run = run_folder(source)
     images = ["--data", source, *(["--data-root", root] if root else [])]
-    classes = [] if len(data.classes) == space.classes else ["--classes", len(data.classes)]
-    space = space.with_classes(len(data.classes))
+    searched, trained = (epochs(most, seen.training) for most in IMAGES_SEEN[space.name])
 
     host = ["--device", "host"]
     table = run / "host.csv"
-    fbnet("profile", *host, "--runtime", "litert", "--space", SPACE, *classes, "-o", table)
+    fbnet("profile", *host, "--runtime", "litert", "--space", space.name, *images, "-o", table)
     target_us = choose_target(space, table)
 
     search, train = run / "search", run / "train"
-    fbnet(
-        "search", "--latency-table", table, *images, "--target-latency", f"{target_us}us",
-        "--epochs", epochs(SEARCH_IMAGES, len(data.train)), *SEARCH_OPTIONS, "-o", search,
-    )  # fmt: skip
-    fbnet(
-        "train", "--architecture", search / "architecture.yaml", *images,
-        "--epochs", epochs(TRAIN_IMAGES, len(data.train)), "-o", train,
-    )  # fmt: skip
+    limits = ["--latency-table", table, "--target-latency", f"{target_us}us"]
+    fbnet("search", "--plan", *limits, *images, "--epochs", searched)
+    fbnet("search", *limits, *images, "--epochs", searched, "-o", search)
+    few = ["--batch-size", max(2, seen.training // 8)] if seen.training < 8 * TrainRecipe.batch_size else []
+    fbnet("train", "--architecture", search / "architecture.yaml", *images, "--epochs", trained, *few, "-o", train)
     checkpoint = train / "best.pt"
     files = [run / name for name in FILES.values()]
     for file_format, path in zip(FILES, files, strict=True):
         fbnet("export", "--checkpoint", checkpoint, "--format", file_format, "-o", path)
-    report = run / "benchmark.json"
+    report, page = run / "benchmark.json", run / "report.html"
     fbnet(
         "benchmark", checkpoint, *files, *host, "--latency-table", table, *images, "--images", BENCHMARK_IMAGES,
         "-o", report,
     )  # fmt: skip
+    fbnet("report", run, "-o", page)
     summarise(run, report, target_us)
-    print(f"The whole took {time.monotonic() - started:.0f} s.")
+    print("Seconds: " + ", ".join(f"{seconds:.0f} {command}" for command, seconds in TAKEN.items()))
+    print(f"The whole took {time.monotonic() - started:.0f} s. To look at: {page}")
 
 
 def fbnet(command: str, *arguments: object) -> None:
-    """Print one of the five commands and run it."""
+    """Print one of the commands and run it."""
     words = [f"fbnet-{command}", *map(str, arguments)]
     print(f"\n$ {shlex.join(words)}", flush=True)
+    started = time.monotonic()
     subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:]], check=True)
+    TAKEN[command] = TAKEN.get(command, 0.0) + time.monotonic() - started
 
 
 def run_folder(source: str) -> Path:
@@ -139,7 +143,8 @@ def summarise(run: Path, report: Path, target_us: float) -> None:
         )
     print()
     Console(width=120).print(table)
-    print(f"Everything was written to {run}/: host.csv, search/, train/, {', '.join(FILES.values())}, benchmark.json")
+    written = ", ".join(["host.csv", "search/", "train/", *FILES.values(), "benchmark.json", "report.html"])
+    print(f"Everything was written to {run}/: {written}")
 
 
 if __name__ == "__main__":

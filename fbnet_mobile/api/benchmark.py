@@ -1,7 +1,6 @@
 """From model files to their latency on a device, beside the prediction, and their accuracy."""
 
 import importlib.metadata
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.measure.recipe import BenchmarkRecipe, DeviceOptions
 from fbnet_mobile.report.records import (
     BenchmarkResult,
+    ImportableNetwork,
     ModelResult,
     PublishedNetwork,
     PublishedNetworks,
@@ -95,18 +95,17 @@ def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
 
 def _is_result(path: Path) -> bool:
     """Whether a file is an earlier result of a benchmark."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.get("kind") == BenchmarkResult.kind
+    from fbnet_mobile.documents import read_record
+
+    return read_record(path, BenchmarkResult.kind) is not None
 
 
 def published() -> PublishedNetworks:
-    """The published networks with their counts."""
+    """The published networks, and those that can be imported, with their counts."""
     from fbnet_mobile.zoo import (
         PUBLISHED_ACCURACY,
         SOURCE,
+        importable,
         load_network,
         published_macs,
         published_params,
@@ -128,7 +127,7 @@ def published() -> PublishedNetworks:
                 accuracy.source if accuracy else "",
             )
         )
-    return PublishedNetworks(tuple(found), SOURCE)
+    return PublishedNetworks(tuple(found), SOURCE, tuple(ImportableNetwork(*network) for network in importable()))
 
 
 def _ways(recipe: BenchmarkRecipe) -> "list[tuple[Path, Runtime | None]]":
@@ -248,7 +247,11 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
             resolution = predictor.input_shape[-1]
         if resolution not in loaded:
             loaded[resolution] = load_data(
-                source, root=images.place.data_root, resolution=resolution, seed=images.place.split_seed
+                source,
+                root=images.place.data_root,
+                resolution=resolution,
+                seed=images.place.split_seed,
+                classes=images.place.classes,
             )
         data = loaded[resolution]
         if data.classes != metadata.classes:

@@ -21,13 +21,20 @@ _MARK = "# fbnet-"
 """How a file of options begins."""
 
 
-def takes(options: type[Options]) -> Callable[[Callable[[Options], Result]], Callable[..., Result]]:
-    """Turn a function of a recipe into one of its fields as keywords, with a signature and documentation of them."""
+def takes(
+    options: type[Options], complete: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> Callable[[Callable[[Options], Result]], Callable[..., Result]]:
+    """Turn a function of a recipe into one of its fields as keywords, with a signature and documentation of them.
+
+    Args:
+        options: the recipe.
+        complete: adds what those that are given stand for, such as a file of others.
+    """
 
     def decorate(work: Callable[[Options], Result]) -> Callable[..., Result]:
         @functools.wraps(work)
         def called(**given: Any) -> Result:
-            return work(build(options, given))
+            return work(build(options, complete(given)))
 
         known = sorted(recipe_fields(options), key=lambda item: not item.required)
         parameters = [

@@ -9,6 +9,7 @@ from fbnet_mobile.api.call import (
     arguments_path,
     check_arguments,
     check_output,
+    command_line,
     takes,
     write_arguments,
 )
@@ -87,23 +88,42 @@ def export(options: ExportOptions) -> ExportResult:
         )
     if recipe.device is None and recipe.latency_table is not None:
         raise UserError("--latency-table predicts what --device measures; add --device host, or leave it out")
-    kept = arguments_path(recipe.output)
-    inputs_given = [recipe.checkpoint, recipe.architecture, recipe.latency_table, data, calibration_data]
+    kept, record = arguments_path(recipe.output), recipe.output.with_name(f"{recipe.output.name}.export.json")
+    inputs_given = [
+        recipe.checkpoint,
+        recipe.weights,
+        recipe.architecture,
+        recipe.latency_table,
+        data,
+        calibration_data,
+    ]
     check_output(recipe.output, inputs=inputs_given, replaces=Path.exists)  # the format knows its own
     check_arguments(kept)
+    from fbnet_mobile.documents import write_json
+    from fbnet_mobile.files import refuse_foreign
+
+    refuse_foreign(record, _is_record)
     device = _device(recipe.device, chosen.runtime.name, options.runtime) if recipe.device is not None else None
     table = _table(recipe.latency_table) if recipe.latency_table is not None else None
-    peer = recipe.model if recipe.model is not None and ":" in recipe.model else None
-    if peer is None and (recipe.pretrained or recipe.channels is not None):
-        given = "--pretrained" if recipe.pretrained else "--channels"
-        raise UserError(f"{given} is for networks of timm and torchvision, as in --model timm:NAME; leave it out")
+    peer = recipe.model if recipe.model is not None and _is_of_others(recipe.model) else None
+    for given in ("pretrained", "weights", "channels"):
+        if peer is None and getattr(recipe, given):
+            raise UserError(
+                f"--{given} is for networks of timm and torchvision, as in --model timm:NAME, and efficientnet_lite0; "
+                "leave it out"
+            )
     if peer is not None and recipe.checkpoint is not None:
-        raise UserError(f"the weights of {peer} are its own (--pretrained) or fresh; leave out --checkpoint")
+        raise UserError(
+            f"the weights of {peer} are its own (--pretrained), those of a file (--weights) or fresh; leave out "
+            "--checkpoint"
+        )
+    if recipe.pretrained and recipe.weights is not None:
+        raise UserError("--pretrained and --weights both say which weights; leave one out")
     if recipe.features and recipe.scores == "probabilities":
         raise UserError("feature maps are no probabilities of classes; leave out --scores")
     if recipe.batch > 1 and (recipe.dynamic_batch or recipe.device is not None or recipe.client is not None):
         raise UserError("a batch of several is for files alone; leave out --dynamic-batch, --device and --for")
-    fresh = recipe.checkpoint is None and not recipe.pretrained
+    fresh = recipe.checkpoint is None and not recipe.pretrained and recipe.weights is None
     module, input_shape, metadata, whole = _network(recipe, fresh)
     # What is told of an architecture, as its latency, is of the whole of it at its own resolution.
     network = whole if metadata.architecture else None
@@ -129,6 +149,7 @@ def export(options: ExportOptions) -> ExportResult:
         "root": options.images.place.data_root,
         "resolution": input_shape[-1],
         "seed": options.images.place.split_seed,
+        "classes": options.images.place.classes,
     }
     inputs = labels = calibration = None
     same_classes = False
@@ -164,7 +185,16 @@ def export(options: ExportOptions) -> ExportResult:
     if device is not None:
         latency = _latency(recipe.output, device, chosen.runtime.name, recipe.precision, network, table)
     name = (whole.name if whole is not None else str(peer)) if fresh else ""
-    return ExportResult(file, data, same_classes, name, latency, recipe.sensitivity)
+    result = ExportResult(file, data, same_classes, name, latency, recipe.sensitivity, command_line("export", options))
+    write_json(record, result, replaces=_is_record)
+    return result
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file is what an earlier export left beside its file."""
+    from fbnet_mobile.documents import read_record
+
+    return read_record(path, ExportResult.kind) is not None
 
 
 def _network(
@@ -180,7 +210,7 @@ def _network(
     network = None
     if recipe.architecture is not None:
         network = Architecture.load(recipe.architecture)
-    elif recipe.model is not None and ":" not in recipe.model:
+    elif recipe.model is not None and not _is_of_others(recipe.model):
         network = load_network(recipe.model)
 
     import torch
@@ -219,13 +249,21 @@ def _size(resolution: str | None) -> tuple[int, int] | None:
     return int(sides[0]), int(sides[-1])
 
 
+def _is_of_others(model: str) -> bool:
+    """Whether a network has weights that others published or saved, and is imported."""
+    from fbnet_mobile.zoo.efficientnet_lite import NAMES
+
+    return ":" in model or model in NAMES
+
+
 def _module(
     recipe: ExportRecipe, network: "Architecture | None", size: tuple[int, int] | None
 ) -> "tuple[nn.Module, tuple[int, int, int, int], ModelMetadata, Architecture | None]":
     from fbnet_mobile.arch import Architecture
-    from fbnet_mobile.blocks.network import build
+    from fbnet_mobile.blocks.network import build, restore
     from fbnet_mobile.engine.checkpoint import load_checkpoint
     from fbnet_mobile.formats.metadata import ModelMetadata
+    from fbnet_mobile.zoo.importing import ForeignPartError, imported
     from fbnet_mobile.zoo.mobile_cv import MEAN, STD, load_mobile_cv
     from fbnet_mobile.zoo.peers import load_peer
 
@@ -236,14 +274,29 @@ def _module(
         names = tuple(str(number) for number in range(network.classes))
         return module, network.input_shape, ModelMetadata(network.to_yaml(), names, mean, std), network
     if recipe.model is not None:
-        peer = load_peer(
-            recipe.model,
-            pretrained=recipe.pretrained,
-            resolution=size,
-            channels=recipe.channels,
-            features=recipe.features,
-        )
-        return *peer, None
+        # A number for both sides is told of the architecture; anything else is not that of an architecture.
+        side = size[0] if size is not None and size[0] == size[1] else None
+        other = recipe.channels is not None or bool(recipe.features)
+        if ":" in recipe.model and other and recipe.weights is None:
+            peer = load_peer(
+                recipe.model,
+                pretrained=recipe.pretrained,
+                resolution=size,
+                channels=recipe.channels,
+                features=recipe.features,
+            )
+            return *peer, None
+        try:
+            network, state, known = imported(
+                recipe.model, weights=recipe.weights, pretrained=recipe.pretrained, resolution=side
+            )
+        except ForeignPartError:
+            if recipe.weights is not None:
+                raise
+        else:
+            assert known is not None
+            return restore(network, state, recipe.model), network.input_shape, known, network
+        return *load_peer(recipe.model, pretrained=recipe.pretrained, resolution=size), None
     assert checkpoint is not None
     trained = load_checkpoint(checkpoint)
     network = Architecture.from_yaml(trained.architecture, str(checkpoint))

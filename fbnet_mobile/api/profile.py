@@ -44,7 +44,9 @@ def profile(options: ProfileOptions) -> ProfileResult:
     recipe = options.recipe
     budget_s = None if recipe.budget is None else parse_seconds(recipe.budget)
     kept = arguments_path(recipe.output)
-    check_output(recipe.output, inputs=[recipe.space, recipe.within, options.device.runtime.benchmark_binary])
+    check_output(
+        recipe.output, inputs=[recipe.space, recipe.within, recipe.data, options.device.runtime.benchmark_binary]
+    )
     check_arguments(kept)
 
     from fbnet_mobile.devices import get_device
@@ -54,12 +56,24 @@ def profile(options: ProfileOptions) -> ProfileResult:
 
     if recipe.output.exists():
         LatencyTable.load(recipe.output)  # refuses another file before anything is done
-    space_name = recipe.space
+    seen = None
+    if recipe.data is not None:
+        from fbnet_mobile.data.data import glimpse
+
+        seen = glimpse(recipe.data, root=recipe.data_root)
+    space_name, why = recipe.space or "small", ""
     if recipe.within is not None:
         space_name = _written_space(recipe)
+    elif recipe.space is None and seen is not None:
+        from fbnet_mobile.search.choose import choose_space
+
+        space, why = choose_space(seen)
+        space_name = space.name
     space = load_space(space_name)
-    if recipe.classes is not None:
-        space = space.with_classes(recipe.classes)
+    classes = recipe.classes or (len(seen.classes) if seen else space.classes)
+    space = space.with_classes(classes)
+    if recipe.resolution is not None:
+        space = space.with_resolution(recipe.resolution)
     device = get_device(options.device.device)
     device.use(benchmark_binary=options.device.runtime.benchmark_binary)
     runtime = recipe.runtime or device.settings.runtime or device.runtimes[0]
@@ -73,7 +87,7 @@ def profile(options: ProfileOptions) -> ProfileResult:
 
     candidates, positions = len(space.candidates()), sum(1 for _ in space.all_blocks())
     say(
-        f"space {space.name}: {space.size():.2g} networks, {candidates} different candidate blocks "
+        f"{why or f'space {space.name}'}: {space.size():.2g} networks, {candidates} different candidate blocks "
         f"({positions - candidates} duplicates)"
     )
     with device, steps() as progress:
@@ -114,8 +128,7 @@ def _written_space(recipe: ProfileRecipe) -> str:
 
     assert recipe.within is not None
     start = Start.load(recipe.within)
-    given = recipe.space if recipe.space != ProfileRecipe.space else ""
-    path = Path(given) if given else recipe.output.with_name(f"{recipe.output.stem}.space.yaml")
+    path = Path(recipe.space) if recipe.space else recipe.output.with_name(f"{recipe.output.stem}.space.yaml")
     if not path.exists():
         with write_whole(path) as partial:
             partial.write_text(SearchSpace.within(start.architecture).to_yaml(), encoding="utf-8")

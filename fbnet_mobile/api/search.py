@@ -1,6 +1,8 @@
 """From a search space, limits and images to architectures."""
 
-from dataclasses import dataclass
+import math
+import random
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +14,26 @@ from fbnet_mobile.api.call import (
     takes,
     write_arguments,
 )
-from fbnet_mobile.data.recipe import TrainingData
+from fbnet_mobile.api.report import write_page
+from fbnet_mobile.data.recipe import TestData, TrainingData
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.recipe import MachineOptions
-from fbnet_mobile.report.records import LimitMet, NetworkFound, SearchResult
-from fbnet_mobile.search.recipe import SearchRecipe, SearchTask
+from fbnet_mobile.recipe import MachineOptions, option
+from fbnet_mobile.report.records import LimitMet, NetworkFound, Plan, PlannedLimit, PlannedNetwork, SearchResult
+from fbnet_mobile.search.recipe import SearchRecipe, SearchTask, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fbnet_mobile.cost.constraint import Constraint
+    from fbnet_mobile.data.data import Glimpse
     from fbnet_mobile.latency.table import LatencyTable
     from fbnet_mobile.search.results import Searched
+    from fbnet_mobile.search.start import Start
     from fbnet_mobile.space import SearchSpace
+
+
+_DRAWN = 501
+"""Networks drawn at random, of which a plan shows the median."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +46,16 @@ class SearchOptions:
     machine: MachineOptions
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What a search would be asked for, as far as it is known."""
+
+    wanted: Wanted
+    images: TestData
+    limit: int | None = option(None, group="Images", low=1, shown="all", help="Use about this many training images.")
+    recipe: SearchRecipe
+
+
 @takes(SearchOptions)
 def search(options: SearchOptions) -> SearchResult:
     """Find the most accurate network of a search space within limits, by FBNetV2's DMaskingNAS.
@@ -44,54 +63,42 @@ def search(options: SearchOptions) -> SearchResult:
     Writes architecture.yaml, result.json and args.yaml into the output folder. An interrupted search continues where it
     was when it is started again in the same way; a finished one is not run again.
     """
-    task, images, recipe = options.task, options.images, options.recipe
-    asked = _Asked(task)
+    task, images = options.task, options.images
+    wanted = task.wanted
+    asked = _Asked(wanted, complete=True)
     kept = arguments_path(task.output, folder=True)
-    check_output(task.output, replaces=Path.is_dir, inputs=[images.data, task.within, *task.latency_table])
+    check_output(task.output, replaces=Path.is_dir, inputs=[images.data, wanted.within, *wanted.latency_table])
     check_arguments(kept)
 
-    from fbnet_mobile.latency.table import LatencyTable
-    from fbnet_mobile.space import SearchSpace, load_space
-
-    tables = [LatencyTable.load(path) for path in task.latency_table]
-    start = None
-    if task.within is not None:
-        from fbnet_mobile.search.start import Start
-
-        start = Start.load(task.within)
-    if task.space is None and not tables:
-        assert start is not None
-        space_name, space = f"within {task.within}", SearchSpace.within(start.architecture)
-    else:
-        space_name = task.space or tables[0].conditions.space
-        space = load_space(space_name)
-    if start is not None:
-        start.require(space, space_name)
-    elif space.blocks:
-        raise UserError(f"space {space_name} is within a trained network; give its checkpoint with --within")
-
     from fbnet_mobile.api.fabric import make_fabric
-    from fbnet_mobile.data.data import load_data, load_images
+    from fbnet_mobile.data.data import glimpse, load_data
+    from fbnet_mobile.latency.table import LatencyTable
     from fbnet_mobile.search.loop import search as run
 
+    tables = [LatencyTable.load(path) for path in wanted.latency_table]
     fabric = make_fabric(options.machine)
-    resolution = max(space.resolution)
-    source: dict[str, Any] = {"root": images.place.data_root, "resolution": resolution, "seed": images.place.split_seed}
+    source: dict[str, Any] = {
+        "root": images.place.data_root,
+        "seed": images.place.split_seed,
+        "classes": images.place.classes,
+        "limit": images.limit,
+    }
     # The limits depend on the number of classes, and are checked before all images are read.
     with fabric.rank_zero_first():
-        _, _, classes = load_images(images.data, "train", 1, **source)
-    space = space.with_classes(len(classes))
-    for table, path in zip(tables, task.latency_table, strict=True):
-        table.require(space, space_name, path)
+        seen = glimpse(images.data, **source)
+    space, why, start = _space(wanted, tables, asked, seen)
     searches, remarks = _limited(space, tables, asked, task.output)
-    remarks = [f"{path}: {warning}" for path, table in zip(task.latency_table, tables, strict=True)
+    remarks = [f"{path}: {warning}" for path, table in zip(wanted.latency_table, tables, strict=True)
                for warning in table.warnings()] + remarks  # fmt: skip
     if fabric.is_global_zero:
-        say(f"space {space.name}: {space.size():.2g} networks")
+        say(f"{why or f'space {space.name}'}: {space.size():.2g} networks")
         for remark in remarks:
             say(remark)
     with fabric.rank_zero_first():
-        data = load_data(images.data, limit=images.limit, **source)
+        data = load_data(images.data, resolution=max(space.resolution), skip_damaged=images.skip_damaged, **source)
+    recipe = options.recipe.fitted(len(data.train))
+    if fabric.is_global_zero and recipe != options.recipe:
+        say(_fitted(recipe, len(data.train)))
     if start is not None:
         data = start.colours(data)
     found = []
@@ -112,7 +119,135 @@ def search(options: SearchOptions) -> SearchResult:
         found.append(_found(folder, result, space, constraints))
     if fabric.is_global_zero:
         write_arguments(kept, "search", options)
+        write_page(task.output / "report.html", [task.output])
     return SearchResult(space.name, float(space.size()), tuple(remarks), tuple(found))
+
+
+@takes(PlanOptions)
+def plan(options: PlanOptions) -> Plan:
+    """What a search could find: the smallest, the middle and the largest network of the space, and the limits."""
+    return plan_of(options)
+
+
+def plan_of(options: PlanOptions) -> Plan:
+    """See ``plan``.
+
+    Raises:
+        UserError: there is neither a space nor what it follows from, or a table lacks candidates of it.
+    """
+    from fbnet_mobile.data.data import glimpse
+    from fbnet_mobile.latency.table import LatencyTable
+
+    wanted, images = options.wanted, options.images
+    asked = _Asked(wanted, complete=False)
+    tables = [LatencyTable.load(path) for path in wanted.latency_table]
+    seen = None
+    if images.data is not None:
+        place = images.place
+        seen = glimpse(images.data, root=place.data_root, seed=place.split_seed, limit=options.limit)
+    space, why, _ = _space(wanted, tables, asked, seen)
+
+    from fbnet_mobile.cost.bounds import cheapest, cost_range
+    from fbnet_mobile.cost.constraint import latency_constraint, limit_on
+    from fbnet_mobile.search.derive import require_feasible
+
+    latencies = [latency_constraint(space, table, math.inf, number) for number, table in enumerate(tables, start=1)]
+    counted = [limit_on(space, name, most, tables[0] if tables else None) for name, most in asked.counts.items()]
+    shown = [*latencies, *counted] or [limit_on(space, "macs", math.inf)]
+    searches = list(zip(*asked.targets, strict=True)) if asked.targets else [()] if counted else []
+    within = [
+        [*(replace(each, limit=us) for each, us in zip(latencies, targets, strict=False)), *counted]
+        for targets in searches
+    ]
+    first = shown[0]
+    rng = random.Random(0)
+    drawn = sorted((space.draw(rng) for _ in range(_DRAWN)), key=lambda assignment: first.total(space, assignment))
+    networks = {
+        "smallest": cheapest(space, first.costs),
+        "middle": drawn[_DRAWN // 2],
+        "largest": cheapest(space, {name: -costs for name, costs in first.costs.items()}),
+    }
+    found = []
+    for name, assignment in networks.items():
+        network = space.architecture(assignment)
+        costs = tuple(each.total(space, assignment) for each in shown)
+        found.append(PlannedNetwork(name, network.resolution, costs, network.macs, network.params))
+    limits = []
+    for number, each in enumerate(shown):
+        reach = cost_range(space, each)
+        asked_for = {constraints[number].limit: None for constraints in within if number < len(constraints)}
+        name = each.quantity.name if each.quantity else each.name
+        limits.append(PlannedLimit(name, each.label, tuple(asked_for), reach.lowest, reach.highest))
+
+    def feasible(constraints: "Sequence[Constraint]") -> bool:
+        try:
+            require_feasible(space, constraints)
+        except UserError:
+            return False
+        return True
+
+    recipe = options.recipe.fitted(seen.training) if seen else None
+    return Plan(
+        space.name,
+        why,
+        float(space.size()),
+        space.resolution,
+        tuple(limits),
+        tuple(found),
+        tuple(map(feasible, within)),
+        _fitted(recipe, seen.training) if seen and recipe else "",
+    )
+
+
+def _fitted(recipe: SearchRecipe, images: int) -> str:
+    return (
+        f"{images:,} training images: {recipe.epochs} epochs in batches of {recipe.batch_size}, architecture learning "
+        f"rate {recipe.architecture_learning_rate:g}"
+    )
+
+
+def _space(
+    wanted: Wanted, tables: "Sequence[LatencyTable]", asked: "_Asked", seen: "Glimpse | None"
+) -> "tuple[SearchSpace, str, Start | None]":
+    """The space with the classes of the images and the resolutions asked for.
+
+    Returns:
+        The space, why it if it was not named, and the trained network that it is within.
+    """
+    from fbnet_mobile.arch import Block
+    from fbnet_mobile.cost.constraint import limit_on
+    from fbnet_mobile.search.choose import choose_space
+    from fbnet_mobile.space import SearchSpace, load_space
+
+    start = None
+    if wanted.within is not None:
+        from fbnet_mobile.search.start import Start
+
+        start = Start.load(wanted.within)
+    name, why = wanted.space or (tables[0].conditions.space if tables else None), ""
+    if name is not None:
+        space = load_space(name)
+    elif start is not None:
+        name, space = f"within {wanted.within}", SearchSpace.within(start.architecture)
+    elif seen is not None:
+        space, why = choose_space(seen, lambda space: [limit_on(space, *each) for each in asked.counts.items()])
+        name = space.name
+    else:
+        raise UserError("no space; name one with --space, or give --data or --latency-table, which it follows from")
+    if start is not None:
+        start.require(space, name)
+    elif space.blocks:
+        raise UserError(f"space {name} is within a trained network; give its checkpoint with --within")
+    if seen is not None:
+        space = space.with_classes(len(seen.classes))
+    elif tables:
+        heads = [block for block in map(Block.parse_key, tables[0].blocks()) if block.ends_network]
+        space = space.with_classes(heads[0].out_channels) if heads else space
+    if wanted.resolution is not None:
+        space = space.with_resolution(wanted.resolution)
+    for table, path in zip(tables, wanted.latency_table, strict=True):
+        table.require(space, name, path)
+    return space, why, start
 
 
 class _Asked:
@@ -121,31 +256,34 @@ class _Asked:
     Attributes:
         counts: of each cost but latency, in its unit.
         targets: for each table its latencies in us, one for each of the searches.
+
+    Args:
+        wanted: as a user writes it.
+        complete: whether something has to be limited, and each table to have its target.
     """
 
-    def __init__(self, task: SearchTask) -> None:
+    def __init__(self, wanted: Wanted, *, complete: bool) -> None:
         from fbnet_mobile.cost.quantity import QUANTITIES
 
-        tables = len(task.latency_table)
+        tables = len(wanted.latency_table)
         self.counts = {
             name.removeprefix("max_"): QUANTITIES.get(name.removeprefix("max_")).parse(text)
-            for name, text in task.limits.items()
+            for name, text in wanted.limits.items()
         }
         measured = [QUANTITIES.get(name) for name in self.counts if QUANTITIES.get(name).from_table]
         parse = QUANTITIES.get("latency").parse
-        self.targets = [[parse(text) for text in texts.split(",")] for texts in task.target_latency]
+        self.targets = [[parse(text) for text in texts.split(",")] for texts in wanted.target_latency]
         numbers = [len(each) for each in self.targets]
-        if ((numbers or not measured) and len(numbers) != tables) or len(set(numbers)) > 1:
+        tables_needed = (complete and not measured) or bool(numbers)
+        if (tables_needed and len(numbers) != tables) or len(set(numbers)) > 1:
             raise UserError(
                 f"{tables} tables and {', '.join(map(str, numbers)) or 'no'} target latencies; give --target-latency "
                 "once for each --latency-table, each with as many targets"
             )
-        if not self.targets and not self.counts:
+        if complete and not self.targets and not self.counts:
             raise UserError("nothing limits the network; give --latency-table and --target-latency, or --max-macs, ...")
         if measured and not tables:
             raise UserError(f"{measured[0].option} is read from a table; give --latency-table")
-        if not tables and task.space is None and task.within is None:
-            raise UserError("no space; name one with --space, as there is no table to take it from")
 
 
 def _limited(

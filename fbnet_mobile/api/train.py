@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fbnet_mobile.api.call import (
     arguments_path,
@@ -15,7 +16,10 @@ from fbnet_mobile.data.recipe import TrainingData
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.recipe import MachineOptions
 from fbnet_mobile.report.records import TrainResult
-from fbnet_mobile.train.recipe import TrainRecipe, TrainTask
+from fbnet_mobile.train.recipe import TrainRecipe, TrainTask, with_recipe
+
+if TYPE_CHECKING:
+    from fbnet_mobile.zoo.start import Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,34 +32,30 @@ class TrainOptions:
     machine: MachineOptions
 
 
-@takes(TrainOptions)
+@takes(TrainOptions, with_recipe)
 def train(options: TrainOptions) -> TrainResult:
-    """Train the network of an architecture file; best.pt in the output folder is its checkpoint.
+    """Train a network, from random weights or from trained ones; best.pt in the output folder is its checkpoint.
 
-    The classifier gets as many classes as the data have. An interrupted training continues where it was when it is
-    started again in the same way; a finished one is not run again. All options are kept in args.yaml beside best.pt.
+    The classifier gets as many classes as the data have. Images are normalised as the weights' were that a network
+    starts from, and by their own mean and deviation without. An interrupted training continues where it was when it is
+    started again in the same way; a finished one is not run again. All options are kept in args.yaml beside best.pt,
+    each epoch in results.csv, and what the network is worth on the test images in evaluation.json and pictures.
     """
     task, images, recipe = options.task, options.images, options.recipe
     kept = arguments_path(task.output, folder=True)
-    if task.architecture is None and task.inherit is None:
-        raise UserError("no network; give --architecture, or --inherit with the folder of a search")
-    check_output(task.output, replaces=Path.is_dir, inputs=[images.data, task.architecture, task.inherit])
+    inputs = [
+        *(images.data, task.architecture, task.inherit, task.weights, task.init, task.unlabelled),
+        recipe.teacher or None,
+    ]
+    check_output(task.output, replaces=Path.is_dir, inputs=inputs)
     check_arguments(kept)
-
-    from fbnet_mobile.zoo import load_architecture
-
-    name = task.architecture
-    if name is None:
-        from fbnet_mobile.search.results import ARCHITECTURE
-
-        assert task.inherit is not None
-        name = str(task.inherit / ARCHITECTURE)
-    network = load_architecture(name)
+    start = start_of(task)
 
     from fbnet_mobile.api.fabric import make_fabric
-    from fbnet_mobile.blocks.network import build
+    from fbnet_mobile.api.teacher import open_teacher
     from fbnet_mobile.data.data import load_data
     from fbnet_mobile.engine.loop import seeded
+    from fbnet_mobile.files import write_whole
     from fbnet_mobile.train.loop import train as run
 
     fabric = make_fabric(options.machine)
@@ -63,16 +63,20 @@ def train(options: TrainOptions) -> TrainResult:
         data = load_data(
             images.data,
             root=images.place.data_root,
-            resolution=network.resolution,
+            resolution=start.architecture.resolution,
+            train_resolution=recipe.train_resolution,
             seed=images.place.split_seed,
+            classes=images.place.classes,
             limit=images.limit,
+            unlabelled=task.unlabelled,
+            skip_damaged=images.skip_damaged,
         )
-    remarks = []
-    if network.classes != len(data.classes):
-        remarks.append(f"{name} has {network.classes} classes, the data {len(data.classes)}: its classifier is changed")
-        if fabric.is_global_zero:
-            say(remarks[-1])
-        network = network.with_classes(len(data.classes))
+    if start.mean is not None and start.std is not None:
+        data = replace(data, mean=start.mean, std=start.std)
+    network, remarks = start.for_classes(data.classes)
+    if fabric.is_global_zero:
+        for remark in remarks:
+            say(remark)
     if task.inherit is not None:
         from fbnet_mobile.search.inherit import inherited
 
@@ -83,12 +87,29 @@ def train(options: TrainOptions) -> TrainResult:
             data = replace(data, mean=mean, std=std)
     else:
         with seeded(fabric, recipe.seed):
-            module, initial_weights = build(network), "random"
-    result = run(
-        module, data, recipe, task.output, fabric, architecture=network.to_yaml(), initial_weights=initial_weights
-    )
-    if fabric.is_global_zero:
+            module = start.network(data.classes)
+        initial_weights = "random" if start.weights is None else f"those of {start.name}"
+
+    def begin() -> None:
         write_arguments(kept, "train", options)
+        if data.damaged:
+            with write_whole(task.output / "damaged.txt") as partial:
+                partial.write_text("".join(f"{line}\n" for line in data.damaged), encoding="utf-8")
+
+    result = run(
+        module,
+        data,
+        recipe,
+        task.output,
+        fabric,
+        architecture=network.to_yaml(),
+        initial_weights=initial_weights,
+        teacher=open_teacher(recipe.teacher, data, fabric),
+        compiled=task.compile,
+        save_minutes=task.save_minutes,
+        begin=begin,
+        pictures=True,
+    )
     return TrainResult(
         checkpoint=result.checkpoint,
         val_accuracy=result.val_accuracy,
@@ -97,4 +118,39 @@ def train(options: TrainOptions) -> TrainResult:
         test_images=len(data.test),
         remarks=tuple(remarks),
         history=tuple(result.history),
+        damaged=len(data.damaged),
     )
+
+
+def start_of(task: TrainTask) -> "Start":
+    """What is to be trained.
+
+    Raises:
+        UserError: it is not one network, or weights were asked for that are not its own.
+    """
+    given = [name for name in ("architecture", "model", "init") if getattr(task, name) is not None]
+    if len(given) > 1 or (not given and task.inherit is None):
+        raise UserError(
+            f"{' and '.join(f'--{name}' for name in given) or 'no network'} to train; give one of --architecture, "
+            "--model and --init, or --inherit with the folder of a search"
+        )
+    if task.model is None and (task.pretrained or task.weights is not None):
+        asked = "--pretrained" if task.pretrained else "--weights"
+        raise UserError(f"{asked} is for a network with a name; give --model, or leave it out")
+    if task.pretrained and task.weights is not None:
+        raise UserError("--pretrained and --weights both say what to start from; leave one out")
+    if task.inherit is not None and given not in ([], ["architecture"]):
+        raise UserError(f"--inherit has the weights of what the search found; leave out --{given[0]}")
+
+    from fbnet_mobile.search.results import ARCHITECTURE
+    from fbnet_mobile.zoo.start import from_architecture, from_checkpoint, from_model
+
+    if task.init is not None:
+        start = from_checkpoint(task.init)
+    elif task.model is not None:
+        start = from_model(task.model, pretrained=task.pretrained, weights=task.weights)
+    else:
+        start = from_architecture(task.architecture or str(Path(task.inherit or "") / ARCHITECTURE))
+    if task.resolution is None:
+        return start
+    return replace(start, architecture=start.architecture.with_resolution(task.resolution))

@@ -155,6 +155,15 @@ class Architecture(BaseModel):
         head = validated(type(head), {**head.model_dump(), "out_channels": classes}, f"network {self.name}")
         return self.model_copy(update={"blocks": (*self.blocks[:-1], head)})
 
+    def with_resolution(self, resolution: int) -> Self:
+        """The same network for images of another height and width, pixels.
+
+        Raises:
+            UserError: it is no resolution.
+        """
+        blocks = [{"kind": block.kind, **block.model_dump(exclude=set(_DERIVED))} for block in self.blocks]
+        return validated(type(self), {**dict(self), "resolution": resolution, "blocks": blocks}, f"network {self.name}")
+
     @property
     def macs(self) -> int:
         """Multiply-accumulates of convolutions and linear layers, for one image."""

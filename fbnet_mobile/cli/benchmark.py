@@ -14,11 +14,13 @@ class Instead:
     """What fbnet-benchmark does instead of measuring."""
 
     list_models: bool = option(
-        False, group="Instead of measuring", help="Only list the published networks and what they cost."
+        False,
+        group="Instead of measuring",
+        help="Only list the networks that there are, and what they cost.",
     )
 
 
-def _look(asked: Instead) -> tuple[Any, Lines] | None:
+def _look(asked: Instead, others: dict[str, Any]) -> tuple[Any, Lines] | None:
     return (api.published(), zoo_lines) if asked.list_models else None
 
 

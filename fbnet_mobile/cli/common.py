@@ -17,7 +17,7 @@ from fbnet_mobile.recipe import RecipeField, build, option, recipe_fields
 from fbnet_mobile.registry import nearest
 
 Lines = Callable[[Any], Iterable[str]]
-Look = Callable[[Any], "tuple[Any, Lines] | None"]
+Look = Callable[[Any, dict[str, Any]], "tuple[Any, Lines] | None"]
 
 _TYPES: Mapping[type, click.ParamType[Any]] = {
     int: click.INT,
@@ -54,7 +54,8 @@ class Program:
         lines: the record for people.
         continues: whether the same command takes up what an interrupted one left.
         instead: a recipe of options that ask for something else than the work, if there are any.
-        look: does what they ask for, and gives its record with its lines; None if they ask for nothing.
+        look: does what they ask for, given the command's other options by name too, and gives its record with its
+            lines; None if they ask for nothing.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Program:
     lines: Lines
     continues: bool
     instead: type | None = None
-    look: Look = lambda _: None
+    look: Look = lambda asked, others: None
 
 
 def run(program: Program) -> NoReturn:
@@ -161,7 +162,9 @@ class _Argument(click.Argument):
 
 def _command(program: Program) -> click.Command:
     parts = [part for part in (program.options, program.instead, CommonOptions) if part is not None]
-    known = {item.name: item for part in parts for item in recipe_fields(part)}
+    # An option of both the work and what is done instead is shown as the work has it.
+    known = {item.name: item for part in reversed(parts) for item in recipe_fields(part)}
+    known = {item.name: known[item.name] for part in parts for item in recipe_fields(part)}
 
     @click.pass_context
     def called(ctx: click.Context, /, **values: Any) -> None:
@@ -207,15 +210,15 @@ def _called(program: Program, known: Mapping[str, RecipeField], given: dict[str,
     common = build(CommonOptions, _part(CommonOptions, given))
     with _stdout_for_the_result(common.json):
         done = None
+        if common.config is not None:
+            given = {**_configured(common.config, program), **given}
+        own = _part(program.options, given)
         if program.instead is not None:
             try:
-                done = program.look(build(program.instead, _part(program.instead, given)))
+                done = program.look(build(program.instead, _part(program.instead, given)), own)
             except KeyboardInterrupt:
                 _interrupted()
         if done is None:
-            own = _part(program.options, given)
-            if common.config is not None:
-                own = {**_configured(common.config, program), **own}
             for item in recipe_fields(program.options):
                 if item.required and not item.option.argument and item.name not in own:
                     raise UserError(f"missing option {option_names(item)[0]}; see --help")

@@ -30,7 +30,7 @@ class Instead:
     )
 
 
-def _look(asked: Instead) -> tuple[Any, Lines] | None:
+def _look(asked: Instead, others: dict[str, Any]) -> tuple[Any, Lines] | None:
     if asked.list_devices:
         return devices.list_devices(), device_lines
     if asked.check_device is not None:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from fbnet_mobile.cost.chain import Chain
-from fbnet_mobile.cost.constraint import Constraint
+from fbnet_mobile.cost.constraint import Constraint, Costs
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.space import SearchSpace
+from fbnet_mobile.space import Option, SearchSpace
 
 _ROUNDING = 1 + 1e-9
 """By how much two sums of the same costs in another order may differ."""
@@ -29,6 +31,28 @@ def cost_range(space: SearchSpace, constraint: Constraint) -> CostRange:
     lowest = chain.suffix_bounds(constraint.costs)[0][()]
     highest = -chain.suffix_bounds({name: -array for name, array in constraint.costs.items()})[0][()]
     return CostRange(constraint.fixed + lowest, constraint.fixed + highest)
+
+
+def cheapest(space: SearchSpace, costs: Costs) -> dict[str, Option]:
+    """The assignment of a network whose blocks cost least together; with negated costs, of one that costs most."""
+    chain = Chain(space)
+    bounds = chain.suffix_bounds(costs)
+    at: dict[str, int] = {}
+    for link, after in zip(chain.links, bounds[1:], strict=True):
+        names = link.position.names
+        array = costs[link.position.name]
+        least = np.inf
+        chosen: dict[str, int] = {}
+        for fresh in chain.combinations(link.fresh):
+            known = {**at, **dict(zip(link.fresh, fresh, strict=True))}
+            part = array[tuple(slice(None) if name in link.own else known[name] for name in names)]
+            own = np.unravel_index(int(part.argmin()), part.shape)
+            total = float(part[own]) + after[tuple(known[name] for name in link.kept)]
+            if total < least:
+                named = [name for name in names if name in link.own]
+                least, chosen = total, {**known, **{name: int(n) for name, n in zip(named, own, strict=True)}}
+        at = chosen
+    return {name: options[at[name]] for name, options in space.variables.items()}
 
 
 def clamped(space: SearchSpace, constraint: Constraint) -> tuple[Constraint, str]:

@@ -1,4 +1,4 @@
-"""Random changes to whole batches of training images, on whatever device they are on."""
+"""Random changes to training images, decided by given draws alone."""
 
 import math
 import zlib
@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
+from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.registry import Registry
 
 SMALL_IMAGE = 64
-"""Below this resolution images are shifted; from it on a random part of them is enlarged."""
+"""Below this resolution images are shifted; from it on a random part of the original is cut out."""
 
-CROP_AREA = (0.35, 1.0)
+CROP_AREA = 0.35
 CROP_ASPECT = (3 / 4, 4 / 3)
 
 
@@ -25,15 +27,42 @@ class Augmentation:
 
     Attributes:
         change: of (N, 3, R, R) uint8 pixels and (N, ``draws``) numbers from 0 to below 1, drawn evenly, to pixels of
-            the same shape and type; a function of these alone, so that a run can be repeated.
+            the same shape and type; a function of these alone, so that a run can be repeated. With a ``strength`` it
+            has that as a third argument.
         draws: how many numbers it needs for each image.
+        strength: where none is asked for; None if there is none to ask for.
+        low: the least that it may be.
+        high: the most.
     """
 
-    change: Callable[[Tensor, Tensor], Tensor]
+    change: Callable[..., Tensor]
     draws: int
+    strength: float | None = None
+    low: float = 0.0
+    high: float = 1.0
 
 
 AUGMENTATIONS = Registry[Augmentation]("augmentation")
+
+
+def find_augmentation(text: str) -> tuple[Augmentation, float | None]:
+    """The augmentation that a text such as ``flip`` or ``randaugment:9`` names, and its strength if it has one.
+
+    Raises:
+        UserError: there is none of that name, or its strength cannot be.
+    """
+    name, given, strength = text.partition(":")
+    found = AUGMENTATIONS.get(name)
+    if not given:
+        return found, found.strength
+    try:
+        value = float(strength)
+    except ValueError:
+        value = math.nan
+    if found.strength is None or not found.low <= value <= found.high:
+        wanted = f"{name}:NUMBER, from {found.low:g} to {found.high:g}" if found.strength is not None else name
+        raise UserError(f"the augmentation '{shown(text, 40)}' cannot be; write {wanted}")
+    return found, value
 
 
 def derive_seed(*numbers: int) -> int:
@@ -70,10 +99,11 @@ def augment(
         UserError: there is no augmentation of a name.
     """
     for name in names:
-        augmentation = AUGMENTATIONS.get(name)
+        augmentation, strength = find_augmentation(name)
         # Drawn for the whole batch, so that an image meets the same fate however many processes share the batch.
-        draws = _draw(name, augmentation.draws, len(images) * world_size, (seed, epoch, step))[rank::world_size]
-        images = augmentation.change(images, draws.to(images.device))
+        draws = draw(name, augmentation.draws, len(images) * world_size, (seed, epoch, step))[rank::world_size]
+        more = () if strength is None else (strength,)
+        images = augmentation.change(images, draws.to(images.device), *more)
     return images
 
 
@@ -81,7 +111,9 @@ def augment(
 _FIRST_TABLE = {"crop": slice(0, 4), "flip": slice(4, 5)}
 
 
-def _draw(name: str, draws: int, count: int, seeds: tuple[int, ...]) -> Tensor:
+def draw(text: str, draws: int, count: int, seeds: tuple[int, ...]) -> Tensor:
+    """What an augmentation draws for a whole batch: (count, draws) numbers from 0 to below 1."""
+    name = text.partition(":")[0]
     if name in _FIRST_TABLE:
         generator = torch.Generator().manual_seed(derive_seed(*seeds))
         return torch.rand(count, 5, generator=generator)[:, _FIRST_TABLE[name]]
@@ -89,18 +121,48 @@ def _draw(name: str, draws: int, count: int, seeds: tuple[int, ...]) -> Tensor:
     return torch.rand(count, draws, generator=generator)
 
 
-def crop(images: Tensor, draws: Tensor) -> Tensor:
-    """Crop each image at random.
+def crop(images: Tensor, draws: Tensor, least: float) -> Tensor:
+    """Shift each image at random: padded by an eighth on each side and cropped back.
 
-    Images below 64 pixels are padded by an eighth on each side and cropped back. From 64 pixels on, a part of 35 to
-    100 % of the area is enlarged to the whole (milder than the 8 % usual for ImageNet, as small networks trained for a
-    short time underfit).
+    For images below 64 pixels; from 64 pixels on a part of the original is enlarged instead (``cut``).
 
     Args:
         images: (N, 3, R, R), uint8.
-        draws: (N, 4), from 0 to below 1.
+        draws: (N, 4), from 0 to below 1; the first two count.
+        least: of ``cut``, without meaning here.
     """
-    return (_shift if images.shape[-1] < SMALL_IMAGE else _enlarge)(images, draws)
+    count, _, resolution, _ = images.shape
+    pad = resolution // 8
+    padded = F.pad(images, (pad, pad, pad, pad))
+    windows = padded.unfold(2, resolution, 1).unfold(3, resolution, 1)
+    top, left = (draws[:, :2] * (2 * pad + 1)).long().unbind(1)
+    return windows[torch.arange(count, device=images.device), :, top, left]
+
+
+def cut(original: Tensor, draws: Tensor, least: float, resolution: int) -> Tensor:
+    """Bring a random part of an image, of ``least`` to all of its area and 3:4 to 4:3, to one size.
+
+    By default 35 % (milder than the 8 % usual for ImageNet, as small networks trained for a short time underfit).
+
+    Args:
+        original: (3, H, W), uint8, channels last in memory.
+        draws: (4,), from 0 to below 1: area, aspect, and where.
+        least: the least share of the area.
+        resolution: R.
+
+    Returns:
+        (1, 3, R, R), uint8.
+    """
+    height, width = original.shape[1:]
+    area, aspect, down, right = draws.tolist()
+    low, high = map(math.log, CROP_ASPECT)
+    ratio = math.exp(low + (high - low) * aspect)
+    pixels = (least + (1 - least) * area) * height * width
+    rows = min(height, max(1, round(math.sqrt(pixels / ratio))))
+    columns = min(width, max(1, round(math.sqrt(pixels * ratio))))
+    top, left = int(down * (height - rows + 1)), int(right * (width - columns + 1))
+    part = original[None, :, top : top + rows, left : left + columns]
+    return F.interpolate(part, (resolution, resolution), mode="bilinear", antialias=True, align_corners=False)
 
 
 def flip(images: Tensor, draws: Tensor) -> Tensor:
@@ -113,32 +175,35 @@ def flip(images: Tensor, draws: Tensor) -> Tensor:
     return torch.where(draws.lt(0.5).view(-1, 1, 1, 1), images.flip(3), images)
 
 
-def _shift(images: Tensor, draws: Tensor) -> Tensor:
-    count, _, resolution, _ = images.shape
-    pad = resolution // 8
-    padded = F.pad(images, (pad, pad, pad, pad))
-    windows = padded.unfold(2, resolution, 1).unfold(3, resolution, 1)
-    top, left = (draws[:, :2] * (2 * pad + 1)).long().unbind(1)
-    return windows[torch.arange(count, device=images.device), :, top, left]
+def _each(make: Callable[[float], nn.Module]) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """A change of one image that draws from torch's own generator, as a change of a batch by given draws."""
+
+    def change(images: Tensor, draws: Tensor, strength: float) -> Tensor:
+        apply = make(strength)
+        seeds = (draws[:, 0].double() * 2**48 + draws[:, 1].double() * 2**24).long().tolist()
+        changed = torch.empty_like(images)
+        with torch.random.fork_rng(devices=[]):
+            for place, seed in enumerate(seeds):
+                torch.default_generator.manual_seed(seed)
+                changed[place] = apply(images[place])
+        return changed
+
+    return change
 
 
-def _enlarge(images: Tensor, draws: Tensor) -> Tensor:
-    area = CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * draws[:, 0]
-    low, high = math.log(CROP_ASPECT[0]), math.log(CROP_ASPECT[1])
-    aspect = torch.exp(low + (high - low) * draws[:, 1])
-    width = (area * aspect).sqrt().clamp(max=1)
-    height = (area / aspect).sqrt().clamp(max=1)
-    # affine_grid counts from -1 to 1, so a part of size s keeps its centre within 1 - s of the middle.
-    grid = images.new_zeros(len(images), 2, 3, dtype=torch.float32)
-    grid[:, 0, 0], grid[:, 0, 2] = width, (2 * draws[:, 2] - 1) * (1 - width)
-    grid[:, 1, 1], grid[:, 1, 2] = height, (2 * draws[:, 3] - 1) * (1 - height)
-    sampling = F.affine_grid(grid, list(images.shape), align_corners=False)
-    enlarged = F.grid_sample(images.float(), sampling, padding_mode="border", align_corners=False)
-    return enlarged.round_().to(torch.uint8)
-
-
-AUGMENTATIONS.add("crop", Augmentation(crop, draws=4))
+AUGMENTATIONS.add("crop", Augmentation(crop, draws=4, strength=CROP_AREA, low=0.01))
 AUGMENTATIONS.add("flip", Augmentation(flip, draws=1))
+_MAGNITUDES, _GREY = 31, 127.0
+AUGMENTATIONS.add(
+    "randaugment",
+    Augmentation(_each(lambda n: v2.RandAugment(2, round(n), _MAGNITUDES)), 2, strength=9.0, high=_MAGNITUDES - 1.0),
+)
+AUGMENTATIONS.add(
+    "trivialaugment",
+    Augmentation(_each(lambda n: v2.TrivialAugmentWide(round(n))), 2, strength=_MAGNITUDES, low=2, high=_MAGNITUDES),
+)
+AUGMENTATIONS.add("colour", Augmentation(_each(lambda n: v2.ColorJitter(n, n, n)), 2, strength=0.4))
+AUGMENTATIONS.add("erase", Augmentation(_each(lambda p: v2.RandomErasing(p, value=_GREY)), 2, strength=0.25))
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -39,14 +39,58 @@ def read_image(images: Images, number: int, size: int) -> Image.Image:
         raise _undecodable(images, number, error) from error
 
 
+def shorter_side(images: Images, number: int) -> int:
+    """Pixels of the shorter side of an image, of which no more is read than that takes.
+
+    Raises:
+        UserError: it cannot be opened, for the reason that is said.
+    """
+    try:
+        with without_warnings():
+            return min(images.read(number).size)
+    except Exception as error:  # as above
+        raise _undecodable(images, number, error) from error
+
+
 def read_pixels(images: Images, number: int, resolution: int) -> Pixels:
     """Decode one image and cut its middle out: (R, R, 3) uint8.
 
     Raises:
         UserError: it cannot be decoded.
     """
-    image = read_image(images, number, 2 * resolution)
-    return np.array(ImageOps.fit(image, (resolution, resolution), Image.Resampling.BILINEAR))
+    return np.array(_fit(read_image(images, number, 2 * resolution), resolution))
+
+
+def read_original(images: Images, number: int, resolution: int) -> Pixels:
+    """Decode one image whole, at a size from which a part can be cut for this resolution: (H, W, 3) uint8.
+
+    Raises:
+        UserError: it cannot be decoded.
+    """
+    return np.array(read_image(images, number, 2 * resolution))
+
+
+def original_size(images: Images, number: int, resolution: int) -> int:
+    """How many pixels ``read_original`` would give, by the header of the image.
+
+    Raises:
+        UserError: it has none that can be read.
+    """
+    try:
+        image = images.read(number)
+        image.draft("RGB", (2 * resolution, 2 * resolution))
+    except Exception as error:
+        raise _undecodable(images, number, error) from error
+    return image.width * image.height
+
+
+def fit_pixels(original: Pixels, resolution: int) -> Pixels:
+    """Cut the middle of (H, W, 3) uint8 out: (R, R, 3), as ``read_pixels`` does."""
+    return np.array(_fit(Image.fromarray(original), resolution))
+
+
+def _fit(image: Image.Image, resolution: int) -> Image.Image:
+    return ImageOps.fit(image, (resolution, resolution), Image.Resampling.BILINEAR)
 
 
 def check_image(images: Images, number: int) -> None:

@@ -13,6 +13,9 @@ class DataPlace:
     """How labelled images are found and split."""
 
     data_root: Path | None = option(None, group=_IMAGES, shown="./data", help="Where torchvision keeps its data sets.")
+    classes: tuple[str, ...] = option(
+        (), group=_IMAGES, commas=True, shown="all", help="Only these classes, by name, with commas between."
+    )
     split_seed: int = option(
         0,
         group=_IMAGES,
@@ -28,7 +31,11 @@ class TrainingData:
 
     data: str = option(
         group=_IMAGES,
-        help="Labelled images: a folder of class folders, a torchvision data set's name, or digits.",
+        help="Labelled images: a folder of class folders, shards such as train-{000..146}.tar, a torchvision data "
+        "set's name, or digits.",
+    )
+    skip_damaged: bool = option(
+        False, group=_IMAGES, help="Leave out images that cannot be decoded, and list them, instead of stopping."
     )
     limit: int | None = option(None, group=_IMAGES, low=1, shown="all", help="Use about this many training images.")
     place: DataPlace

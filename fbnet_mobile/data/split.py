@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fbnet_mobile.data.augment import derive_seed
+from fbnet_mobile.data.augment import CROP_AREA, derive_seed, draw
 from fbnet_mobile.data.sources.base import Images
-from fbnet_mobile.data.store import Store
+from fbnet_mobile.data.store import Change, Request, Store
 from fbnet_mobile.errors import UserError
 
 HELD_OUT = 0.1
@@ -41,7 +41,7 @@ class Split:
         if not 0 < fraction < 1:
             raise UserError(f"cannot split images at a fraction of {fraction:g}; give one between 0 and 1")
         first, second = stratified(self.labels, fraction, seed)
-        return self._pick(first), self._pick(second)
+        return self.pick(first), self.pick(second)
 
     def limit(self, count: int, seed: int = 0) -> "Split":
         """About ``count`` images with each class in its share; all of them if there are no more than that.
@@ -49,9 +49,10 @@ class Split:
         Raises:
             UserError: ``count`` is below the number of classes.
         """
-        return self._pick(limited(self.labels, count, seed))
+        return self.pick(limited(self.labels, count, seed))
 
-    def _pick(self, positions: Tensor) -> "Split":
+    def pick(self, positions: Tensor) -> "Split":
+        """The images at these positions."""
         return replace(self, index=self.index[positions], labels=self.labels[positions])
 
     def batches(self, batch_size: int, *, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
@@ -67,12 +68,31 @@ class Split:
         """
         chosen = [part[rank::world_size] for part in torch.split(torch.arange(len(self)), batch_size)]
         chosen = [part for part in chosen if len(part)]
-        images = self.store.fetch([self.index[part] for part in chosen], crop_seed=None)
+        images = self.store.fetch([Request(self.index[part]) for part in chosen])
         for part, pixels in zip(chosen, images, strict=True):
             yield pixels, self.labels[part]
 
+    def names(self) -> list[str]:
+        """How messages name the images."""
+        return [self.store.name(number) for number in self.index.tolist()]
+
+    def at(self, resolution: int) -> "Split":
+        """The same images at another size, where the store can give them so."""
+        return replace(self, store=self.store.at(resolution))
+
     def shuffled(
-        self, batch_size: int, *, seed: int, epoch: int, crop: bool = True, rank: int = 0, world_size: int = 1
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        cut: float | None = CROP_AREA,
+        change: Change | None = None,
+        repeats: int = 1,
+        weights: Tensor | None = None,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of full batches in an order that depends on (seed, epoch) alone; the rest is left out.
 
@@ -80,7 +100,11 @@ class Split:
             batch_size: images in a batch of all processes together; a multiple of ``world_size``.
             seed: together with ``epoch`` decides the order.
             epoch: number of the epoch.
-            crop: whether a store that decodes on the way crops at random while it is at it.
+            cut: the least share of the area that a store with the originals cuts out at random; None for the middle.
+            change: what is done to each batch, by whoever makes it.
+            repeats: how often an image is in the epoch, of as many fewer images (arXiv 1902.05509).
+            weights: (N,) how often each image is drawn, with replacement, on average; None for each once.
+            start: the first batch, where an epoch is taken up in its middle.
             rank: this process, which gets images ``rank``, ``rank + world_size``, ... of each batch.
             world_size: number of processes.
 
@@ -96,11 +120,21 @@ class Split:
                 f"a batch of {batch_size} images cannot be shared by {world_size} processes; "
                 f"use a batch size that is a multiple of {world_size}"
             )
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(derive_seed(seed, epoch)))
-        chosen = [part[rank::world_size] for part in torch.split(order, batch_size)[:steps]]
-        crop_seed = derive_seed(seed, epoch) if crop else None
-        images = self.store.fetch([self.index[part] for part in chosen], crop_seed=crop_seed)
-        for part, pixels in zip(chosen, images, strict=True):
+        generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
+        if weights is None:
+            order = torch.randperm(len(self), generator=generator)
+        else:
+            order = torch.multinomial(weights.double(), len(self), replacement=True, generator=generator)
+        order = order.repeat_interleave(repeats)[: len(self)]
+        requests, chosen = [], []
+        for step in range(start, steps):
+            part = order[step * batch_size : (step + 1) * batch_size][rank::world_size]
+            draws = None
+            if cut is not None and self.store.cuts:
+                draws = draw("crop", 4, batch_size, (seed, epoch, step))[rank::world_size]
+            requests.append(Request(self.index[part], step, draws, cut or 1.0))
+            chosen.append(part)
+        for part, pixels in zip(chosen, self.store.fetch(requests, change), strict=True):
             yield pixels, self.labels[part]
 
     def steps(self, batch_size: int) -> int:

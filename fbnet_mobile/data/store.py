@@ -1,122 +1,244 @@
-"""Images by number, all of one size: decoded pixels in memory, or files that are decoded when they are needed."""
+"""Images by number, brought to one size: pixels in memory, or files that are decoded when they are needed."""
 
+import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
-from fbnet_mobile.data.augment import CROP_AREA, derive_seed
-from fbnet_mobile.data.decode import check_image, read_image, read_pixels, without_warnings
+from fbnet_mobile.data.augment import SMALL_IMAGE, cut
+from fbnet_mobile.data.decode import (
+    Pixels,
+    check_image,
+    fit_pixels,
+    original_size,
+    read_original,
+    read_pixels,
+    without_warnings,
+)
 from fbnet_mobile.data.sources.base import Images
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.progress import ProgressBar
 
-_CHUNK = 128
+_CHUNK, _SAMPLE = 128, 100
+
+
+class Request(NamedTuple):
+    """A batch that is asked for.
+
+    Attributes:
+        numbers: (B,) int64, of the images.
+        step: number of the batch in its epoch.
+        draws: (B, 4) from 0 to below 1, where each is cut out of the original (``cut``); None for its middle.
+        least: the least share of the original's area that is cut out.
+    """
+
+    numbers: Tensor
+    step: int = 0
+    draws: Tensor | None = None
+    least: float = 1.0
+
+
+Change = Callable[..., Tensor]
+"""Changes a batch of (B, 3, R, R) uint8, given its ``step`` by keyword."""
 
 
 class Store(Protocol):
-    """Images by number, all of one size, in memory or decoded on the way."""
+    """Images by number, all given at one size."""
 
-    crops: bool
-    """Whether ``fetch`` crops at random when it is given a seed."""
+    @property
+    def cuts(self) -> bool:
+        """Whether it cuts images out of their originals where draws ask for that."""
 
-    def fetch(self, batches: Sequence[Tensor], crop_seed: int | None) -> Iterator[Tensor]:
-        """Give the images of each batch of numbers, as (B, 3, R, R) uint8."""
+    def fetch(self, requests: Sequence[Request], change: Change | None = None) -> Iterator[Tensor]:
+        """Give each batch, as (B, 3, R, R) uint8, changed."""
+
+    def name(self, number: int) -> str:
+        """How a message names an image."""
+
+    def at(self, resolution: int) -> "Store":
+        """The same images at another size, if the store has the originals; itself otherwise."""
 
 
 class MemoryStore:
-    """Decoded pixels: (N, R, R, 3) uint8, channels last, as networks run fastest on a CPU that way."""
+    """Decoded pixels: (N, R, R, 3) uint8, channels last, as networks run fastest on a CPU that way.
 
-    crops = False
+    Args:
+        pixels: of all images.
+        images: that they were decoded from.
+        positions: (N,) int64, which of these.
+    """
 
-    def __init__(self, pixels: Tensor) -> None:
-        self.pixels = pixels
+    cuts = False
 
-    def fetch(self, batches: Sequence[Tensor], crop_seed: int | None) -> Iterator[Tensor]:
-        """Give the images of each batch of numbers, as (B, 3, R, R) uint8; never cropped."""
-        for batch in batches:
-            yield self.pixels[batch].permute(0, 3, 1, 2)
+    def __init__(self, pixels: Tensor, images: Images, positions: Tensor) -> None:
+        self.pixels, self._images, self._positions = pixels, images, positions
+
+    def fetch(self, requests: Sequence[Request], change: Change | None = None) -> Iterator[Tensor]:
+        """See ``Store``; the middle of each image."""
+        for request in requests:
+            batch = self.pixels[request.numbers].permute(0, 3, 1, 2)
+            yield batch if change is None else change(batch, step=request.step)
+
+    def name(self, number: int) -> str:
+        """See ``Store``."""
+        return self._images.name(int(self._positions[number]))
+
+    def at(self, resolution: int) -> Self:
+        """See ``Store``."""
+        return self
 
 
-class FileStore(Dataset[Tensor]):
-    """Images that worker processes decode when they are needed."""
+@dataclasses.dataclass(frozen=True)
+class OriginalStore(Dataset[Tensor]):
+    """Images that are cut out of their originals anew each time: in memory, or decoded when they are needed.
 
-    crops = True
+    Attributes:
+        originals: (H, W, 3) uint8, by number: in memory.
+        images: undecoded, where there are no originals.
+        resolution: height and width that they are given at.
+        workers: processes that decode and change them; 0 for this one.
+    """
 
-    def __init__(self, images: Images, resolution: int, workers: int) -> None:
-        self._images = images
-        self._resolution = resolution
-        self._workers = workers
-        self._crop = v2.RandomResizedCrop(resolution, scale=CROP_AREA)
+    originals: Mapping[int, Pixels] | None
+    images: Images
+    resolution: int
+    workers: int
 
-    def __getitem__(self, request: tuple[int, int | None]) -> Tensor:
-        number, seed = request
+    @property
+    def cuts(self) -> bool:
+        """Below 64 pixels images are shifted afterwards instead."""
+        return self.resolution >= SMALL_IMAGE
+
+    def name(self, number: int) -> str:
+        """See ``Store``."""
+        return self.images.name(number)
+
+    def at(self, resolution: int) -> "OriginalStore":
+        """See ``Store``."""
+        return dataclasses.replace(self, resolution=resolution)
+
+    def __getitem__(self, asked: tuple[Request, Change | None]) -> Tensor:
+        request, change = asked
+        draws: Any = [None] * len(request.numbers) if request.draws is None else request.draws
         with without_warnings():
-            if seed is None:
-                return torch.from_numpy(read_pixels(self._images, number, self._resolution)).permute(2, 0, 1)
-            image = read_image(self._images, number, 2 * self._resolution)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            cropped: Tensor = v2.functional.pil_to_tensor(self._crop(image))
-        return cropped
+            batch = torch.cat(
+                [
+                    self._one(number, draw, request.least)
+                    for number, draw in zip(request.numbers.tolist(), draws, strict=True)
+                ]
+            )
+        return batch if change is None else change(batch, step=request.step)
 
-    def fetch(self, batches: Sequence[Tensor], crop_seed: int | None) -> Iterator[Tensor]:
-        """Give the images of each batch of numbers, as (B, 3, R, R) uint8, cropped at random if seeded.
+    def _one(self, number: int, draws: Tensor | None, least: float) -> Tensor:
+        size = self.resolution
+        if draws is None:
+            pixels = (
+                read_pixels(self.images, number, size)
+                if self.originals is None
+                else fit_pixels(self.originals[number], size)
+            )
+            return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        original = read_original(self.images, number, size) if self.originals is None else self.originals[number]
+        return cut(torch.from_numpy(original).permute(2, 0, 1), draws, least, size)
+
+    def fetch(self, requests: Sequence[Request], change: Change | None = None) -> Iterator[Tensor]:
+        """See ``Store``; a batch is the work of one process.
 
         Raises:
             UserError: an image has become unreadable.
         """
-        requests = [
-            [(number, None if crop_seed is None else derive_seed(crop_seed, number)) for number in batch.tolist()]
-            for batch in batches
-        ]
-        # Any iterable of lists serves as a batch sampler; torch's annotation asks for lists of plain numbers.
-        sampler: Any = requests
+        # Any iterable of items serves as a sampler; torch's annotation asks for numbers.
+        sampler: Any = [(request, change) for request in requests]
+        pinned = torch.cuda.is_available()
         try:
-            yield from DataLoader(self, batch_sampler=sampler, num_workers=self._workers)
+            yield from DataLoader(self, batch_size=None, sampler=sampler, num_workers=self.workers, pin_memory=pinned)
         except UserError as error:
             # A worker's error arrives with the worker's whole traceback as its text.
             raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from error
 
 
-def decode_all(images: Images, positions: Tensor, resolution: int, bar: ProgressBar) -> Tensor:
-    """Decode the images of these numbers: (N, R, R, 3) uint8.
+Damaged = list[tuple[int, str]]
+"""Numbers of images that cannot be decoded, each with the reason."""
+
+
+def original_bytes(images: Images, positions: Tensor, resolution: int) -> int:
+    """About how much memory the originals take at the size at which they are decoded, by a hundred of them."""
+    sample = positions[torch.linspace(0, len(positions) - 1, min(_SAMPLE, len(positions))).long()]
+    found = []
+    with without_warnings():
+        for number in sample.tolist():
+            try:
+                found.append(original_size(images, number, resolution))
+            except UserError:
+                continue  # said when it is decoded
+    return 3 * len(positions) * sum(found) // max(1, len(found))
+
+
+def decode_all(
+    images: Images, positions: Tensor, resolution: int, bar: ProgressBar, skip_damaged: bool = False
+) -> tuple[Tensor, Damaged]:
+    """Decode the images of these numbers: (N, R, R, 3) uint8, black where one is damaged.
 
     Raises:
-        UserError: one cannot be decoded.
+        UserError: one cannot be decoded, unless ``skip_damaged``.
     """
-    pixels = np.empty((len(positions), resolution, resolution, 3), dtype=np.uint8)
+    pixels = np.zeros((len(positions), resolution, resolution, 3), dtype=np.uint8)
 
-    def work(places: Tensor) -> None:
-        for place in places.tolist():
-            pixels[place] = read_pixels(images, int(positions[place]), resolution)
+    def work(place: int) -> None:
+        pixels[place] = read_pixels(images, int(positions[place]), resolution)
 
-    _in_threads(work, torch.arange(len(positions)), bar)
-    return torch.from_numpy(pixels)
+    damaged = _in_threads(work, torch.arange(len(positions)), bar, skip_damaged)
+    return torch.from_numpy(pixels), [(int(positions[place]), reason) for place, reason in damaged]
 
 
-def check_all(images: Images, positions: Tensor, bar: ProgressBar) -> None:
-    """Look whether any image of these numbers is damaged.
+def decode_originals(
+    images: Images, positions: Tensor, resolution: int, bar: ProgressBar, skip_damaged: bool = False
+) -> tuple[dict[int, Pixels], Damaged]:
+    """Decode the images of these numbers, each at its own size, no smaller than is needed for this resolution.
 
     Raises:
-        UserError: one is.
+        UserError: one cannot be decoded, unless ``skip_damaged``.
     """
+    found: dict[int, Pixels] = {}
 
-    def work(numbers: Tensor) -> None:
+    def work(number: int) -> None:
+        found[number] = read_original(images, number, resolution)
+
+    return found, _in_threads(work, positions, bar, skip_damaged)
+
+
+def check_all(images: Images, positions: Tensor, bar: ProgressBar, skip_damaged: bool = False) -> Damaged:
+    """Look which images of these numbers are damaged.
+
+    Raises:
+        UserError: one is, unless ``skip_damaged``.
+    """
+    return _in_threads(lambda number: check_image(images, number), positions, bar, skip_damaged)
+
+
+def _in_threads(work: Callable[[int], None], positions: Tensor, bar: ProgressBar, skip_damaged: bool) -> Damaged:
+    """Work on each number; the numbers at which that failed, with the reasons."""
+
+    def chunk_of(numbers: Tensor) -> Damaged:
+        failed = []
         for number in numbers.tolist():
-            check_image(images, number)
+            try:
+                work(number)
+            except UserError as error:
+                if not skip_damaged:
+                    raise
+                failed.append((number, str(error)))
+        return failed
 
-    _in_threads(work, positions, bar)
-
-
-def _in_threads(work: Callable[[Tensor], None], positions: Tensor, bar: ProgressBar) -> None:
-    chunks = torch.split(positions, _CHUNK)
+    chunks, damaged = torch.split(positions, _CHUNK), []
     with without_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for chunk, _ in zip(chunks, pool.map(work, chunks), strict=True):
+        for chunk, failed in zip(chunks, pool.map(chunk_of, chunks), strict=True):
             bar.advance(len(chunk))
+            damaged += failed
+    return damaged

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from fbnet_mobile.errors import FbnetError, JobError
+from fbnet_mobile.errors import FbnetError, JobError, UserError
 
 
 def mean(fabric: Fabric, value: Tensor) -> Tensor:
@@ -42,3 +42,17 @@ def in_first_process(fabric: Fabric, do: Callable[[], object]) -> None:
             raise JobError(f"the first process failed: {words}")
     if failure is not None:
         raise failure
+
+
+def require_whole_weights(fabric: Fabric) -> None:
+    """Refuse strategies that give each process a part of the weights.
+
+    Raises:
+        UserError: FSDP, DeepSpeed or tensor parallelism was asked for.
+    """
+    name = type(fabric.strategy).__name__
+    if any(kind in name for kind in ("FSDP", "DeepSpeed", "ModelParallel")):
+        raise UserError(
+            f"{name} gives each process a part of the weights, which pays for networks that do not fit into one "
+            "accelerator; a network for phones does, and its state is kept by the first process alone: use ddp"
+        )

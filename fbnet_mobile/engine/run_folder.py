@@ -90,7 +90,7 @@ def data_settings(data: Data) -> dict[str, object]:
 class RunFolder(Generic[Row]):
     """A folder that continues where a run was stopped, to be used as a context: one run at a time may be in it.
 
-    It holds ``last.pt`` (what is needed to continue), ``log.csv`` (a row for each epoch), and what the task writes. The
+    It holds ``last.pt`` (what is needed to continue), a log (a row for each epoch), and what the task writes. The
     log is made from the state, so that they never disagree.
 
     Args:
@@ -100,6 +100,7 @@ class RunFolder(Generic[Row]):
         row: class of the log's rows.
         fabric: already launched; the first process writes.
         results: names of what a finished run leaves; refused if they stand there without a state.
+        log: name of the log.
     """
 
     def __init__(
@@ -111,7 +112,9 @@ class RunFolder(Generic[Row]):
         fabric: Fabric,
         *,
         results: Collection[str] = (),
+        log: str = LOG,
     ) -> None:
+        self.log = log
         self.path, self.what, self.fabric, self.results = path, what, fabric, results
         # As they come back from a file.
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
@@ -212,6 +215,14 @@ class RunFolder(Generic[Row]):
 
         in_first_process(self.fabric, write)
 
+    def save_within(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Keep the state as it is within an epoch; all processes call this.
+
+        Raises:
+            FbnetError: the first process could not write; then in all processes.
+        """
+        in_first_process(self.fabric, lambda: self._write(state()))
+
     def write_state(self, path: Path, state: Callable[[], dict[str, Any]]) -> None:
         """Write the state as it is now to ``path`` too."""
         write_tensors(path, dict(self._content(state())), self._format)
@@ -235,10 +246,10 @@ class RunFolder(Generic[Row]):
 
     def _write_log(self) -> None:
         if not self.history:
-            with writing(self.path / LOG):
-                (self.path / LOG).unlink(missing_ok=True)
+            with writing(self.path / self.log):
+                (self.path / self.log).unlink(missing_ok=True)
             return
-        with write_whole(self.path / LOG) as partial:
+        with write_whole(self.path / self.log) as partial:
             pd.DataFrame([row.columns() for row in self.history]).to_csv(partial, index=False)
 
 

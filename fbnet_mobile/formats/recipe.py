@@ -27,9 +27,14 @@ class ExportRecipe:
         group=_NETWORK,
         shown="none",
         help="Or a published network (see fbnet-benchmark --list-models), timm:NAME or torchvision:NAME; untrained "
-        "without --checkpoint or --pretrained.",
+        "without --checkpoint, --pretrained or --weights.",
     )
-    pretrained: bool = option(False, group=_NETWORK, help="With the weights of timm or torchvision, downloaded.")
+    pretrained: bool = option(
+        False, group=_NETWORK, help="With the weights of timm or torchvision, downloaded, or of a package."
+    )
+    weights: Path | None = option(
+        None, group=_NETWORK, shown="none", help="With a file of weights that timm or torchvision saved of --model."
+    )
     resolution: str | None = option(
         None, group=_NETWORK, shown="its own", help="Pixels a side, or height and width as in 192x320."
     )

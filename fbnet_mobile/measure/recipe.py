@@ -39,7 +39,12 @@ class ProfileRecipe:
     """What is measured into a latency table, and how thoroughly."""
 
     output: Path = option(group=_BLOCKS, names=("--output", "-o"), help="Table (CSV) to write, or to complete.")
-    space: str = option("small", group=_BLOCKS, help="Search space: the name of a packaged one or a YAML file.")
+    space: str | None = option(
+        None,
+        group=_BLOCKS,
+        shown="one for the images; small without any",
+        help="Search space: the name of a packaged one or a YAML file.",
+    )
     within: Path | None = option(
         None,
         group=_BLOCKS,
@@ -47,8 +52,19 @@ class ProfileRecipe:
         help="Checkpoint of a trained network: the space is what it may become when something is taken from it, and is "
         "written to --space (NAME.space.yaml beside the table if that is not given) unless it is there.",
     )
+    resolution: str | None = option(
+        None, group=_BLOCKS, shown="the space's", help="Pixels of the input, instead of the space's: 96, or 64,96."
+    )
+    data: str | None = option(
+        None,
+        group=_BLOCKS,
+        shown="none",
+        help="Labelled images to come, as for fbnet-search: from them follow the number of classes, and the space if "
+        "none is named.",
+    )
+    data_root: Path | None = option(None, group=_BLOCKS, shown="./data", help="Where torchvision keeps its data sets.")
     classes: int | None = option(
-        None, group=_BLOCKS, low=1, high=100_000, shown="as the space says", help="Classes of the data to come."
+        None, group=_BLOCKS, low=1, high=100_000, shown="as the images have, or the space says", help="Of the images."
     )
     runtime: str | None = option(
         None,

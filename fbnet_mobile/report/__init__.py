@@ -1,1 +1,5 @@
-"""What commands return, and how it is shown: records, the lines of a console, JSON."""
+"""What commands return, and how it is shown: records, the lines of a console, JSON, a page."""
+
+from fbnet_mobile import make_callable
+
+make_callable(__name__)

@@ -7,12 +7,15 @@ from fbnet_mobile.report.records import (
     BenchmarkResult,
     DeviceCheck,
     DeviceList,
+    EvaluationResult,
     ExportResult,
     FileLatency,
     ModelResult,
     NetworkFound,
+    Plan,
     ProfileResult,
     PublishedNetworks,
+    ReportResult,
     SearchResult,
     TableComparison,
     TrainResult,
@@ -21,11 +24,22 @@ from fbnet_mobile.report.records import (
 if TYPE_CHECKING:
     from fbnet_mobile.formats.int8 import Quantised
     from fbnet_mobile.latency.table import Conditions, Measurement
+    from fbnet_mobile.train.results import DryRun
+
+_MOST_CONFUSED = 5
 
 
 def latency(latency_us: float) -> str:
     """A latency for people: milliseconds from 1 ms up, microseconds below."""
     return f"{latency_us / 1e3:.3f} ms" if latency_us >= 1e3 else f"{latency_us:.1f} us"
+
+
+def duration(seconds: float) -> str:
+    """A time for people, such as 2 h 05 min."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 
 
 def threads(count: int) -> str:
@@ -134,11 +148,92 @@ def _found_lines(found: NetworkFound) -> Iterator[str]:
     )
 
 
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """What a space reaches, beside what is asked for."""
+    from fbnet_mobile.cost.quantity import QUANTITIES
+
+    def readable(quantity: str, value: float) -> str:
+        return latency(value) if quantity == "latency" else QUANTITIES.get(quantity).readable(value)
+
+    pixels = " or ".join(map(str, plan.resolutions))
+    yield f"{plan.why or f'space {plan.space}'}: {plan.networks:.2g} networks for {pixels} pixels"
+    shown = [number for number, limit in enumerate(plan.limits) if limit.quantity not in ("macs", "params")]
+    rows = [["", *(plan.limits[number].label for number in shown), "MACs", "parameters", "pixels"]]
+    rows += [
+        [
+            network.name,
+            *(readable(plan.limits[number].quantity, network.costs[number]) for number in shown),
+            f"{network.macs / 1e6:.2f} M",
+            f"{network.params / 1e6:.3f} M",
+            str(network.resolution),
+        ]
+        for network in plan.found
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *cells in rows:
+        numbers = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
+        yield "  ".join([f"  {name:<{widths[0]}}", *numbers])
+    for limit in plan.limits:
+        for value in limit.limits:
+            if value < limit.lowest:
+                verdict = f"out of reach: no network has less than {readable(limit.quantity, limit.lowest)}"
+            elif value >= limit.highest:
+                verdict = "above every network: it limits nothing"
+            else:
+                verdict = "inside"
+            yield f"{limit.label} of at most {readable(limit.quantity, value)}: {verdict}"
+    if len([limit for limit in plan.limits if limit.limits]) > 1:
+        yield f"all together: {'there are networks within them' if all(plan.feasible) else 'no network is within them'}"
+    if plan.data:
+        yield plan.data
+
+
 def train_lines(result: TrainResult) -> Iterator[str]:
     """A trained network's accuracy."""
     yield (
         f"{result.checkpoint}: accuracy {result.val_accuracy:.2%} on the {result.val_images} validation images, "
         f"{result.test_accuracy:.2%} on the {result.test_images} test images"
+    )
+
+
+def evaluation_lines(result: EvaluationResult) -> Iterator[str]:
+    """Each class by itself, what is confused most, and the whole."""
+    found = result.evaluation
+    width = max(5, *(len(item.name) for item in found.classes))
+    yield f"{'class':{width}} {'images':>7} {'precision':>9} {'recall':>7} {'F1':>7}"
+    for item in found.classes:
+        yield f"{item.name:{width}} {item.images:>7,} {item.precision:>9.2%} {item.recall:>7.2%} {item.f1:>7.2%}"
+    yield f"{'mean':{width}} {found.images:>7,} {found.precision:>9.2%} {found.recall:>7.2%} {found.f1:>7.2%}"
+    pairs = [
+        (count, row, column)
+        for row, counts in enumerate(found.confusion)
+        for column, count in enumerate(counts)
+        if count and row != column
+    ]
+    for count, row, column in sorted(pairs, key=lambda pair: (-pair[0], *pair[1:]))[:_MOST_CONFUSED]:
+        yield f"{count} of {found.classes[row].name} taken for {found.classes[column].name}"
+    top5 = "" if found.top5 is None else f", top-5 {found.top5:.2%}"
+    yield (
+        f"{result.checkpoint}: accuracy {found.accuracy:.2%}{top5} on {found.images:,} test images of {result.data}; "
+        f"calibration error {found.calibration_error:.2%}"
+    )
+    if result.output is not None:
+        yield f"evaluation.json and pictures of it are in {result.output}"
+
+
+def dry_run_lines(result: "DryRun") -> Iterator[str]:
+    """A training that is not made: its options, its schedule, what it would take."""
+    for name, value in result.options.items():
+        yield f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
+    yield ""
+    counts = ", ".join(f"{count:,} {part}" for part, count in result.images.items())
+    yield f"images: {counts}, {result.classes} classes; {result.steps:,} steps an epoch"
+    rates = ", ".join(f"{rate:.3g} after {epoch}" for epoch, rate in result.schedule.items())
+    yield f"learning rate: {rates} epochs"
+    memory = f", {result.image_bytes / 1e9:.2f} GB of images among them" if result.image_bytes else ""
+    yield (
+        f"expected on {result.device}: {duration(result.seconds)} ({result.step_seconds * 1e3:,.0f} ms a step), "
+        f"{result.memory_bytes / 1e9:.2f} GB{memory}"
     )
 
 
@@ -231,6 +326,21 @@ def _model_lines(model: ModelResult, device: str, cpu: str) -> Iterator[str]:
         yield f"  accuracy {model.accuracy:.2%} on {model.images} test images"
 
 
+def report_lines(result: ReportResult) -> Iterator[str]:
+    """A page: where it is, and what it shows."""
+    counts = {
+        "search": result.searches,
+        "training": result.trainings,
+        "latency table": result.tables,
+        "benchmark": result.benchmarks,
+    }
+    plural = {"search": "searches", "training": "trainings"}
+    said = [f"{n} {name if n == 1 else plural.get(name, f'{name}s')}" for name, n in counts.items() if n]
+    yield f"{result.page}: {', '.join(said) or 'exported files'}; {result.size / 1e6:.1f} MB, opens in any browser"
+    for line in result.left_out:
+        yield f"left out {line}"
+
+
 def zoo_lines(result: PublishedNetworks) -> Iterator[str]:
     """The published networks with their counts."""
 
@@ -252,5 +362,9 @@ def zoo_lines(result: PublishedNetworks) -> Iterator[str]:
         f"\nThe networks are those of {result.source}. It counts one multiply-accumulate more for each\n"
         "element that a global average pool reads, and leaves biases and batch norm out of the parameters. Top-1 is\n"
         "what it states for its own weights on ImageNet, in percent; they do not come with fbnet-mobile, and nothing\n"
-        "here has checked it."
+        "here has checked it.\n\n"
+        "Networks of others that training can start from (fbnet-train --model NAME --pretrained, or --weights FILE):\n"
     )
+    yield "{:44} {:>6} {:>11} {:>9}".format("network", "pixels", "MACs, M", "params, M")
+    for other in result.importable:
+        yield f"{other.name:44} {other.resolution:6} {other.macs / 1e6:11.2f} {other.params / 1e6:9.3f}"

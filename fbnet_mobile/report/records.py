@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # these load numpy and torch, which printing does not need
     from fbnet_mobile.latency.calibration import PredictionError
     from fbnet_mobile.latency.table import Conditions, Measurement
     from fbnet_mobile.search.results import SearchEpoch
-    from fbnet_mobile.train.results import EpochResult
+    from fbnet_mobile.train.results import EpochResult, Evaluation
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,75 @@ class SearchResult:
 
 
 @dataclass(frozen=True)
+class PlannedNetwork:
+    """A network that a space holds.
+
+    Attributes:
+        name: smallest, middle or largest.
+        resolution: of its input, pixels.
+        costs: of each limit, in the order of ``Plan.limits``, and of the tables.
+        macs: multiply-accumulates.
+        params: parameters.
+    """
+
+    name: str
+    resolution: int
+    costs: tuple[float, ...]
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
+class PlannedLimit:
+    """A limit beside what a space reaches.
+
+    Attributes:
+        quantity: name of the cost.
+        label: of the cost for people, with the device if it is a latency.
+        limits: what is asked for, in the quantity's unit, one for each search; empty if it is only shown.
+        lowest: of all networks.
+        highest: of all networks.
+    """
+
+    quantity: str
+    label: str
+    limits: tuple[float, ...]
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search could find.
+
+    Attributes:
+        space: its name.
+        why: it was chosen; empty if it was named.
+        networks: how many there are.
+        resolutions: of their inputs, pixels.
+        limits: those asked for, and what the tables predict.
+        found: the smallest, the middle and the largest network by the first of these; the middle is larger than half
+            of those drawn at random.
+        feasible: whether there is a network within all limits, for each search; empty if nothing is limited.
+        data: in words, what the search would do with the images; empty without any.
+    """
+
+    space: str
+    why: str
+    networks: float
+    resolutions: tuple[int, ...]
+    limits: tuple[PlannedLimit, ...]
+    found: tuple[PlannedNetwork, ...]
+    feasible: tuple[bool, ...]
+    data: str
+
+    @property
+    def failure(self) -> str:
+        """What the command ends with after it has shown this; empty if the search can begin."""
+        return "" if all(self.feasible) else "no network of the space is within the limits; see above what it reaches"
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """A trained network.
 
@@ -208,6 +277,7 @@ class TrainResult:
         test_images: how many.
         remarks: what was changed in what was asked for.
         history: every epoch.
+        damaged: images that were left out because they cannot be decoded; ``damaged.txt`` lists them.
     """
 
     checkpoint: Path
@@ -217,6 +287,24 @@ class TrainResult:
     test_images: int
     remarks: tuple[str, ...]
     history: tuple[EpochResult, ...]
+    damaged: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """A checkpoint on labelled images.
+
+    Attributes:
+        checkpoint: that was measured.
+        data: on whose test images.
+        output: folder of evaluation.json and pictures; None if there is none.
+        evaluation: every number.
+    """
+
+    checkpoint: Path
+    data: str
+    output: Path | None
+    evaluation: Evaluation
 
 
 @dataclass(frozen=True)
@@ -257,6 +345,8 @@ class ExportResult:
         fresh_weights_of: name of the network if its weights were freshly initialised; else empty.
         latency: on a device, if asked for.
         sensitivity: whether to print what each layer suffers from quantisation.
+        command: that wrote it, as it can be typed.
+        kind: tells its JSON from other files.
     """
 
     file: ExportReport
@@ -265,6 +355,8 @@ class ExportResult:
     fresh_weights_of: str
     latency: FileLatency | None
     sensitivity: bool = False
+    command: str = ""
+    kind: str = "fbnet-mobile export"
 
 
 @dataclass(frozen=True)
@@ -311,6 +403,29 @@ class BenchmarkResult:
 
 
 @dataclass(frozen=True)
+class ReportResult:
+    """A page of what runs left.
+
+    Attributes:
+        page: the file.
+        size: of it.
+        searches: how many it shows.
+        trainings: likewise.
+        tables: likewise, those that searches were made with among them.
+        benchmarks: likewise.
+        left_out: files that could not be read, and why.
+    """
+
+    page: Path
+    size: int
+    searches: int
+    trainings: int
+    tables: int
+    benchmarks: int
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class PublishedNetwork:
     """A network of the zoo: what is counted here, and what its publication states."""
 
@@ -325,8 +440,19 @@ class PublishedNetwork:
 
 
 @dataclass(frozen=True)
+class ImportableNetwork:
+    """A network of another library that a training can start from."""
+
+    name: str
+    resolution: int
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
 class PublishedNetworks:
-    """The zoo; ``source`` is what its networks are taken from."""
+    """The zoo; ``source`` is what its networks are taken from; and what can be imported besides."""
 
     networks: tuple[PublishedNetwork, ...]
     source: str
+    importable: tuple[ImportableNetwork, ...]

@@ -16,6 +16,7 @@ from fbnet_mobile.cost.constraint import Constraint
 from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.data.data import Data, training_batches
 from fbnet_mobile.data.split import Split
+from fbnet_mobile.engine.forecast import forecast
 from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs, seeded
 from fbnet_mobile.engine.losses import Teacher
 from fbnet_mobile.engine.processes import in_first_process
@@ -23,7 +24,7 @@ from fbnet_mobile.engine.run_folder import RunFolder, data_settings
 from fbnet_mobile.search.board import Board
 from fbnet_mobile.search.derive import require_feasible
 from fbnet_mobile.search.recipe import SearchRecipe
-from fbnet_mobile.search.results import ARCHITECTURE, RESULT, Searched, SearchEpoch
+from fbnet_mobile.search.results import ARCHITECTURE, RESULT, Searched, SearchEpoch, log_probabilities
 from fbnet_mobile.search.start import Start
 from fbnet_mobile.search.strategies.base import STRATEGIES, SearchContext, Step
 from fbnet_mobile.search.supernet import Supernet
@@ -47,14 +48,15 @@ def search(
 ) -> Searched:
     """Search a space for the most accurate network within constraints, or continue where an earlier run stopped.
 
-    ``out_dir`` gets ``architecture.yaml``, ``result.json``, ``log.csv`` (a ``SearchEpoch`` a line) and ``last.pt``
-    (what is needed to continue, the supernet's weights among it).
+    ``out_dir`` gets ``architecture.yaml``, ``result.json``, ``log.csv`` (a ``SearchEpoch`` a line),
+    ``probabilities.csv`` (those of every option, a line an epoch) and ``last.pt`` (what is needed to continue, the
+    supernet's weights among it).
 
     Args:
         space: with as many classes as the data.
         constraints: at least one; the first names the network.
         data: the images, at the space's largest resolution.
-        recipe: how, the name of the strategy among it.
+        recipe: how, the name of the strategy among it; what is 0 in it is fitted to the number of images.
         out_dir: folder of the run; made if it is not there.
         fabric: where and at which precision; already launched.
         start: the trained network that the space is within; random weights without one. Weights and probabilities are
@@ -70,6 +72,7 @@ def search(
             ``out_dir``), or another process works there.
     """
     require_feasible(space, constraints)
+    recipe = recipe.fitted(len(data.train))
     with seeded(fabric, recipe.seed):
         run = _Search(space, constraints, data, recipe, out_dir, fabric, start, shared_warmup, show_progress)
     settings = {
@@ -166,6 +169,33 @@ class _Search(Task[SearchEpoch]):
                     self.learned_means.add(learned.loss, learned.accuracy)
             yield
 
+    def steps_left(self, epoch: int, step: int) -> float:
+        """See ``Task``; a step of the strategy counts as much as one of the weights."""
+        done, frozen = epoch - 1 + step / self.steps, self.recipe.warmup * self.epochs
+        return super().steps_left(epoch, step) + (self.epochs - max(done, frozen)) * self.learning_steps
+
+    def forecast(self) -> str:
+        """See ``Task``."""
+        with torch.no_grad():
+            weights = self.strategy.sample(self._step(1, 1, 0))
+        side = self.data.resolution
+
+        def loss(images: int) -> Tensor:
+            pixels = torch.zeros(images, 3, side, side, device=self.fabric.device)
+            with self.fabric.strategy.precision.forward_context():
+                logits = self.supernet(pixels.contiguous(memory_format=torch.channels_last), weights)
+            mean: Tensor = logits.float().square().mean()
+            return mean
+
+        done = len(self.folder.history)
+        batch = self.batch_size // self.fabric.world_size
+        with seeded(self.fabric, self.seed):
+            found = forecast(self.supernet, loss, batch, self.steps_left(done, self.steps))
+        return (
+            f"{'to go' if done else 'the search'}: {found}, by a trial step; {self.epochs - done} epochs of "
+            f"{len(self.weight_images):,} images for the weights and {len(self.architecture_images):,} for the choices"
+        )
+
     def _step(self, epoch: int, number: int, purpose: int) -> Step:
         generator = torch.Generator().manual_seed(derive_seed(self.recipe.seed, epoch, number, purpose))
         return Step(epoch, number, (epoch - 1 + number / self.steps) / self.epochs, generator)
@@ -226,8 +256,11 @@ class _Search(Task[SearchEpoch]):
         warmup = self.shared_warmup
         if warmup is not None and row.epoch == self.recipe.shared_epochs and not warmup.exists():
             self.folder.write_state(warmup, self.state_dict)
+        probabilities = self.strategy.probabilities()
+        if probabilities:
+            log_probabilities(self.folder.path, row.epoch, probabilities, self.space)
         if self.board is not None:
-            self.board.log_epoch(row, self.strategy.probabilities(), self.space)
+            self.board.log_epoch(row, probabilities, self.space)
 
     def line(self, row: SearchEpoch) -> str:
         """See ``Task``."""

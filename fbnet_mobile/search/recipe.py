@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from fbnet_mobile.recipe import SEEDS, Option, check, option
 
@@ -13,15 +13,26 @@ Objective = Literal["constraint", "product"]
 
 _TASK, _WEIGHTS, _SEARCH, _EVOLUTION = "Network", "Weights", "Search", "Evolution"
 
+_IMAGES_SEEN, _EPOCHS = 200_000, (6, 60)
+"""How many images the weights see by default, and the fewest and most epochs that it takes: with 5,000 images 40 epochs
+were better than 12, and with 45,000 six are enough (docs/search.md)."""
+_LOGITS_MOVE, _RATES = 14.0, (0.01, 0.1)
+"""Steps of the architecture parameters times their learning rate, where searches ended decided (docs/search.md), and
+the least and greatest rate; the least is the papers'."""
+_FITTED = "0: fitted to the number of images"
+_LARGEST_BATCH, _FEWEST_STEPS = 64, 4
+"""Images a step by default, and in how many steps an epoch of the architecture's images is to be made at least."""
+
 
 @dataclass(frozen=True)
 class SearchRecipe:
     """How to search.
 
-    Defaults after FBNet (arXiv 1812.03443, section 4.1) and FBNetV2 (arXiv 2004.05565, section 4.1): 90 epochs, weights
-    by SGD on 80 % of the training images, architecture parameters by Adam on the rest, frozen for the first epochs, and
-    a temperature that falls from 5 by a factor of 0.956 an epoch, which is to 0.087 after 90 epochs. Here the
-    temperature falls with every step from its start to its end however many epochs there are.
+    Defaults after FBNet (arXiv 1812.03443, section 4.1) and FBNetV2 (arXiv 2004.05565, section 4.1): weights by SGD on
+    80 % of the training images, architecture parameters by Adam on the rest, frozen for the first epochs, and a
+    temperature that falls from 5 by a factor of 0.956 an epoch, which is to 0.087 after 90 epochs. Here the temperature
+    falls with every step from its start to its end however many epochs there are, and those, the batch size and the
+    architecture's learning rate are fitted to the number of images where they are 0 (``fitted``).
 
     Attributes are described by the help of their options.
     """
@@ -30,9 +41,17 @@ class SearchRecipe:
         "gradient", group=_SEARCH, help="How architectures are sampled and chosen: gradient, evolution, or a plugin's."
     )
     epochs: int = option(
-        90, given={"within": 8}, group=_WEIGHTS, low=1, high=100_000, help="Passes over the images for the weights."
+        0,
+        given={"within": 8},
+        group=_WEIGHTS,
+        low=0,
+        high=100_000,
+        shown=_FITTED,
+        help="Passes over the images for the weights.",
     )
-    batch_size: int = option(64, group=_WEIGHTS, low=1, high=1_000_000, help="Images a step, over all processes.")
+    batch_size: int = option(
+        0, group=_WEIGHTS, low=0, high=1_000_000, shown=_FITTED, help="Images a step, over all processes."
+    )
     learning_rate: float = option(
         0.1,
         given={"within": 0.02},
@@ -58,7 +77,7 @@ class SearchRecipe:
         help="Share of the training images for the weights; the rest is for the architecture parameters.",
     )
     architecture_learning_rate: float = option(
-        0.01, given={"within": 0.1}, group=_SEARCH, above=0, help="Of the architecture parameters."
+        0.0, given={"within": 0.1}, group=_SEARCH, low=0, shown=_FITTED, help="Of the architecture parameters."
     )
     architecture_weight_decay: float = option(
         5e-4, given={"within": 0.0}, group=_SEARCH, low=0, help="Of the architecture parameters."
@@ -83,7 +102,7 @@ class SearchRecipe:
         "masks), candidates (parallel blocks), or paths (a module for each possible block).",
     )
     one_resolution: bool = option(
-        False,
+        True,
         group=_SEARCH,
         names=("--one-resolution/--all-resolutions",),
         help="In a step, run one input resolution of the space, drawn at random, or all.",
@@ -138,6 +157,16 @@ class SearchRecipe:
         """
         check(self)
 
+    def fitted(self, images: int) -> "SearchRecipe":
+        """The recipe with the fields that are 0 fitted to a number of training images; see docs/search.md."""
+        architecture_images = int((1 - self.weight_share) * images)
+        largest = max(2, min(_LARGEST_BATCH, architecture_images // _FEWEST_STEPS))
+        batch_size = self.batch_size or 2 ** int(math.log2(largest))
+        epochs = self.epochs or _between(_EPOCHS, round(_IMAGES_SEEN / max(images, 1)))
+        steps = (1 - self.warmup) * epochs * max(1, architecture_images // batch_size)
+        rate = self.architecture_learning_rate or float(f"{_between(_RATES, _LOGITS_MOVE / steps):.2g}")
+        return replace(self, batch_size=batch_size, epochs=epochs, architecture_learning_rate=rate)
+
     @property
     def shared_epochs(self) -> int:
         """Whole epochs of warm-up, in which searches for other budgets do just the same."""
@@ -151,6 +180,14 @@ class SearchRecipe:
         """Learning rate of the weights after a share of the search, from 0 to 1; a short linear rise comes first."""
         rise = min(1.0, progress / 0.05)
         return self.learning_rate * rise * (1 + math.cos(math.pi * progress)) / 2
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _between(bounds: tuple[_Number, _Number], value: _Number) -> _Number:
+    least, most = bounds
+    return max(least, min(most, value))
 
 
 def _limits() -> Mapping[str, Option]:
@@ -167,10 +204,9 @@ def _limits() -> Mapping[str, Option]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchTask:
-    """What is searched for."""
+class Wanted:
+    """Among which networks is searched, and within what limits."""
 
-    output: Path = option(group=_TASK, names=("--output", "-o"), help="Folder of the run.")
     latency_table: tuple[Path, ...] = option(
         (),
         group=_TASK,
@@ -186,7 +222,10 @@ class SearchTask:
     )
     limits: Mapping[str, str] = option({}, help="Of counted costs, as a user writes them.", each=_limits)
     space: str | None = option(
-        None, group=_TASK, shown="the first table's", help="Search space: a packaged one or a YAML file."
+        None,
+        group=_TASK,
+        shown="the first table's; without a table by the images and the limits",
+        help="Search space: a packaged one or a YAML file.",
     )
     within: Path | None = option(
         None,
@@ -194,4 +233,15 @@ class SearchTask:
         shown="none",
         help="Checkpoint of a trained network: search for what of it to keep, starting as that network.",
     )
+    resolution: str | None = option(
+        None, group=_TASK, shown="the space's", help="Pixels of the input, instead of the space's: 96, or 64,96."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchTask:
+    """What is searched for."""
+
+    output: Path = option(group=_TASK, names=("--output", "-o"), help="Folder of the run.")
+    wanted: Wanted
     tensorboard: bool = option(False, group=_TASK, help="Write TensorBoard files into the output folder too.")

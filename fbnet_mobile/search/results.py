@@ -8,12 +8,38 @@ from typing import TYPE_CHECKING, Any, Self
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.documents import write_json
 from fbnet_mobile.errors import JobError
+from fbnet_mobile.files import write_whole
 from fbnet_mobile.space import Option, SearchSpace
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fbnet_mobile.cost.constraint import Constraint
 
-ARCHITECTURE, RESULT = "architecture.yaml", "result.json"
+ARCHITECTURE, RESULT, PROBABILITIES = "architecture.yaml", "result.json", "probabilities.csv"
+
+
+def log_probabilities(folder: Path, epoch: int, probabilities: "Mapping[str, Tensor]", space: SearchSpace) -> None:
+    """Add an epoch's line to ``probabilities.csv``; what a run that was killed wrote of it or later is dropped.
+
+    A column is called as its choice and its option: ``stage1.out_channels=16``.
+
+    Raises:
+        FbnetError: the folder cannot be written to.
+    """
+    named = {
+        f"{name}={option}": f"{value:.4f}"
+        for name, values in probabilities.items()
+        if len(values) > 1
+        for option, value in zip(space.variables[name], values.tolist(), strict=True)
+    }
+    path = folder / PROBABILITIES
+    head = ",".join(["epoch", *named])
+    lines = path.read_text(encoding="utf-8").splitlines() if epoch > 1 and path.is_file() else []
+    kept = [line for line in lines[1:] if line.partition(",")[0] in map(str, range(1, epoch))]
+    with write_whole(path) as partial:
+        text = "\n".join([head, *(kept if lines[:1] == [head] else []), ",".join([str(epoch), *named.values()])])
+        partial.write_text(f"{text}\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

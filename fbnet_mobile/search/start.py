@@ -121,4 +121,6 @@ class _Distillation:
     distillation_weight: float
     distillation_temperature: float
     loss: str = "distillation"
+    distillation: str = "soft"
+    class_weights: str = ""
     label_smoothing: float = 0.0

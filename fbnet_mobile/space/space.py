@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from fbnet_mobile.arch import BLOCKS, Architecture, Block
 from fbnet_mobile.arch.fields import MAX_BLOCKS, STRICT, Count, Description, Name, named_fields, require_sensible
 from fbnet_mobile.documents import first_problem, parse_yaml, validated
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.files import exists, read_text
 from fbnet_mobile.registry import unknown
 from fbnet_mobile.space.positions import RESOLUTION, Option, Position
@@ -146,6 +146,18 @@ class SearchSpace(BaseModel):
     def with_classes(self, classes: int) -> Self:
         """The same space for another number of classes."""
         return self.changed(classes=classes)
+
+    def with_resolution(self, text: str) -> Self:
+        """The same space for other input resolutions, as a user writes them: ``96`` or ``64,96``.
+
+        Raises:
+            UserError: they are no such numbers, or out of bounds.
+        """
+        try:
+            pixels = tuple(sorted({int(word) for word in text.split(",")}))
+        except ValueError as error:
+            raise UserError(f"--resolution is '{shown(text, 40)}'; write pixels such as 96, or 64,96") from error
+        return self.changed(resolution=pixels)
 
     def changed(self, **fields: Any) -> Self:
         """The same space with other values of some fields.

@@ -1,9 +1,13 @@
-"""A moving average of the weights."""
+"""What is evaluated in the place of the weights as a step leaves them: their moving average, newer statistics."""
 
 from typing import Any
 
+import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, update_bn
+
+from fbnet_mobile.data.augment import normalise
+from fbnet_mobile.data.data import Data
 
 
 def moving_average(module: nn.Module, decay: float) -> AveragedModel:
@@ -23,3 +27,17 @@ def moving_average(module: nn.Module, decay: float) -> AveragedModel:
                 average.copy_(weight)
 
     return AveragedModel(module, multi_avg_fn=blend, use_buffers=True)
+
+
+def estimate_batch_norm(module: nn.Module, data: Data, images: int, device: torch.device, batch_size: int = 64) -> None:
+    """Give every batch norm the mean statistics of about this many training images, as they are evaluated.
+
+    Its own are a moving average, which lags behind the weights for as many steps as its momentum says. The same images
+    in every process, and every time; batches of one image are left out.
+    """
+    sample = data.train.limit(max(images, len(data.classes)))
+    batches = (
+        normalise(batch.to(device), data.mean, data.std) for batch, _ in sample.batches(batch_size) if len(batch) > 1
+    )
+    with torch.no_grad():
+        update_bn(batches, module)

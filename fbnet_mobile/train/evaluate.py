@@ -55,6 +55,30 @@ def evaluate(
     return float(hits) / len(split)
 
 
+def answers(module: nn.Module, split: Split, data: Data, *, batch_size: int = 64) -> tuple[Tensor, Tensor]:
+    """A network's logits for a split, (N, classes) float32, and the labels, (N,) int64, both on the CPU.
+
+    Args:
+        module: the network; evaluated where its weights are and left in the mode it was in.
+        split: the images.
+        data: whose statistics normalise them.
+        batch_size: images at a time.
+
+    Raises:
+        JobError: memory ran out.
+    """
+    weight, was_training = next(module.parameters()), module.training
+    module.eval()
+    found = []
+    size = f"{batch_size} images of {data.resolution} x {data.resolution} pixels"
+    with torch.inference_mode(), enough_memory(size, "use fewer pixels"):
+        for images, _ in split.batches(batch_size):
+            inputs = normalise(images.to(weight.device), data.mean, data.std).to(weight.dtype)
+            found.append(module(inputs).float().cpu())
+    module.train(was_training)
+    return torch.cat(found), split.labels
+
+
 def _module_hits(module: Any, batches: Iterator[tuple[Tensor, Tensor]], data: Data) -> int:
     weight = next(module.parameters())
     was_training = module.training

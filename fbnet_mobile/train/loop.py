@@ -1,28 +1,32 @@
 """Training one network, continued where it was interrupted."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
-from fbnet_mobile.data.augment import AUGMENTATIONS
+from fbnet_mobile.data.augment import derive_seed, find_augmentation
 from fbnet_mobile.data.data import Data, training_batches
 from fbnet_mobile.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs
-from fbnet_mobile.engine.losses import make_loss
-from fbnet_mobile.engine.processes import in_first_process
+from fbnet_mobile.engine.losses import Teacher, make_loss
+from fbnet_mobile.engine.processes import in_first_process, require_whole_weights
 from fbnet_mobile.engine.run_folder import RunFolder, data_settings
-from fbnet_mobile.train.average import moving_average
-from fbnet_mobile.train.evaluate import evaluate
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.train.average import estimate_batch_norm, moving_average
+from fbnet_mobile.train.evaluate import answers, evaluate
+from fbnet_mobile.train.optimizer import make_optimizer, set_learning_rate
+from fbnet_mobile.train.pictures import draw_batch, draw_curves, write_evaluation
 from fbnet_mobile.train.recipe import TrainRecipe
+from fbnet_mobile.train.regularise import Mixing, classifier, regularise
 from fbnet_mobile.train.results import EpochResult, Trained
 
-CHECKPOINT = "best.pt"
+CHECKPOINT, RESULTS, BATCH, CURVES = "best.pt", "results.csv", "batch.png", "curves.png"
 
 
 def train(
@@ -34,18 +38,23 @@ def train(
     *,
     architecture: str,
     initial_weights: str = "random",
+    teacher: Teacher | None = None,
+    compiled: bool = False,
+    save_minutes: float = 5.0,
+    begin: Callable[[], object] = lambda: None,
+    pictures: bool = False,
     show_progress: bool = True,
 ) -> Trained:
     """Train ``module``, or continue where an earlier run in ``out_dir`` stopped.
 
     After every epoch the folder holds ``last.pt`` (what is needed to continue), ``best.pt`` (the
-    ``Checkpoint`` of the best validation accuracy so far) and ``log.csv`` (an ``EpochResult`` a line). A run
+    ``Checkpoint`` of the best validation accuracy so far) and ``results.csv`` (an ``EpochResult`` a line). A run
     that was stopped at any moment goes through the same losses as one that was not, on a CPU with as many
     threads; a run that had finished is not trained again. The test images are looked at once, at the very
     end.
 
-    Batch norm statistics are each process's own. The state of every process is that of the first one, so
-    strategies that shard parameters (FSDP) are not supported.
+    Batch norm statistics are each process's own, but for accelerators, where all processes share them. The state of
+    every process is that of the first one, so strategies that shard parameters (FSDP) are refused.
 
     Args:
         module: the network: (B, 3, R, R) float32 images to (B, classes) logits. Ends with the best epoch's
@@ -56,6 +65,12 @@ def train(
         fabric: where to train and at which precision; already launched.
         architecture: the network's architecture as YAML text, kept in the checkpoint.
         initial_weights: where the module's weights come from; a run that began from others is not continued.
+        teacher: that the recipe names, if it is no checkpoint.
+        compiled: whether steps go through ``torch.compile``.
+        save_minutes: after how long the state is kept within an epoch.
+        begin: called in the first process once the folder is this run's, before the first step.
+        pictures: whether the folder gets ``evaluation.json`` of the test images, and pictures of augmented batches, of
+            the curves, of the confusion matrix and of the worst mistakes.
         show_progress: whether to draw a bar, if stderr is a terminal, and write a line per epoch.
 
     Raises:
@@ -65,57 +80,74 @@ def train(
             or another process works there.
     """
     for name in recipe.augmentations or ():
-        AUGMENTATIONS.get(name)  # refused before there is a folder
-    run = _Training(module, data, recipe, out_dir / CHECKPOINT, fabric, architecture)
+        find_augmentation(name)  # refused before there is a folder
+    require_whole_weights(fabric)
+    run = _Training(module, data, recipe, out_dir / CHECKPOINT, fabric, architecture, teacher, compiled)
+    run.save_seconds, run.pictures = 60 * save_minutes, pictures
     settings = {
         **asdict(recipe),
         **data_settings(data),
         "architecture": architecture,
         "initial weights": initial_weights,
         "teacher": run.teacher.digest if run.teacher else "",
+        "compiled": compiled,
         "precision": str(fabric.strategy.precision.precision),
     }
-    folder = RunFolder(out_dir, "training", settings, EpochResult, fabric, results=[CHECKPOINT])
+    folder = RunFolder(out_dir, "training", settings, EpochResult, fabric, results=[CHECKPOINT], log=RESULTS)
     with folder:
         folder.resume(run.load_state_dict, run.state_dict)
+        in_first_process(fabric, begin)
         first_epoch = len(folder.history) + 1
         run.best = max((row.val_accuracy for row in folder.history), default=-1.0)
         run_epochs(run, folder, show_progress=show_progress)
-        best = run.finish()
+        best = run.finish(folder.history)
     assert best.test_accuracy is not None
     return Trained(out_dir / CHECKPOINT, best.val_accuracy, best.test_accuracy, tuple(folder.history), first_epoch)
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights of two and more dimensions with weight decay; biases and batch norm without (He et al. 2019)."""
-    parameters = [item for item in module.parameters() if item.requires_grad]
-    return [
-        {"params": [item for item in parameters if item.ndim > 1], "weight_decay": weight_decay},
-        {"params": [item for item in parameters if item.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
 class _Training(Task[EpochResult]):
     title = "training"
+    pictures = False
 
     def __init__(
-        self, module: nn.Module, data: Data, recipe: TrainRecipe, checkpoint: Path, fabric: Fabric, architecture: str
+        self,
+        module: nn.Module,
+        data: Data,
+        recipe: TrainRecipe,
+        checkpoint: Path,
+        fabric: Fabric,
+        architecture: str,
+        teacher: Teacher | None,
+        compiled: bool,
     ) -> None:
         self.epochs, self.batch_size, self.seed = recipe.epochs, recipe.batch_size, recipe.seed
         self.steps, self.learning_rate = data.train.steps(recipe.batch_size), recipe.learning_rate
-        self.images = f"{data.resolution} x {data.resolution} pixels"
+        size = recipe.train_resolution or data.resolution
+        self.images = f"{size} x {size} pixels"
         self.data, self.recipe, self.fabric = data, recipe, fabric
         self.architecture, self.checkpoint, self.best = architecture, checkpoint, -1.0
-        self.loss, self.teacher = make_loss(recipe, data, fabric)
+        self.loss, self.teacher = make_loss(recipe, data, fabric, teacher)
+        if recipe.batch_size % (parts := recipe.accumulate * fabric.world_size):
+            raise UserError(
+                f"a batch of {recipe.batch_size} images has no {parts} equal parts ({fabric.world_size} processes, "
+                f"accumulate {recipe.accumulate}); use a batch size that is a multiple of {parts}"
+            )
+
+        if self.loss.partly and (recipe.mixup or recipe.cutmix):
+            raise UserError(
+                "images without a label cannot be mixed with those that have one; leave out mixup and cutmix"
+            )
+        if fabric.world_size > 1 and fabric.device.type == "cuda":  # torch has it for no other device
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        self.weights = balanced(data.train.labels) if recipe.sampler == "balanced" else None
 
         self.module = module.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(
-            parameter_groups(module, recipe.weight_decay),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            nesterov=recipe.momentum > 0,
-        )
-        self.parallel, self.optimizer = fabric.setup(module, self.optimizer)
+        regularise(module, recipe.dropout, recipe.drop_path)
+        self.mix = Mixing(recipe, len(data.classes))
+        self.last_layer = set(classifier(module).parameters())
+        self.optimizer = make_optimizer(module, recipe)
+        stepped: Any = torch.compile(module) if compiled else module
+        self.parallel, self.optimizer = fabric.setup(stepped, self.optimizer)
         self.average = moving_average(module, recipe.ema_decay) if recipe.ema_decay else None
         self.means = Means(fabric, 2)
 
@@ -130,24 +162,62 @@ class _Training(Task[EpochResult]):
             epoch=epoch,
             device=fabric.device,
             augmentations=recipe.augmentations,
+            repeats=recipe.repeats,
+            weights=self.weights,
+            start=self.done,
             rank=fabric.global_rank,
             world_size=fabric.world_size,
         )
         self.parallel.train()
-        self.means = Means(fabric, 2)
-        for step, (images, labels) in enumerate(batches, start=1):
-            rate = recipe.learning_rate_at(epoch - 1 + step / self.steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+        frozen = self._freeze(epoch)
+        if not self.done:
+            self.means = Means(fabric, 2)
+        for step, (images, labels) in enumerate(batches, start=self.done + 1):
+            # Seeded for every step, so that what is drawn does not depend on where an interrupted run began again.
+            torch.manual_seed(derive_seed(recipe.seed, epoch, step, fabric.global_rank))
+            self.rate = recipe.learning_rate_at(epoch - 1 + step / self.steps)
+            set_learning_rate(self.optimizer, self.rate)
             self.optimizer.zero_grad()
-            logits = self.parallel(images)
-            loss = self.loss(logits, labels, images, self.teacher)
-            fabric.backward(loss)
+            images, labels = self.mix(images, labels, epoch)
+            if epoch == step == 1 and self.pictures and fabric.is_global_zero:
+                draw_batch(self.checkpoint.with_name(BATCH), images, labels, self.data)
+            self.means.add(*self._backward(images, labels))
+            for parameter in frozen:
+                parameter.grad = None
+            if recipe.clip:
+                fabric.clip_gradients(self.module, self.optimizer, max_norm=recipe.clip, error_if_nonfinite=False)
             self.optimizer.step()
             if self.average:
                 self.average.update_parameters(self.module)
-            self.means.add(loss.detach(), (logits.detach().argmax(1) == labels).float().mean())
+            self.done = step
             yield
+
+    def _freeze(self, epoch: int) -> list[nn.Parameter]:
+        """Keep all but the classifier as it is in the first epochs; the parameters that are not to be moved."""
+        frozen = epoch <= self.recipe.frozen_epochs
+        kept = [item for item in self.module.parameters() if item not in self.last_layer] if frozen else []
+        if frozen:  # with the statistics of batch norm that those weights were trained with
+            for part in self.module.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.eval()
+        return kept
+
+    def _backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of a batch, in parts that are computed one after the other; its loss and accuracy."""
+        parts = self.recipe.accumulate
+        found = []
+        for number, (some, theirs) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True), start=1):
+            with self.fabric.no_backward_sync(self.parallel, enabled=number < parts):
+                logits = self.parallel(some)
+                loss = self.loss(logits, theirs, some, self.teacher) / parts
+                self.fabric.backward(loss)
+            wanted = theirs if theirs.ndim == 1 else theirs.argmax(1)
+            hits = (logits.detach().argmax(1) == wanted).float().mean()
+            if self.loss.partly:
+                hits = hits / (wanted >= 0).float().mean().clamp(min=1 / len(wanted))
+            found.append(torch.stack([loss.detach(), hits / parts]))
+        loss, accuracy = torch.stack(found).sum(0)
+        return loss, accuracy
 
     def losses(self) -> list[float]:
         """See ``Task``."""
@@ -165,12 +235,14 @@ class _Training(Task[EpochResult]):
 
     def row(self, epoch: int, started: float) -> EpochResult:
         """Evaluate; see ``Task``."""
+        self.done = 0
         if self.fabric.world_size > 1:
             for buffer in self.evaluated.buffers():
                 buffer.copy_(self.fabric.broadcast(buffer))
+        if self.recipe.batch_norm_images:
+            estimate_batch_norm(self.evaluated, self.data, self.recipe.batch_norm_images, self.fabric.device)
         accuracy = evaluate(self.evaluated, self.data.val, self.data, fabric=self.fabric)
-        rate = float(self.optimizer.param_groups[0]["lr"])
-        return EpochResult(epoch, rate, self.loss_now, self.accuracy_now, accuracy, time.monotonic() - started)
+        return EpochResult(epoch, self.rate, self.loss_now, self.accuracy_now, accuracy, time.monotonic() - started)
 
     def write(self, row: EpochResult) -> None:
         """Keep the checkpoint of the best epoch."""
@@ -205,6 +277,8 @@ class _Training(Task[EpochResult]):
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
+            "done": self.done,
+            "means": self.means.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -213,13 +287,37 @@ class _Training(Task[EpochResult]):
         load_optimizer(self.optimizer, state["optimizer"])
         if self.average:
             self.average.load_state_dict(state["average"])
+        self.done = int(state["done"])
+        if not 0 <= self.done < self.steps:
+            raise ValueError("steps of another epoch")
+        self.means.load_state_dict(state["means"])
 
-    def finish(self) -> Checkpoint:
+    def finish(self, history: Sequence[EpochResult]) -> Checkpoint:
         """Load the best weights into the module, and measure them on the test images if not done before."""
         best = load_checkpoint(self.checkpoint)
         self.module.load_state_dict(best.state_dict)
         if best.test_accuracy is None:
-            accuracy = evaluate(self.module, self.data.test, self.data, fabric=self.fabric)
-            in_first_process(self.fabric, lambda: self._save(self.module, best.val_accuracy, accuracy))
+            in_first_process(self.fabric, lambda: self._test(best, history))
             best = load_checkpoint(self.checkpoint)
         return best
+
+    def _test(self, best: Checkpoint, history: Sequence[EpochResult]) -> None:
+        logits, labels = answers(self.module, self.data.test, self.data)
+        if self.pictures:
+            from fbnet_mobile.train.metrics import measure  # seconds, for torchmetrics
+
+            folder = self.checkpoint.parent
+            draw_curves(folder / CURVES, history)
+            evaluation = measure(logits, labels, self.data.classes, self.data.test.names())
+            write_evaluation(folder, evaluation, self.data.test)
+        accuracy = float((logits.argmax(1) == labels).double().mean())
+        self._save(self.module, best.val_accuracy, accuracy)
+
+
+def balanced(labels: Tensor) -> Tensor:
+    """How often each image must be drawn for all classes to come equally often: (N,), in proportion.
+
+    Images without a label are as one class more.
+    """
+    moved = labels + 1
+    return 1 / torch.bincount(moved)[moved].double()

@@ -4,6 +4,7 @@ Each file was written from the network that its ``description`` names, as that s
 its rounding, and what it calls a skip is a 1x1 convolution where the width changes and is left out where nothing does.
 """
 
+import csv
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -85,6 +86,31 @@ def load_architecture(name_or_path: str) -> Architecture:
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1 or exists(path):
         return Architecture.load(path)
     raise UserError(f"{unknown('network', name_or_path, known)}; or give the path of a YAML file")
+
+
+class Importable(NamedTuple):
+    """A network of others that becomes ours, see ``fbnet_mobile.zoo.importing``.
+
+    Attributes:
+        name: that ``--model`` takes.
+        resolution: height and width of its input, in pixels, as its weights were trained.
+        macs: multiply-accumulates of convolutions and linear layers there.
+        params: trainable parameters.
+    """
+
+    name: str
+    resolution: int
+    macs: int
+    params: int
+
+
+def importable() -> tuple[Importable, ...]:
+    """The networks of timm 1.0.31, torchvision 0.29.1 and the packages that can be imported (benchmarks/imports.py)."""
+    text = (resources.files("fbnet_mobile.zoo") / "importable.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    return tuple(
+        Importable(row["name"], *(int(row[field]) for field in ("resolution", "macs", "params"))) for row in rows
+    )
 
 
 def published_macs(architecture: Architecture) -> int:

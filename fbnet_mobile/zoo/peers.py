@@ -6,8 +6,9 @@ They are named ``timm:NAME`` and ``torchvision:NAME``, with the names of ``timm.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -39,6 +40,7 @@ def load_peer(
     pretrained: bool = False,
     resolution: int | tuple[int, int] | None = None,
     channels: int | None = None,
+    classes: int | None = None,
     features: Sequence[str] = (),
 ) -> Peer:
     """Build a network of timm or torchvision.
@@ -50,6 +52,7 @@ def load_peer(
         resolution: height and width of the input, in pixels, one number for both; by default that which its weights
             were trained for.
         channels: of the input, for timm's; by default that which its weights were trained for.
+        classes: how many logits it has; by default as many as its weights.
         features: feature maps to give instead of logits, of timm's: ``stride8`` for that of an eighth of the height and
             width, or names of modules, as timm's ``features_only`` has them.
 
@@ -63,21 +66,27 @@ def load_peer(
         raise UserError(
             unknown("library", library, _LIBRARIES, f"write {' or '.join(f'{n}:NAME' for n in _LIBRARIES)}")
         )
-    return build(
-        own, pretrained, (resolution, resolution) if isinstance(resolution, int) else resolution, channels, features
-    )
+    size = (resolution, resolution) if isinstance(resolution, int) else resolution
+    more: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    if channels is not None:
+        more["in_chans"] = channels
+    peer = build(own, pretrained, size, more, features)
+    if features or classes is None or classes == len(peer.metadata.classes):
+        return peer
+    return peer._replace(metadata=replace(peer.metadata, classes=tuple(map(str, range(classes)))))
 
 
 Size = tuple[int, int]
 
 
-def _timm(name: str, pretrained: bool, resolution: Size | None, channels: int | None, features: Sequence[str]) -> Peer:
+def _timm(
+    name: str, pretrained: bool, resolution: Size | None, more: Mapping[str, Any], features: Sequence[str]
+) -> Peer:
     with needs("timm", "fbnet-mobile[timm]"):
         import timm
         from timm.data.imagenet_info import infer_imagenet_subset
     _check(name, [*timm.list_models(), *timm.list_pretrained()], "timm")
     with _building(f"timm:{name}", pretrained):
-        more: dict[str, Any] = {} if channels is None else {"in_chans": channels}
         module: Any = timm.create_model(name, pretrained=pretrained, **more)
         config = module.pretrained_cfg
         if features:
@@ -90,12 +99,12 @@ def _timm(name: str, pretrained: bool, resolution: Size | None, channels: int | 
             maps = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=only, **more)
             module = NamedMaps(maps, {called(each): only.index(index) for each, index in indices.items()})
     own, height, width = config["input_size"]
-    shape = (1, channels or own, *(resolution or (height, width)))
+    shape = (1, more.get("in_chans", own), *(resolution or (height, width)))
     mean, std = (_each(config[role], shape[1]) for role in ("mean", "std"))
     if features:
         return Peer(module, shape, ModelMetadata("", (), mean, std))
     imagenet = infer_imagenet_subset(module) == "imagenet-1k"
-    classes = imagenet_classes() if imagenet else tuple(str(number) for number in range(module.num_classes))
+    classes = imagenet_classes() if imagenet else tuple(map(str, range(module.num_classes)))
     return Peer(module, shape, ModelMetadata("", classes, mean, std))
 
 
@@ -105,18 +114,18 @@ def _each(numbers: Sequence[float], channels: int) -> tuple[float, ...]:
 
 
 def _torchvision(
-    name: str, pretrained: bool, resolution: Size | None, channels: int | None, features: Sequence[str]
+    name: str, pretrained: bool, resolution: Size | None, more: Mapping[str, Any], features: Sequence[str]
 ) -> Peer:
     from torchvision import models
 
-    if channels is not None or features:
-        what = "another number of channels" if channels is not None else "feature maps"
+    if "in_chans" in more or features:
+        what = "feature maps" if features else "another number of channels"
         raise UserError(f"torchvision:{name} cannot be had with {what}; take one of timm's")
 
     _check(name, models.list_models(module=models), "torchvision")
     weights = models.get_model_weights(name).DEFAULT
     with _building(f"torchvision:{name}", pretrained):
-        module = models.get_model(name, weights=weights if pretrained else None)
+        module = models.get_model(name, weights=weights if pretrained else None, **more)
     transforms = weights.transforms()
     height, width = (transforms.crop_size * 2)[:2]  # one number, for both, or two
     metadata = ModelMetadata("", tuple(weights.meta["categories"]), tuple(transforms.mean), tuple(transforms.std))
@@ -143,7 +152,7 @@ def _building(name: str, pretrained: bool) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except (OSError, RuntimeError, ValueError) as error:
-        lines = str(error).strip().splitlines() or [repr(error)]
+        lines = str(error).strip().rstrip(".").splitlines() or [repr(error)]
         if not pretrained:
             raise UserError(f"cannot build {name}: {lines[0]}") from error
         raise UserError(

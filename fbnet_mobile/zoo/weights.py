@@ -1,5 +1,6 @@
 """Files of weights that others saved, read without running anything that they hold."""
 
+import argparse
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -36,7 +37,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                # The trainings of timm and torchvision keep their options beside the weights, as plain values.
+                with torch.serialization.safe_globals([argparse.Namespace]):
+                    content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except OSError as error:
@@ -48,6 +51,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # whatever the readers trip over in a damaged file
         raise UserError(f"{name} is damaged or no checkpoint") from error
+    if isinstance(content, Mapping) and str(content.get("format", "")).startswith("fbnet-mobile checkpoint"):
+        raise UserError(
+            f"{name} is a checkpoint that fbnet-train wrote, which brings its network; give it without --model "
+            "(fbnet-train --init, fbnet-export --checkpoint)"
+        )
     for key in _WITHIN:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fbnet_mobile.api.call import described
-from fbnet_mobile.cli import benchmark, export, profile, search, train
+from fbnet_mobile.cli import benchmark, export, profile, report, search, train
 from fbnet_mobile.cli.common import CommonOptions, Program, _command, run
 from fbnet_mobile.formats.base import FORMATS
 from fbnet_mobile.latency.table import STATISTICS
@@ -19,7 +19,9 @@ from fbnet_mobile.measure.recipe import ProfileRecipe
 from fbnet_mobile.recipe import build, option, plain, recipe_fields
 
 PROGRAMS = {
-    program.name: program for module in (profile, search, train, export, benchmark) for program in [module.PROGRAM]
+    program.name: program
+    for module in (profile, search, train, export, benchmark, report)
+    for program in [module.PROGRAM]
 }
 GIVEN: dict[str, dict[str, Any]] = {
     "profile": {"output": "t.csv", "space": "fbnetv2-f", "rounds": 3, "budget": "3m", "threads": 2},
@@ -27,6 +29,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "train": {"output": "run", "data": "digits", "architecture": "fbnetv2-f1", "augmentations": ["flip", "crop"]},
     "export": {"output": "m.tflite", "checkpoint": "best.pt", "tolerance": 0.5, "dynamic_batch": True},
     "benchmark": {"models": ["a.tflite", "b.onnx"], "device": "board", "output": "r.json"},
+    "report": {"runs": ["runs/search", "host.csv"], "output": "r.html"},
 }
 
 
@@ -34,9 +37,11 @@ GIVEN: dict[str, dict[str, Any]] = {
 def test_every_field_has_an_option_and_every_option_a_field(name: str) -> None:
     program = PROGRAMS[name]
     parts = [part for part in (program.options, program.instead, CommonOptions) if part is not None]
-    names = [item.name for part in parts for item in recipe_fields(part)]
+    for part in parts:
+        own = [item.name for item in recipe_fields(part)]
+        assert len(set(own)) == len(own), "two fields share a name"
+    names = {item.name for part in parts for item in recipe_fields(part)}
     params = {param.name: param for param in _command(program).params}
-    assert len(set(names)) == len(names), "two fields share a name"
     assert set(params) == set(names)
     for part in parts:
         for item in recipe_fields(part):
@@ -157,4 +162,13 @@ def test_help_is_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     context = click.Context(_command(train.PROGRAM))
     text = context.get_help()
     headings = [line for line in text.splitlines() if line and not line.startswith(" ") and line.endswith(":")]
-    assert headings == ["Network:", "Images:", "Training:", "Augmentation:", "Machine:", "Other:"]
+    assert headings == [
+        "Network:",
+        "Images:",
+        "Training:",
+        "Teacher:",
+        "Augmentation:",
+        "Machine:",
+        "Instead of training:",
+        "Other:",
+    ]

@@ -1,5 +1,6 @@
 import builtins
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from fbnet_mobile.data.data import Data, load_data, load_images, training_batches
-from fbnet_mobile.data.store import FileStore, MemoryStore
+from fbnet_mobile.data.store import MemoryStore, OriginalStore, Request
 from fbnet_mobile.errors import UserError
 
 MakeFolder = Callable[..., Path]
@@ -100,7 +101,7 @@ def test_each_epoch_has_its_own_order_of_all_images(make_folder: MakeFolder, mem
     train = load(make_folder(PLAIN), memory_limit=memory_limit, workers=0).train
 
     def order(seed: int, epoch: int) -> list[bytes]:
-        batches = train.shuffled(16, seed=seed, epoch=epoch, crop=False)
+        batches = train.shuffled(16, seed=seed, epoch=epoch, cut=None)
         return [image.contiguous().numpy().tobytes() for images, _ in batches for image in images]
 
     first = order(0, 1)
@@ -116,9 +117,84 @@ def test_both_stores_hold_the_same_pixels(make_folder: MakeFolder) -> None:
     memory, files = load(folder), load(folder, memory_limit=0, workers=1)
 
     assert isinstance(memory.train.store, MemoryStore)
-    assert isinstance(files.train.store, FileStore)
+    assert isinstance(files.train.store, OriginalStore)
     assert torch.equal(_pixels(memory.train), _pixels(files.train))
     assert memory.mean == files.mean
+
+
+def test_crops_are_cut_out_of_the_original_the_same_in_memory_and_from_files(make_folder: MakeFolder) -> None:
+    """Of a picture that is twice as wide as high, the middle half is what a centre crop leaves."""
+    folder = make_folder(PLAIN, size=(260, 130), suffix=".jpg")
+    for number, path in enumerate(sorted(folder.rglob("*.jpg"))):
+        ramp = np.tile(np.linspace(0, 255, 260, dtype=np.uint8), (130, 1))
+        Image.fromarray(np.stack([ramp, np.full_like(ramp, number), ramp], axis=-1)).save(path, quality=95)
+    memory, files = load(folder, resolution=64), load(folder, resolution=64, memory_limit=0, workers=1)
+    assert memory.train.store.originals is not None
+
+    def epoch(data: Data, number: int, **options: Any) -> torch.Tensor:
+        options = {
+            "seed": 0,
+            "epoch": number,
+            "device": torch.device("cpu"),
+            "augmentations": ("crop", "erase"),
+        } | options
+        flat = replace(data, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
+        return torch.cat([images for images, _ in training_batches(data.train, flat, 16, **options)])
+
+    first = epoch(memory, 1)
+    assert torch.equal(first, epoch(files, 1))
+    assert not torch.equal(first, epoch(memory, 2))
+    halves = [epoch(memory, 1, rank=rank, world_size=2) for rank in (0, 1)]
+    assert torch.equal(torch.stack(halves, 1).flatten(0, 1), first)
+    assert torch.equal(epoch(memory, 1, start=1), first[16:])
+    seen = epoch(memory, 1, augmentations=("crop",))[:, 0, 32]
+    middle = _pixels(memory.train)[:, 0, 32].float()
+    assert float(middle.min()) > 50, "the middle alone"
+    assert float(seen.min()) < 20, "parts of the original that a centre crop has not"
+    assert float(seen.max()) > 235
+
+
+def test_damaged_images_are_left_out_where_that_is_asked_for(
+    make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_folder(PLAIN)
+    for name in ("blue/3.png", "green/7.png"):
+        (folder / name).write_bytes(b"no image")
+    whole = [load(folder, resolution=size, skip_damaged=True, memory_limit=limit, workers=0)
+             for size, limit in ((16, 10**9), (64, 10**9), (16, 0))]  # fmt: skip
+    for data in whole:
+        assert sum(len(part) for part in (data.train, data.val, data.test)) == 58
+        assert len(data.damaged) == 2
+        assert "blue/3.png" in sorted(data.damaged)[0]
+        assert _pixels(data.train).flatten(1).float().mean(1).min() > 60, "a damaged image is no black one"
+    assert "left out 2 damaged images, the first: cannot decode" in capsys.readouterr().err
+    for path in (folder / "red").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"all training images of class red of .* are damaged; replace them"):
+        load(folder, skip_damaged=True)
+
+
+def test_some_of_the_classes_are_a_data_set_of_their_own(make_folder: MakeFolder) -> None:
+    folder = make_folder(PLAIN)
+    data = load(folder, classes=["red", "blue"])
+    assert data.classes == ("blue", "red")
+    assert torch.bincount(data.train.labels).tolist() == [16, 8]
+    brightest = _pixels(data.train).float().mean((2, 3)).argmax(1)
+    assert torch.equal(brightest, torch.tensor([0, 2])[data.train.labels]), "the colour of each class"
+    assert data.fingerprint != load(folder).fingerprint
+    with pytest.raises(UserError, match=r"unknown class of .*images 'rod'; did you mean 'red'"):
+        load(folder, classes=["rod", "blue"])
+
+
+def test_unlabelled_images_join_the_training_images_without_a_label(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder, more = make_folder(PLAIN), tmp_path / "more" / "deeper"
+    more.mkdir(parents=True)
+    Image.new("RGB", (16, 16), (200, 100, 50)).save(more / "a.png")
+    data = load(folder, unlabelled=more.parent)
+    assert len(data.train) == 49
+    assert data.train.labels[-1] == -1
+    assert _pixels(data.train)[-1, :, 8, 8].tolist() == [200, 100, 50]
+    assert data.fingerprint != load(folder).fingerprint
 
 
 def test_statistics_are_those_of_the_training_images(make_folder: MakeFolder) -> None:
@@ -141,7 +217,7 @@ def test_odd_images_become_upright_rgb(make_folder: MakeFolder) -> None:
     Image.new("P", (16, 16)).save(folder / "odd" / "2.png", transparency=b"\0")
 
     data = load(folder, memory_limit=0, workers=0)
-    turned, grey, palette = next(data.train.store.fetch([torch.tensor([50, 51, 52])], None))
+    turned, grey, palette = next(data.train.store.fetch([Request(torch.tensor([50, 51, 52]))]))
 
     assert turned[0, :, 0].float().mean() > 200
     assert turned[0, :, -1].float().mean() < 50

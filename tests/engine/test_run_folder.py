@@ -51,7 +51,7 @@ def test_a_second_run_in_a_folder_is_refused_and_told_who_works_there(data: Data
 
 def test_a_row_that_a_kill_between_state_and_log_cost_is_there_again(data: Data, tmp_path: Path) -> None:
     run(data, tmp_path)
-    log = tmp_path / "log.csv"
+    log = tmp_path / "results.csv"
     whole = log.read_text()
     log.write_text("\n".join(whole.splitlines()[:2]) + "\n")
     run(data, tmp_path)
@@ -144,7 +144,7 @@ def test_files_that_ended_in_a_traceback_are_refused_in_one_line(name: str) -> N
 
 
 def test_a_write_that_fails_in_the_first_process_ends_the_others_too(tmp_path: Path) -> None:
-    (tmp_path / "log.csv").mkdir()  # where a file must stand
+    (tmp_path / "results.csv").mkdir()  # where a file must stand
     done = subprocess.run(
         [sys.executable, PROGRAM, tmp_path, "1", "2", "plain"],
         check=False,
@@ -180,6 +180,6 @@ def test_means_are_over_the_steps_that_were_made() -> None:
 
 def test_the_folder_holds_one_row_an_epoch(data: Data, tmp_path: Path) -> None:
     result = run(data, tmp_path, epochs=3)
-    log = pd.read_csv(tmp_path / "log.csv")
+    log = pd.read_csv(tmp_path / "results.csv")
     assert log["epoch"].tolist() == [1, 2, 3]
     assert log["train_loss"].tolist() == [row.train_loss for row in result.history]

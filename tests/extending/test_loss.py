@@ -38,6 +38,6 @@ def test_a_network_learns_the_answers_of_a_teacher_instead_of_the_labels(
     assert "the loss answers learns from a teacher; give its checkpoint with --teacher" in refused.stderr
     train("train", *words, *student, "--teacher", "threes.pt")
 
-    log = pd.read_csv(tmp_path / "student" / "log.csv")
+    log = pd.read_csv(tmp_path / "student" / "results.csv")
     assert log["train_loss"].iloc[-1] < 0.3 < log["train_loss"].iloc[0]
     assert log["train_accuracy"].iloc[-1] < 0.2, "the share of threes"

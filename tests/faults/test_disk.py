@@ -224,7 +224,7 @@ def test_when_the_first_process_cannot_write_the_others_end_too(
         (tmp_path / "run" / f"{float(first):g}us").mkdir(parents=True)
         (tmp_path / "run" / f"{float(first):g}us" / "tensorboard").write_text("no folder")
     else:
-        (tmp_path / "run" / "log.csv").mkdir(parents=True)
+        (tmp_path / "run" / "results.csv").mkdir(parents=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

@@ -32,7 +32,7 @@ def table(estimates: int) -> LatencyTable:
 
 
 def test_estimated_blocks_are_counted_with_the_command_that_measures_them(tmp_path: Path) -> None:
-    given = {"output": "a b.csv", "space": "small", "budget": "3m", "threads": 4, "precision": "int8", "networks": 0}
+    given = {"output": "a b.csv", "budget": "3m", "threads": 4, "precision": "int8", "networks": 0}
     again = command_line("profile", build(ProfileOptions, given), budget=None)
     lines = list(profile_lines(described_table(Path("a b.csv"), table(estimates=2), again)))
     assert lines[-1] == (

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fbnet_mobile.cost.constraint import limit_on
 from fbnet_mobile.data.data import Data, load_data
+from fbnet_mobile.data.store import Change, Request
 from fbnet_mobile.search.loop import search
 from fbnet_mobile.search.recipe import SearchRecipe
 from fbnet_mobile.search.strategies.base import SearchContext, Step
@@ -45,11 +46,12 @@ WIDTH = "stage1.block1.expansion_ratio"
 class Numbered:
     """A store whose images are their numbers: one value in all pixels of an image."""
 
-    crops = False
+    cuts = False
 
-    def fetch(self, batches: Sequence[Tensor], crop_seed: int | None) -> Iterator[Tensor]:
-        for batch in batches:
-            yield batch.to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 3, 8, 8)
+    def fetch(self, requests: Sequence[Request], change: Change | None = None) -> Iterator[Tensor]:
+        assert change is not None  # which nobody would see in an image of one value
+        for request in requests:
+            yield request.numbers.to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 3, 8, 8)
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def test_costs_add_up_to_the_network() -> None:
 
 
 def test_packaged_spaces_load() -> None:
-    assert set(packaged_spaces()) == {"small", "fbnet", "fbnetv2-f", "fbnetv2-p", "fbnetv2-l"}
+    assert set(packaged_spaces()) == {"small", "photo", "fbnet", "fbnetv2-f", "fbnetv2-p", "fbnetv2-l"}
     for name in packaged_spaces():
         space = load_space(name)
         assert SearchSpace.model_validate_json(space.model_dump_json()) == space

@@ -27,7 +27,15 @@ def network(batch_norm: bool) -> nn.Module:
     )
 
 
-def run(out_dir: Path, epochs: int, *, processes: int = 1, batch_norm: bool = True, **recipe: float) -> Trained:
+def run(
+    out_dir: Path,
+    epochs: int,
+    *,
+    processes: int = 1,
+    batch_norm: bool = True,
+    save_minutes: float = 5.0,
+    **recipe: float,
+) -> Trained:
     fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto")
     fabric.launch()
     data = load_data("digits", resolution=16, limit=600)
@@ -39,6 +47,7 @@ def run(out_dir: Path, epochs: int, *, processes: int = 1, batch_norm: bool = Tr
         out_dir,
         fabric,
         architecture="digits",
+        save_minutes=save_minutes,
     )
 
 

@@ -4,19 +4,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from fbnet_mobile import files
 from fbnet_mobile.data.data import load_data
 from fbnet_mobile.engine.checkpoint import load_checkpoint
+from fbnet_mobile.engine.processes import require_whole_weights
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.train.evaluate import evaluate
 from fbnet_mobile.train.recipe import TrainRecipe
@@ -58,8 +62,8 @@ def test_it_learns_and_leaves_a_checkpoint_of_the_accuracy_it_states(undisturbed
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(undisturbed: Trained, tmp_path: Path) -> None:
     job = subprocess.Popen([sys.executable, PROGRAM, tmp_path, str(EPOCHS), "1", "batch_norm"])
-    log = tmp_path / "log.csv"
-    give_up = time.monotonic() + 60
+    log = tmp_path / "results.csv"
+    give_up = time.monotonic() + 300
     while not (log.exists() and len(log.read_text().splitlines()) > 2):
         assert time.monotonic() < give_up
         time.sleep(0.01)
@@ -73,9 +77,54 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(undisturbed: Trained, t
     assert 3 <= resumed.first_epoch <= EPOCHS
     assert _without_time(resumed) == _without_time(undisturbed)
     assert pd.read_csv(log)["epoch"].tolist() == list(range(1, EPOCHS + 1))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "last.pt", "log.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "last.pt", "results.csv"]
     weights, expected = (load_checkpoint(item.checkpoint).state_dict for item in (resumed, undisturbed))
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("steps", [25, 70, 119])
+def test_a_run_that_stops_within_an_epoch_goes_on_there(undisturbed: Trained, tmp_path: Path, steps: int) -> None:
+    """The state is kept at every twentieth step; dropout draws the same as it would have."""
+    made = []
+
+    def stop_after(module: Any, inputs: Any) -> None:
+        made.append(module.training)
+        if sum(made) > steps:
+            raise KeyboardInterrupt
+
+    with monkeypatched(nn.AdaptiveAvgPool2d, stop_after), pytest.raises(KeyboardInterrupt):
+        run(tmp_path, EPOCHS, save_minutes=0.0)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)["task"]
+    per_epoch = 75
+    assert state["done"] == steps % per_epoch // 20 * 20
+    resumed = run(tmp_path, EPOCHS)
+    assert _without_time(resumed) == _without_time(undisturbed)
+    weights, expected = (load_checkpoint(item.checkpoint).state_dict for item in (resumed, undisturbed))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+@contextmanager
+def monkeypatched(kind: type[nn.Module], before: Callable[[Any, Any], None]) -> Iterator[None]:
+    """Call ``before`` ahead of each forward of modules of a kind."""
+
+    def watched(module: nn.Module, inputs: Any) -> None:
+        if isinstance(module, kind):
+            before(module, inputs)
+
+    handle = nn.modules.module.register_module_forward_pre_hook(watched)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def test_a_strategy_that_shards_weights_is_refused(tmp_path: Path) -> None:
+    class FSDPStrategy:
+        pass
+
+    fabric = SimpleNamespace(strategy=FSDPStrategy())
+    with pytest.raises(UserError, match=r"FSDPStrategy gives each process a part of the weights, .*: use ddp"):
+        require_whole_weights(fabric)  # type: ignore[arg-type]
 
 
 def test_a_finished_run_is_not_trained_again(undisturbed: Trained) -> None:
@@ -104,7 +153,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     )
     one = run(tmp_path / "one", 2, batch_norm=False)
 
-    two = pd.read_csv(tmp_path / "two" / "log.csv")
+    two = pd.read_csv(tmp_path / "two" / "results.csv")
     for row, losses in zip(one.history, two.to_dict("records"), strict=True):
         assert losses["train_loss"] == pytest.approx(row.train_loss, rel=1e-4)
         assert losses["val_accuracy"] == pytest.approx(row.val_accuracy, abs=0.01)

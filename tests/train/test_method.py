@@ -11,10 +11,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from fbnet_mobile.data.augment import normalise
 from fbnet_mobile.data.data import Data, load_data
 from fbnet_mobile.engine.checkpoint import load_checkpoint
-from fbnet_mobile.train.loop import train
+from fbnet_mobile.train.loop import balanced, train
 from fbnet_mobile.train.recipe import TrainRecipe
+from fbnet_mobile.train.regularise import Mixing, regularise
 
 SMOOTHING, DECAY, RATE, MOMENTUM = 0.1, 0.5, 0.2, 0.9
 
@@ -58,7 +60,7 @@ def run(data: Data, out: Path, second: float = 0.6, **changes: Any) -> Run:
     fabric = Fabric(accelerator="cpu", devices=1)
     train(Constant(second), data, recipe, out, fabric, architecture="constant", show_progress=False)
     state = torch.load(out / "last.pt", weights_only=True)["task"]
-    return pd.read_csv(out / "log.csv"), state, load_checkpoint(out / "best.pt").state_dict
+    return pd.read_csv(out / "results.csv"), state, load_checkpoint(out / "best.pt").state_dict
 
 
 def weights_by_hand(steps: int, decay: float = DECAY) -> list[float]:
@@ -167,3 +169,127 @@ def test_dropout_is_on_while_training_and_off_while_evaluating(data: Data, tmp_p
     assert seen[0], "the training step"
     assert len(seen) > 1
     assert not any(seen[1:]), "validation and test"
+
+
+def layers() -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+
+
+def train_layers(module: nn.Module, data: Data, out: Path, **changes: Any) -> dict[str, Tensor]:
+    """The weights as the last step leaves them."""
+    recipe = TrainRecipe(**{"epochs": 1, "batch_size": 16, "learning_rate": 0.05, "augmentations": (), **changes})
+    fabric = Fabric(accelerator="cpu", devices=1)
+    train(module, data, recipe, out, fabric, architecture="layers", show_progress=False)
+    found: dict[str, Tensor] = torch.load(out / "last.pt", weights_only=True)["task"]["module"]
+    return found
+
+
+def test_a_batch_in_parts_is_a_batch(data: Data, tmp_path: Path) -> None:
+    def without_norm() -> nn.Module:
+        return nn.Sequential(*(layer for layer in layers() if not isinstance(layer, nn.BatchNorm2d)))
+
+    whole = train_layers(without_norm(), data, tmp_path / "whole")
+    parts = train_layers(without_norm(), data, tmp_path / "parts", accumulate=4)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-6)
+    first, second = (pd.read_csv(tmp_path / name / "results.csv") for name in ("whole", "parts"))
+    assert first["train_loss"][0] == pytest.approx(second["train_loss"][0], rel=1e-5)
+    assert first["train_accuracy"][0] == pytest.approx(second["train_accuracy"][0])
+
+
+def test_frozen_epochs_train_the_classifier_alone(data: Data, tmp_path: Path) -> None:
+    module = layers()
+    module[1].running_mean.fill_(0.3)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    kept: list[dict[str, Tensor]] = []
+
+    class Watched(nn.Sequential):
+        def forward(self, images: Tensor) -> Tensor:
+            if self.training:
+                kept.append({name: value.clone() for name, value in self.state_dict().items()})
+            out: Tensor = super().forward(images)
+            return out
+
+    train_layers(Watched(*module), data, tmp_path, epochs=2, freeze_epochs=1, momentum=0.0)
+    steps = len(kept) // 2
+    for name, value in before.items():
+        assert torch.equal(kept[steps][name], value) is not name.startswith("4."), name
+    assert not torch.equal(kept[-1]["0.weight"], before["0.weight"])
+    assert not torch.equal(kept[-1]["1.running_mean"], before["1.running_mean"])
+
+
+def test_a_gradient_is_no_longer_than_the_clip(data: Data, tmp_path: Path) -> None:
+    before = layers().state_dict()
+    settings = {"batch_size": len(data.train), "clip": 0.01, "weight_decay": 0.0, "momentum": 0.0, "warmup_epochs": 0.0}
+    # The one step is the last, at a learning rate of zero but for the schedule of steps.
+    after = train_layers(layers(), data, tmp_path, schedule="step", **settings)
+    moved = sum(float((after[name] - value).square().sum()) for name, value in before.items() if "running" not in name
+                and "num_batches" not in name)  # fmt: skip
+    assert moved**0.5 == pytest.approx(0.05 * 0.01, rel=1e-3)
+
+
+def test_statistics_of_batch_norm_are_those_of_training_images_before_an_evaluation(data: Data, tmp_path: Path) -> None:
+    changes = {"batch_norm_images": 10**6, "ema_decay": 0.9, "dropout": 0.5}
+    train_layers(layers(), data, tmp_path, **changes)
+    kept = load_checkpoint(tmp_path / "best.pt").state_dict
+    convolution = nn.Conv2d(3, 4, 3)
+    convolution.load_state_dict({"weight": kept["0.weight"], "bias": kept["0.bias"]})
+    parts = []
+    for images, _ in data.train.batches(64):
+        with torch.no_grad():
+            parts.append(convolution(normalise(images, data.mean, data.std)).mean((0, 2, 3)))
+    torch.testing.assert_close(kept["1.running_mean"], torch.stack(parts).mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_inputs_and_branches_are_dropped_in_steps_alone() -> None:
+    class Block(nn.Module):
+        residual = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.project = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            added: Tensor = x + self.project(x)
+            return added
+
+    module = nn.Sequential(Block(), Block(), nn.Linear(1, 1, bias=False))
+    nn.init.ones_(module[2].weight)
+    regularise(module, dropout=0.25, drop_path=0.5)
+    torch.manual_seed(0)
+    ones = torch.ones(8000, 1)
+    found, counts = module(ones).detach().unique(return_counts=True)
+    # Branches are kept with 3/4 and 1/2, and then grow by the inverse; so do inputs of the last layer.
+    values = [0.0, *(one * two / 0.75 for one in (1.0, 1 + 4 / 3) for two in (1.0, 3.0))]
+    assert found.tolist() == pytest.approx(sorted(values))
+    share = dict(zip(found.round(decimals=3).tolist(), (counts / 8000).tolist(), strict=True))
+    assert share[0.0] == pytest.approx(0.25, abs=0.03)
+    with torch.no_grad():
+        assert module(ones).unique().tolist() == [4.0], "statistics of batch norm are not of dropped branches"
+    assert module.eval()(ones).unique().tolist() == [4.0]
+
+
+def test_images_are_mixed_as_their_labels_are_in_the_first_epochs(data: Data) -> None:
+    images, labels = torch.eye(10)[:, :, None, None].expand(-1, -1, 8, 8).clone(), torch.arange(10)
+    for settings in ({"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}):
+        mixing = Mixing(TrainRecipe(epochs=10, mix_epochs=0.5, **settings), 10)
+        torch.manual_seed(1)
+        mixed, shares = mixing(images, labels, epoch=5)
+        assert not torch.equal(mixed, images)
+        torch.testing.assert_close(mixed.mean((2, 3)), shares, atol=1e-5, rtol=0)
+        assert mixing(images, labels, epoch=6)[1] is labels
+
+
+def test_a_balanced_sampler_draws_all_classes_equally_often(data: Data) -> None:
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    split = replace(data.train, index=torch.arange(100) % 5, labels=labels)
+    drawn = [
+        label
+        for epoch in range(20)
+        for _, found in split.shuffled(50, seed=0, epoch=epoch, weights=balanced(labels))
+        for label in found
+    ]
+    assert 0.45 < float(torch.stack(drawn).float().mean()) < 0.55
+    repeated = [label for _, found in split.shuffled(50, seed=0, epoch=0, repeats=2) for label in found]
+    assert len(repeated) == 100

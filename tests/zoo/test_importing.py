@@ -11,6 +11,7 @@ from torch import nn
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks.network import build, calibrate_batch_norm, restore
 from fbnet_mobile.errors import UserError
+from fbnet_mobile.zoo import importable
 from fbnet_mobile.zoo.importing import import_module, imported
 from fbnet_mobile.zoo.peers import load_peer
 
@@ -81,25 +82,39 @@ def test_an_imported_network_computes_the_same_and_is_counted_the_same(name: str
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("timm:mixnet_s", r"blocks\.1\.0\.conv_pw is a MixedConv2d"),
-        ("timm:efficientnet_cc_b0_4e", r"blocks\.4\.0 is a CondConvResidual"),
-        ("timm:efficientnet_blur_b0", r"blocks\.1\.0\.aa is a BlurPool2d"),
-        ("timm:efficientnet_b0_gn", r"bn1 is a GroupNormAct"),
-        ("timm:resnet18", r"it is a ResNet"),
+        ("timm:mixnet_s", r"blocks\.1\.0\.conv_pw \(MixedConv2d\) is no part of our blocks"),
+        ("timm:efficientnet_cc_b0_4e", r"blocks\.4\.0 \(CondConvResidual\) is no part of our blocks"),
+        (
+            "timm:efficientnet_x_b3",
+            r"blocks\.0\.0\.conv_s2d \(Conv2dSame\) has a kernel of \(2, 2\)",
+        ),
+        ("timm:efficientnet_b0_gn", r"bn1 \(GroupNormAct\) is no part of our blocks"),
+        ("timm:mobilenetv4_hybrid_large", r"bn1\.act \(GELU\) is no activation of ours"),
+        ("timm:resnet18", r"it \(ResNet\) is no network of mobile blocks"),
     ],
 )
 def test_what_cannot_be_imported_is_refused_with_its_first_part(name: str, why: str) -> None:
     with torch.device("meta"):
         module = load_peer(name).module
-    with pytest.raises(UserError, match=f"^cannot import {name}: {why}; fbnet-benchmark --list-models"):
+    with pytest.raises(UserError, match=f"^cannot import {name}: {why}.*; fbnet-benchmark --list-models"):
         import_module(module, name, 224)
 
 
 def test_a_part_that_does_nothing_of_ours_is_never_overlooked() -> None:
     module, _ = prepared("timm:mobilenetv2_050")
     module.get_submodule("blocks.1.0.bn2").drop = nn.AvgPool2d(1)
-    with pytest.raises(UserError, match=r"blocks\.1\.0\.bn2\.drop is a AvgPool2d"):
+    with pytest.raises(UserError, match=r"blocks\.1\.0\.bn2\.drop \(AvgPool2d\) is no part"):
         import_module(module, "mine", 64)
+
+
+def test_what_can_be_imported_is_listed_with_its_counts() -> None:
+    listed = {network.name: network for network in importable()}
+    assert len(listed) == len(importable()) > 130
+    assert "timm:mixnet_s" not in listed
+    for name in ("efficientnet_lite2", *SAMPLE[::3]):
+        with torch.device("meta"):
+            network = imported(name).architecture
+        assert listed[name] == (name, network.resolution, network.macs, network.params)
 
 
 def names_in_the_package() -> list[str]:
@@ -128,7 +143,7 @@ def test_weights_of_a_package_are_read_without_running_it(tmp_path: Path, monkey
     assert metadata is not None
     assert (metadata.mean[0], metadata.classes[0]) == (127 / 255, "tench")
     torch.save({**weights, "_fc.more": torch.ones(1)}, path)
-    with pytest.raises(UserError, match="does not hold the weights of efficientnet_lite0; install"):
+    with pytest.raises(UserError, match=r"does not hold the weights of efficientnet_lite0: .*more has no place there"):
         imported("efficientnet_lite0", pretrained=True)
     torch.save({"weights": Path("x")}, path)
     with pytest.raises(UserError, match="could run code, which are never loaded"):

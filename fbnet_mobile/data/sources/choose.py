@@ -13,7 +13,7 @@ def open_source(text: str, root: Path | None) -> Source:
     """Open the images that ``--data TEXT`` names.
 
     TEXT is a registered source's name (``digits``), or that and what it opens (``folder:path``, ``torchvision:MNIST``),
-    a folder, or a data set of torchvision.
+    a folder, a data set of torchvision, or WebDataset's shards (``train-{000000..000146}.tar``).
 
     Args:
         text: as given.
@@ -31,6 +31,8 @@ def open_source(text: str, root: Path | None) -> Source:
         if root is None:
             raise UserError("ImageFolder needs the folder of images; give its path as the data source instead")
         text = str(root)
+    if text.endswith(".tar"):
+        return SOURCES.get("webdataset")(text, root)
     path = Path(text)
     try:
         if path.is_dir():

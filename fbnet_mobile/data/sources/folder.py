@@ -24,9 +24,11 @@ PARTS = {
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000", "HEIF", "MPO")
 """Pillow's names of the formats that are read, if this Pillow can. EPS is none: reading it runs a program."""
 
-_SUFFIXES = frozenset(
+SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 )
+"""Of files that are images; those of formats that not every Pillow reads come after."""
+
 _NOT_EVERYWHERE = frozenset((".webp", ".avif", ".jp2", ".j2k", ".heic", ".heif", ".jxl"))
 """Suffixes of formats that need a library which not every Pillow has."""
 
@@ -66,7 +68,7 @@ class Files:
 
     def read(self, number: int) -> Image.Image:
         """The image, opened."""
-        return Image.open(self._paths[number], formats=_formats())
+        return Image.open(self._paths[number], formats=readable_formats())
 
     def name(self, number: int) -> str:
         """Its path."""
@@ -86,7 +88,8 @@ class Files:
         return False
 
 
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
+    """Those of ``FORMATS`` that this Pillow reads."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -111,6 +114,23 @@ def open_folder(text: str, root: Path | None) -> Source:
     except OSError as error:
         reason = f"{shown(error.filename or path)}: {error.strerror}"
         raise UserError(f"cannot read {reason}; check its permissions") from error
+
+
+def unlabelled_images(path: Path) -> Files:
+    """All images below a folder; each has the label -1.
+
+    Raises:
+        UserError: it cannot be read, or holds none.
+    """
+    try:
+        files = [file for file in _walk(str(path), {_identity(path)}, Counter()) if file is not None]
+    except OSError as error:
+        reason = f"{shown(error.filename or path)}: {error.strerror}"
+        raise UserError(f"cannot read {reason}; give a folder of images") from error
+    if not files:
+        raise UserError(f"{shown(path)} holds no images; give a folder of images")
+    paths = sorted(file.path for file in files)
+    return Files(paths, [-1] * len(paths))
 
 
 def _open(path: Path, skipped: Counter[str]) -> Source:
@@ -176,7 +196,7 @@ def _folders_in(path: Path, skipped: Counter[str]) -> list[str]:
                 skipped[_HIDDEN] += 1
             elif _is(entry.is_dir):
                 names.append(entry.name)
-            elif Path(entry.name).suffix.lower() in _SUFFIXES | _NOT_EVERYWHERE:
+            elif Path(entry.name).suffix.lower() in SUFFIXES | _NOT_EVERYWHERE:
                 skipped[_OUTSIDE] += 1
     return sorted(names)
 
@@ -255,12 +275,12 @@ def _walk(top: str, seen: set[tuple[int, int]], skipped: Counter[str]) -> Iterat
 
 def _image_file(entry: os.DirEntry[str], skipped: Counter[str]) -> _File | None:
     suffix = Path(entry.name).suffix.lower()
-    if suffix not in _SUFFIXES | _NOT_EVERYWHERE:
+    if suffix not in SUFFIXES | _NOT_EVERYWHERE:
         skipped[_OTHER] += 1
     # What is no regular file is never opened: reading a named pipe waits for ever.
     elif not _is(entry.is_file):
         skipped[_ODD_FILES] += 1
-    elif suffix in _NOT_EVERYWHERE and Image.registered_extensions().get(suffix) not in _formats():
+    elif suffix in _NOT_EVERYWHERE and Image.registered_extensions().get(suffix) not in readable_formats():
         skipped[f"{suffix} files, which this Pillow cannot read"] += 1
     else:
         status = entry.stat()

@@ -1,0 +1,131 @@
+"""What each part of a training recipe is worth: the recipe, and the recipe without it, over several seeds.
+
+    python benchmarks/training_recipe.py path/to/images --recipe mobile --epochs 20 --limit 5000 -o runs/training_recipe
+    python benchmarks/training_recipe.py path/to/images --recipe finetune --model efficientnet_lite0 --resolution 96 \
+        --limit 5000 -o runs/training_recipe
+
+A part is an option to which the recipe gives another value than the default; without it, it has the default (of an
+optimiser, its learning rate and weight decay go with it). ``--with mixup=0.2`` adds a part that the recipe does not
+have. Without ``--model`` a MobileNetV2-like network of 2 to 9 million multiply-accumulates is trained from random
+weights; with it, a network that fbnet_mobile imports, from its published weights. Every run is a folder that
+continues, so the script may be stopped at any time. Prints a table of mean test accuracies with their spread, and
+writes results.json.
+"""
+
+import argparse
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning_fabric import Fabric
+from results_file import write_results
+from torch import nn
+
+from fbnet_mobile.arch import Architecture
+from fbnet_mobile.blocks.network import build, restore
+from fbnet_mobile.data.data import Data, load_data
+from fbnet_mobile.engine.loop import seeded
+from fbnet_mobile.recipe import build as build_recipe
+from fbnet_mobile.recipe import plain
+from fbnet_mobile.train.loop import train
+from fbnet_mobile.train.recipe import RECIPES, TrainRecipe, with_recipe
+from fbnet_mobile.train.results import Trained
+from fbnet_mobile.zoo.importing import imported
+
+TOGETHER = {"optimizer": ("optimizer", "learning_rate", "weight_decay", "momentum")}
+NO_PARTS = {"epochs", "batch_size", "learning_rate", "weight_decay", "momentum", "seed", "warmup_epochs"}
+SMALL = """
+name: small
+resolution: 32
+blocks:
+  - {kind: conv, out_channels: 16}
+  - {kind: inverted_residual, out_channels: 24, expanded_channels: 64, stride: 2}
+  - {kind: inverted_residual, out_channels: 24, expanded_channels: 72}
+  - {kind: inverted_residual, out_channels: 40, expanded_channels: 96, stride: 2}
+  - {kind: inverted_residual, out_channels: 40, expanded_channels: 120}
+  - {kind: inverted_residual, out_channels: 80, expanded_channels: 200, stride: 2}
+  - {kind: inverted_residual, out_channels: 80, expanded_channels: 240}
+  - {kind: head, out_channels: 10, conv_channels: 320}
+"""
+
+
+def main() -> None:
+    """Train, with and without, and report."""
+    parser = argparse.ArgumentParser(description="What each part of a training recipe is worth.")
+    parser.add_argument("data", help="as for fbnet-train")
+    parser.add_argument("--recipe", default="mobile", choices=RECIPES)
+    parser.add_argument("--model", default="", help="a network that is imported with its weights")
+    parser.add_argument("--resolution", type=int, default=32)
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--limit", type=int, help="training images (default: all)")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--parts", nargs="*", help="which parts to leave out (default: all)")
+    parser.add_argument("--with", nargs="*", default=[], dest="more", metavar="PART=VALUE", help="parts to add")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    given = with_recipe({"recipe": options.recipe})
+    del given["recipe"]
+    if options.epochs:
+        given["epochs"] = options.epochs
+    default = plain(TrainRecipe())
+    variants: dict[str, dict[str, Any]] = {"as it is": given}
+    parts = [name for name in given if name not in NO_PARTS and given[name] != default[name]]
+    for part in parts if options.parts is None else options.parts:
+        gone = TOGETHER.get(part, (part,))
+        variants[f"without {part}"] = {name: value for name, value in given.items() if name not in gone}
+    for text in options.more:
+        name, _, value = text.partition("=")
+        variants[f"with {text}"] = {**given, name: yaml.safe_load(value)}
+    data, architecture, weights = prepared(options)
+    rows: dict[str, list[float]] = {}
+    for seed in range(options.seeds):
+        for name, values in variants.items():
+            recipe = build_recipe(TrainRecipe, {**values, "seed": seed})
+            folder = (
+                options.output / f"{options.recipe}-{options.model or 'small'}" / name.replace(" ", "_") / str(seed)
+            )
+            result = run(architecture, weights, data, recipe, folder)
+            rows.setdefault(name, []).append(result.test_accuracy)
+            print(f"seed {seed}, {name}: {result.test_accuracy:.2%}", flush=True)
+    print(f"{'':32} {'accuracy':>9} {'spread':>7} {'difference':>10}")
+    whole = statistics.mean(rows["as it is"])
+    for name, found in rows.items():
+        mean, spread = statistics.mean(found), statistics.stdev(found) if len(found) > 1 else 0.0
+        print(f"{name:32} {mean:>9.2%} {spread:>7.2%} {100 * (mean - whole):>+10.2f}")
+    name = f"results-{options.recipe}-{options.model or 'small'}.json"
+    write_results(options.output / name, {"test_accuracy": rows, "recipe": given}, options)
+
+
+def prepared(options: argparse.Namespace) -> tuple[Data, Architecture, dict[str, torch.Tensor] | None]:
+    """The images, the network, and its weights if it has some."""
+    data = load_data(options.data, resolution=options.resolution, limit=options.limit)
+    if not options.model:
+        network = Architecture.from_yaml(SMALL.replace("32", str(options.resolution), 1), "small")
+        return data, network.with_classes(len(data.classes)), None
+    found = imported(options.model, pretrained=True, resolution=options.resolution)
+    assert found.metadata is not None
+    (red, green, blue), (r, g, b) = found.metadata.mean, found.metadata.std
+    data = replace(data, mean=(red, green, blue), std=(r, g, b))
+    return data, found.architecture.with_classes(len(data.classes)), found.state_dict
+
+
+def run(
+    architecture: Architecture, weights: dict[str, torch.Tensor] | None, data: Data, recipe: TrainRecipe, folder: Path
+) -> Trained:
+    """One training, continued where it was."""
+    fabric = Fabric(accelerator="cpu", devices=1)
+    with seeded(fabric, recipe.seed):
+        module: nn.Module = build(architecture)
+        if weights is not None:
+            fresh = module.state_dict()
+            fits = {name: weights[name] if weights[name].shape == fresh[name].shape else fresh[name] for name in fresh}
+            module = restore(architecture, fits, "the imported network")
+    return train(module, data, recipe, folder, fabric, architecture=architecture.to_yaml(), save_minutes=1.0)
+
+
+if __name__ == "__main__":
+    main()
