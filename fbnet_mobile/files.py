@@ -117,8 +117,7 @@ def write_whole(path: Path, *, replaces: Callable[[Path], bool] = is_regular) ->
     with writing(path):
         place = path.resolve() if path.is_symlink() else path
         place.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers_once(place.parent)
-        scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{_host()}-{os.getpid()}-", dir=place.parent))
+        scratch = scratch_folder(place.parent)
     try:
         with writing(path):
             partial = scratch / place.name
@@ -131,6 +130,12 @@ def write_whole(path: Path, *, replaces: Callable[[Path], bool] = is_regular) ->
             _sync(place.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def scratch_folder(parent: Path) -> Path:
+    """Make a folder for what is not finished; those there of processes that were killed are removed first."""
+    _remove_leftovers_once(parent)
+    return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{_host()}-{os.getpid()}-", dir=parent))
 
 
 def _sync(path: Path) -> None:
@@ -210,6 +215,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
         "since": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
     try:
+        keep_from_forks(descriptor)
         with writing(path):
             os.truncate(descriptor, 0)
             os.write(descriptor, (json.dumps(holder) + "\n").encode())
@@ -217,7 +223,34 @@ def locked(path: Path, what: str) -> Iterator[None]:
     finally:
         with suppress(OSError):
             path.unlink()  # while it is held, so that nobody holds a file that is then removed
-        os.close(descriptor)
+        give_back(descriptor)
+
+
+_LOCKS: set[int] = set()
+
+
+def keep_from_forks(descriptor: int) -> None:
+    """Let no process that is forked from now on hold a lock of ours, as it would when we are killed and it goes on."""
+    _LOCKS.add(descriptor)
+
+
+def give_back(descriptor: int) -> None:
+    """Close a lock that was kept from forks."""
+    _LOCKS.discard(descriptor)
+    os.close(descriptor)
+
+
+def _without_locks() -> None:
+    if not _LOCKS:
+        return
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for descriptor in _LOCKS:
+        os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_without_locks)
 
 
 def _take(path: Path, what: str) -> int:

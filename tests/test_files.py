@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import stat
 import subprocess
 import sys
@@ -112,6 +113,34 @@ def test_leftovers_of_processes_that_are_no_more_are_removed(tmp_path: Path) -> 
         (tmp_path / f"{files._SCRATCH}{files._host()}-{pid}-x").mkdir()
     write(tmp_path / "a.txt", "text")
     assert len(list(tmp_path.glob(".partial-*"))) == 1, "that of a living process stays"
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        "files import locked; lock = locked(path, 'it'); lock.__enter__()",
+        "devices.lock import HostLock; lock = HostLock(path)",
+    ],
+)
+def test_what_a_killed_process_has_forked_holds_no_lock(taken: str, tmp_path: Path) -> None:
+    program = f"""import os, pathlib, signal, sys, time
+path = pathlib.Path(sys.argv[1])
+from fbnet_mobile.{taken}
+if os.fork() == 0:
+    time.sleep(60)
+print("forked", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as killed:
+        try:
+            assert killed.stdout is not None
+            assert killed.stdout.readline() == b"forked\n"
+            killed.wait()
+            with locked(tmp_path / "lock", "the phone"):
+                pass
+        finally:
+            os.killpg(killed.pid, signal.SIGKILL)
 
 
 def test_a_lock_says_who_has_it_and_ends_with_its_process(tmp_path: Path) -> None:

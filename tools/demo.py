@@ -26,7 +26,7 @@ from fbnet_mobile.search.choose import choose_space
 from fbnet_mobile.space import SearchSpace, load_space
 from fbnet_mobile.train.recipe import TrainRecipe
 
-IMAGES_SEEN = {"small": (90_000, 120_000), "photo": (60_000, 60_000)}
+IMAGES_SEEN = {"small": (135_000, 180_000), "photo": (60_000, 60_000)}
 MOST_EPOCHS = 25
 """How many images two CPU cores get through in a few minutes when searching and when training, by the space; the number
 of epochs follows from the data."""

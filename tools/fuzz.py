@@ -99,7 +99,8 @@ def by_hypothesis(kind: str, inputs: int, seed: int, out: Path) -> int:
     import hypothesis
     from hypothesis import HealthCheck, Phase
 
-    from tests.fuzz.targets import TARGETS
+    from tests.fuzz.generate import smallest
+    from tests.fuzz.targets import TARGETS, written
 
     target = next(target for target in TARGETS if target.kind == kind)
     last = out / f"{kind}.last"
@@ -120,14 +121,17 @@ def by_hypothesis(kind: str, inputs: int, seed: int, out: Path) -> int:
         try:
             give(content)
         except BaseException:
-            failing[:] = [last.read_bytes()]
+            failing[:] = [content]
             raise
 
     try:
         all_of_them()
-    except Exception:
+    except Exception as error:
         _say(traceback.format_exc())
-        _keep(out, kind, failing[-1])
+        content, found = failing[-1], type(error)
+        if not isinstance(content, tuple):
+            content = smallest(content, lambda data: _fails(give, data, found))
+        _keep(out, kind, written(content))
         return 1
     last.unlink(missing_ok=True)
     return 0
@@ -151,19 +155,13 @@ def by_atheris(kind: str, inputs: int, seed: int, out: Path) -> int:
     for number, content in enumerate(target.guided()):
         (corpus / str(number)).write_bytes(content)
 
-    def fails(content: bytes) -> bool:
-        try:
-            give(content)
-        except Exception:
-            return True
-        return False
-
     def test(content: bytes) -> None:
         try:
             give(content)
-        except Exception:
+        except Exception as error:
             _say(traceback.format_exc())
-            _keep(out, kind, smallest(content, fails))
+            found = type(error)
+            _keep(out, kind, smallest(content, lambda data: _fails(give, data, found)))
             os._exit(1)
         if counts.read()[0] >= inputs:
             os._exit(0)
@@ -172,6 +170,15 @@ def by_atheris(kind: str, inputs: int, seed: int, out: Path) -> int:
     atheris.Setup([sys.argv[0], *options, "-verbosity=0", f"-artifact_prefix={out}/{kind}-", str(corpus)], test)
     atheris.Fuzz()
     return 0
+
+
+def _fails(give: Callable[[Any], None], content: Any, found: type[Exception]) -> bool:
+    """Whether an input fails in the same way."""
+    try:
+        give(content)
+    except Exception as error:
+        return type(error) is found
+    return False
 
 
 def _keep(out: Path, kind: str, content: bytes) -> None:

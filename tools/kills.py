@@ -13,16 +13,17 @@ Ends with 1 if anything differed.
 
 import argparse
 import hashlib
+import importlib
 import itertools
 import math
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,29 +54,21 @@ stages:
      kernel_size: 3, activation: hswish}
 head: {conv_channels: [32, 64]}
 """
-CHILD = """
-import os, sys
-root, command, at = os.environ["KILLS_ROOT"], os.environ["KILLS_COMMAND"], int(os.environ["KILLS_AT"])
-own, count = os.getpid(), 0
+LOADED = (
+    *(
+        "coremltools",
+        "onnx",
+        "onnxruntime",
+        "ai_edge_litert.interpreter",
+        "lightning_fabric",
+        "tensorboardX",
+        "sklearn",
+    ),
+    *("fbnet_mobile.measure.profile", "fbnet_mobile.search.loop", "fbnet_mobile.train.loop"),
+    *(f"fbnet_mobile.cli.{name}" for name in ("profile", "search", "train", "export")),
+)
+"""What takes long to load, and is loaded once."""
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
-
-def watch(event, arguments):
-    global count
-    if event in CHANGES or event == "open" and isinstance(arguments[2], int) and arguments[2] & 3:
-        name = arguments[0]
-        if isinstance(name, str) and (not name.startswith("/") or name.startswith(root)) and os.getpid() == own:
-            count += 1
-            if count == at:
-                os.kill(own, 9)
-
-sys.addaudithook(watch)
-sys.argv[0] = "fbnet-" + command
-try:
-    __import__("fbnet_mobile.cli." + command, fromlist=["main"]).main()
-finally:
-    with open(os.environ["KILLS_COUNT"], "w") as file:
-        file.write(str(count))
-"""
 
 
 @dataclass(frozen=True)
@@ -278,45 +271,84 @@ class Jobs:
     def _run(self, folder: Path, at: int, after: tuple[float, bool] | None) -> tuple[int, str, int]:
         """Its exit code, its last words, and how often it changed files."""
         count = self.work / "count"
-        temporary = self.work / "tmp"
-        temporary.mkdir(exist_ok=True)
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-            "TMPDIR": str(temporary),
-            "KILLS_ROOT": str(folder),
-            "KILLS_COMMAND": self.command.command,
-            "KILLS_AT": str(at),
-            "KILLS_COUNT": str(count),
-        }
         before = names(folder)
         with tempfile.TemporaryFile() as said:
-            process = subprocess.Popen(
-                [sys.executable, "-c", CHILD, *self.command.words],
-                cwd=folder,
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-                start_new_session=True,
-            )
+            process = self._start(folder, at, count, said.fileno())
+            code = None
             if after is not None:
                 seconds, from_work = after
-                while from_work and process.poll() is None and names(folder) == before:
+                while from_work and (code := ended(process, 0)) is None and names(folder) == before:
                     time.sleep(0.01)
-                try:
-                    process.wait(seconds)
-                except subprocess.TimeoutExpired:
+                if code is None and (code := ended(process, seconds)) is None:
                     # Alone, as `kill -9` does; or with all that it started, as when a machine goes down.
-                    if self.rng.random() < 0.5:
-                        os.killpg(process.pid, signal.SIGKILL)
-                    else:
-                        process.kill()
-            code = process.wait(600)
+                    (os.killpg if self.rng.random() < 0.5 else os.kill)(process, signal.SIGKILL)
+            if code is None and (code := ended(process, 600)) is None:
+                os.killpg(process, signal.SIGKILL)
+                raise DifferentError("it does not end")
             said.seek(0)
             lines = said.read().decode(errors="replace").strip().splitlines()
         changes = int(count.read_text()) if code == 0 else 0
         return code, lines[-1][:300] if lines else "", changes
+
+    def _start(self, folder: Path, at: int, count: Path, said: int) -> int:
+        """Begin the command in a fork of this process, which has loaded all that takes long to load."""
+        temporary = self.work / "tmp"
+        temporary.mkdir(exist_ok=True)
+        process = os.fork()
+        if process:
+            return process
+        code = 70
+        try:
+            os.setsid()
+            os.chdir(folder)
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for stream, target in enumerate((nothing, nothing, said)):
+                os.dup2(target, stream)
+            tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
+            done = watch_changes(folder, at)
+            sys.argv = [f"fbnet-{self.command.command}", *self.command.words]
+            try:
+                importlib.import_module(f"fbnet_mobile.cli.{self.command.command}").main()
+            except SystemExit as end:
+                code = int(end.code or 0)
+            count.write_text(str(done()))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+
+def watch_changes(folder: Path, at: int) -> Callable[[], int]:
+    """Let this process kill itself before its change number ``at`` to files; gives what tells how many there were."""
+    own, count = os.getpid(), 0
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 3
+        if event in CHANGES or writes:
+            name = arguments[0]
+            if isinstance(name, str) and (not name.startswith("/") or name.startswith(str(folder))):
+                if os.getpid() != own:
+                    return
+                count += 1
+                if count == at:
+                    os.kill(own, signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    return lambda: count
+
+
+def ended(process: int, seconds: float) -> int | None:
+    """The exit code of a process that ends within so many seconds, negative if it was killed."""
+    end = time.monotonic() + seconds
+    while True:
+        found, status = os.waitpid(process, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= end:
+            return None
+        time.sleep(0.005)
 
 
 def commands(work: Path, space_text: str = SPACE) -> dict[str, tuple[Command, ...]]:
@@ -414,6 +446,9 @@ def main() -> int:
     for name in arguments.commands:
         if name not in known:
             parser.error(f"no command {name}; give some of {', '.join(known)}")
+    torch.set_num_threads(1)
+    for module in LOADED:
+        importlib.import_module(module)
     rng, all_killed, all_wrong = random.Random(arguments.seed), 0, 0
     with tempfile.TemporaryDirectory() as folder:
         what = commands(Path(folder))

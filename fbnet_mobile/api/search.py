@@ -18,7 +18,7 @@ from fbnet_mobile.api.report import write_page
 from fbnet_mobile.data.recipe import TestData, TrainingData
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.recipe import MachineOptions, option
-from fbnet_mobile.report.records import LimitMet, NetworkFound, Plan, PlannedLimit, PlannedNetwork, SearchResult
+from fbnet_mobile.report.records import LimitMet, NetworkFound, PlannedLimit, PlannedNetwork, SearchPlan, SearchResult
 from fbnet_mobile.search.recipe import SearchRecipe, SearchTask, Wanted
 
 if TYPE_CHECKING:
@@ -124,17 +124,8 @@ def search(options: SearchOptions) -> SearchResult:
 
 
 @takes(PlanOptions)
-def plan(options: PlanOptions) -> Plan:
+def plan(options: PlanOptions) -> SearchPlan:
     """What a search could find: the smallest, the middle and the largest network of the space, and the limits."""
-    return plan_of(options)
-
-
-def plan_of(options: PlanOptions) -> Plan:
-    """See ``plan``.
-
-    Raises:
-        UserError: there is neither a space nor what it follows from, or a table lacks candidates of it.
-    """
     from fbnet_mobile.data.data import glimpse
     from fbnet_mobile.latency.table import LatencyTable
 
@@ -144,7 +135,9 @@ def plan_of(options: PlanOptions) -> Plan:
     seen = None
     if images.data is not None:
         place = images.place
-        seen = glimpse(images.data, root=place.data_root, seed=place.split_seed, limit=options.limit)
+        seen = glimpse(
+            images.data, root=place.data_root, classes=place.classes, seed=place.split_seed, limit=options.limit
+        )
     space, why, _ = _space(wanted, tables, asked, seen)
 
     from fbnet_mobile.cost.bounds import cheapest, cost_range
@@ -187,7 +180,7 @@ def plan_of(options: PlanOptions) -> Plan:
         return True
 
     recipe = options.recipe.fitted(seen.training) if seen else None
-    return Plan(
+    return SearchPlan(
         space.name,
         why,
         float(space.size()),

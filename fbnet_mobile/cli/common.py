@@ -26,6 +26,7 @@ _TYPES: Mapping[type, click.ParamType[Any]] = {
     Path: click.STRING,
 }
 _LONGEST_WORD = 200
+_LONGEST_LINE = 1500
 _COMMON = "Other"
 
 
@@ -127,8 +128,9 @@ def _memory_detail(error: Exception) -> str:
 
 
 def one_line(text: str) -> str:
-    """A message as one line: control characters escaped, and words of hundreds of characters shortened."""
-    return re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: shown(word[0], 123), shown(text, sys.maxsize))
+    """A message as one line: control characters escaped, words of hundreds of characters and whole pages shortened."""
+    words = re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: shown(word[0], 123), shown(text, sys.maxsize))
+    return shown(words, _LONGEST_LINE)
 
 
 class _Command(click.Command):
@@ -162,9 +164,7 @@ class _Argument(click.Argument):
 
 def _command(program: Program) -> click.Command:
     parts = [part for part in (program.options, program.instead, CommonOptions) if part is not None]
-    # An option of both the work and what is done instead is shown as the work has it.
-    known = {item.name: item for part in reversed(parts) for item in recipe_fields(part)}
-    known = {item.name: known[item.name] for part in parts for item in recipe_fields(part)}
+    known = {item.name: item for part in parts for item in recipe_fields(part)}
 
     @click.pass_context
     def called(ctx: click.Context, /, **values: Any) -> None:

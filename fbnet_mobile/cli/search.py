@@ -1,12 +1,13 @@
 """fbnet-search: find the most accurate network of a space within limits, such as a latency on a device."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fbnet_mobile.api import search as api
 from fbnet_mobile.cli.common import Lines, Program, run
-from fbnet_mobile.recipe import option
-from fbnet_mobile.report.console import plan_lines, search_lines
+from fbnet_mobile.recipe import option, recipe_fields
+from fbnet_mobile.report.console import search_lines, search_plan_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +20,13 @@ class Instead:
         help="Only print what the space reaches: its smallest, middle and largest network, and whether the limits "
         "are inside. Needs no --data and no --output.",
     )
-    options: api.PlanOptions
 
 
-def _look(asked: Instead, _others: dict[str, Any]) -> tuple[Any, Lines] | None:
-    return (api.plan_of(asked.options), plan_lines) if asked.plan else None
+def _look(asked: Instead, others: Mapping[str, Any]) -> tuple[Any, Lines] | None:
+    if not asked.plan:
+        return None
+    known = {item.name for item in recipe_fields(api.PlanOptions)}
+    return api.plan(**{name: value for name, value in others.items() if name in known}), search_plan_lines
 
 
 PROGRAM = Program(

@@ -424,24 +424,27 @@ class Glimpse:
 
 
 def glimpse(
-    source: str,
-    *,
-    root: Path | None = None,
-    seed: int = 0,
-    limit: int | None = None,
-    classes: Sequence[str] = (),
+    source: str, *, root: Path | None = None, classes: Sequence[str] = (), seed: int = 0, limit: int | None = None
 ) -> Glimpse:
     """Look at the images that :func:`load_data` loads; the arguments are its own.
 
     Raises:
-        UserError: as :func:`load_data`; of unreadable images, only those that are looked at are noticed.
+        UserError: as :func:`load_data`; of images that cannot be opened, if none of those looked at can.
     """
     opened = _open(source, root, 1, seed, classes)
     images, positions = hold_out(opened.parts, opened.classes, source, seed)["train"]
     training = len(positions) if limit is None else min(limit, len(positions))
     looked_at = positions[torch.linspace(0, len(positions) - 1, min(_GLIMPSED, len(positions))).long()]
-    sides = sorted(shorter_side(images, number) for number in looked_at.tolist())
-    return Glimpse(opened.classes, training, sides[len(sides) // 2])
+    sides, error = [], None
+    for number in looked_at.tolist():
+        try:
+            sides.append(shorter_side(images, number))
+        except UserError as found:  # which load_data stops at, or leaves out
+            error = found
+    if not sides:
+        assert error is not None
+        raise error
+    return Glimpse(opened.classes, training, sorted(sides)[len(sides) // 2])
 
 
 def _open(source: str, root: Path | None, resolution: int, seed: int, classes: Sequence[str]) -> Source:

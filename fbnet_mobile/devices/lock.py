@@ -20,6 +20,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fbnet_mobile.devices.base import DeviceBusyError
+from fbnet_mobile.files import give_back, keep_from_forks
 
 
 class Holder(BaseModel):
@@ -99,7 +100,8 @@ class HostLock:
             holder = Holder.parse(os.pread(descriptor, 2000, 0).decode(errors="replace"))
             os.close(descriptor)
             raise busy("host", holder, str(path)) from None
-        weakref.finalize(self, os.close, descriptor)
+        keep_from_forks(descriptor)
+        weakref.finalize(self, give_back, descriptor)
         if os.fstat(descriptor).st_uid == os.getuid():
             os.fchmod(descriptor, 0o666)  # for whoever else uses this machine
         os.ftruncate(descriptor, 0)

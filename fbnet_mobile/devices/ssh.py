@@ -15,7 +15,7 @@ from fbnet_mobile.devices.base import TRANSPORTS, DeviceFullError
 from fbnet_mobile.devices.output import LINE_BYTES, LastWords
 from fbnet_mobile.devices.remote import RemoteDevice, is_full
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.files import write_whole
+from fbnet_mobile.files import scratch_folder, write_whole
 
 _MARK = "__FBNET_FILE"
 
@@ -43,7 +43,7 @@ class SshDevice(RemoteDevice):
         if shutil.which("ssh") is None:
             raise JobError("there is no ssh on this machine; install OpenSSH's client (Debian: openssh-client)")
         if self._control is None:
-            self._control = tempfile.mkdtemp(prefix="fb", dir="/tmp")  # a socket's path may be about 100 bytes long
+            self._control = str(scratch_folder(Path("/tmp")))  # a socket's path may be about 100 bytes long
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": "10",

@@ -163,8 +163,15 @@ def _is_plain(tensor: Tensor) -> bool:
     )
 
 
-def read_tensors(path: Path, file_format: str) -> dict[str, Any]:
+def read_tensors(
+    path: Path, file_format: str, remedy: str = "give a checkpoint that fbnet-train wrote"
+) -> dict[str, Any]:
     """Read what ``write_tensors`` wrote, onto the CPU, refusing anything but tensors and plain values.
+
+    Args:
+        path: of the file.
+        file_format: that it must have.
+        remedy: for one of another.
 
     Raises:
         UserError: the file is missing, damaged, of another format, or holds more than tensors and plain
@@ -173,7 +180,7 @@ def read_tensors(path: Path, file_format: str) -> dict[str, Any]:
     name = shown(path)
     try:
         if not path.is_file():
-            raise UserError(f"{name} does not exist or is no file; give a checkpoint that fbnet-train wrote")
+            raise UserError(f"{name} does not exist or is no file; {remedy}")
         # torch.save packs nothing, so that what is read takes no more memory than the file; old kinds are no zip files.
         with zipfile.ZipFile(path) as records:
             if any(record.file_size != record.compress_size for record in records.infolist()):
@@ -187,11 +194,10 @@ def read_tensors(path: Path, file_format: str) -> dict[str, Any]:
         raise
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{name} is no checkpoint, or holds Python objects that could run code, which are never loaded; "
-            "give a checkpoint that fbnet-train wrote"
+            f"{name} is no checkpoint, or holds Python objects that could run code, which are never loaded; " + remedy
         ) from error
     except Exception as error:  # whatever torch's reader trips over in a damaged file
         raise UserError(f"{name} is damaged or no checkpoint; restore it or train again") from error
     if not isinstance(content, dict) or content.pop("format", None) != file_format:
-        raise UserError(f"{name} is not a '{file_format}' file; give a checkpoint that fbnet-train wrote")
+        raise UserError(f"{name} is not a '{file_format}' file; {remedy}")
     return content

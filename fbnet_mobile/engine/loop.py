@@ -192,14 +192,6 @@ def run_epochs(task: Task[Row], folder: RunFolder[Row], *, show_progress: bool =
             bar.say(f"epoch {epoch}/{task.epochs}: {task.line(row)}, {speed:,.0f} images/s")
 
 
-def _due(task: Task[Row], fabric: Fabric, saved: float) -> bool:
-    """Whether the state is to be kept within the epoch, as the first process's clock says."""
-    if task.save_seconds is None:
-        return False
-    due = time.monotonic() - saved >= task.save_seconds
-    return bool(fabric.broadcast(due)) if fabric.world_size > 1 else due
-
-
 class _Pace:
     """Says once, after the first steps, how long the rest will take; the first of all sets things up, and is not in."""
 
@@ -219,6 +211,14 @@ class _Pace:
         memory = memory_used()
         used = "" if memory is None else f", {memory / 2**30:.1f} GiB of memory in use"
         return f"{self._task.title}: about {duration(seconds)} left{used}"
+
+
+def _due(task: Task[Row], fabric: Fabric, saved: float) -> bool:
+    """Whether the state is to be kept within the epoch, as the first process's clock says."""
+    if task.save_seconds is None:
+        return False
+    due = time.monotonic() - saved >= task.save_seconds
+    return bool(fabric.broadcast(due)) if fabric.world_size > 1 else due
 
 
 def _exploded(what: str, epoch: int, task: Task[Row], folder: RunFolder[Row]) -> JobError:

@@ -61,7 +61,7 @@ def read_state(path: Path, what: str) -> State:
     Raises:
         UserError: it is missing, damaged or another kind's.
     """
-    content = read_tensors(path, f"fbnet-mobile {what} state 2")
+    content = read_tensors(path, f"fbnet-mobile {what} state 2", "use another folder, or remove this one")
     try:
         return _STATE.validate_python(content)
     except ValidationError as error:
@@ -187,8 +187,8 @@ class RunFolder(Generic[Row]):
             before = found["settings"].get(name)
             if before != value and name not in free:
                 raise UserError(
-                    f"{shown(path.parent)} holds a {self.what} with {name} {_short(before)}, and this one asks for "
-                    f"{_short(value)}; use another folder, or remove that one"
+                    f"{shown(path.parent)} holds a {self.what} {_difference(name, before, value)}; use another folder, "
+                    "or remove that one"
                 )
         try:
             self.history = self._rows.validate_python(found["history"])
@@ -253,6 +253,7 @@ class RunFolder(Generic[Row]):
             pd.DataFrame([row.columns() for row in self.history]).to_csv(partial, index=False)
 
 
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 40 and "\n" not in text else "of its own"
+def _difference(name: str, before: object, now: object) -> str:
+    if any(len(str(value)) > 40 or "\n" in str(value) for value in (before, now)):
+        return f"that differs from this one in its {name}"
+    return f"with {name} {before}, and this one asks for {now}"

@@ -12,10 +12,10 @@ from fbnet_mobile.report.records import (
     FileLatency,
     ModelResult,
     NetworkFound,
-    Plan,
     ProfileResult,
     PublishedNetworks,
     ReportResult,
+    SearchPlan,
     SearchResult,
     TableComparison,
     TrainResult,
@@ -148,7 +148,7 @@ def _found_lines(found: NetworkFound) -> Iterator[str]:
     )
 
 
-def plan_lines(plan: Plan) -> Iterator[str]:
+def search_plan_lines(plan: SearchPlan) -> Iterator[str]:
     """What a space reaches, beside what is asked for."""
     from fbnet_mobile.cost.quantity import QUANTITIES
 

@@ -67,6 +67,5 @@
   if (select) select.addEventListener("change", drawChoice);
   const all = async () => { await draw(); await drawChoice(); document.documentElement.dataset.drawn = "yes"; };
   await all();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", all);
-  addEventListener("beforeprint", () => document.querySelectorAll(".plot").forEach((plot) => Plotly.Plots.resize(plot)));
+  for (const media of ["(prefers-color-scheme: dark)", "print"]) matchMedia(media).addEventListener("change", all);
 })();

@@ -148,12 +148,17 @@ class Page:
                 )
         judged = [point for point in self.points if point.accuracy is not None]
         if judged:
-            best = max(judged, key=lambda point: (point.accuracy or 0, -point.us))
+            most = max(self.targets_us(), default=math.inf)
+            within = [point for point in judged if point.us <= 1.02 * most] or judged
+            best = max(within, key=lambda point: (point.accuracy or 0, -point.us))
             yield f"{best.accuracy:.1%}", f"accuracy on {best.images:,} test images ({best.name})"
-        elif (scored := [t.evaluation["accuracy"] for t in self.found.trainings if t.evaluation]) or (
-            scored := [max(t.log["val_accuracy"]) for t in self.found.trainings if t.log.get("val_accuracy")]
-        ):
-            yield f"{max(scored):.1%}", "accuracy on validation images"
+        elif scored := [training.evaluation for training in self.found.trainings if training.evaluation]:
+            best_of = max(scored, key=lambda evaluation: float(evaluation["accuracy"]))
+            yield f"{best_of['accuracy']:.1%}", f"accuracy on {best_of['images']:,} test images"
+        elif curves := [
+            training.log["val_accuracy"] for training in self.found.trainings if training.log.get("val_accuracy")
+        ]:
+            yield f"{max(map(max, curves)):.1%}", "accuracy on validation images"
         if self.points:
             fastest = min(self.points, key=lambda point: point.us)
             yield latency(fastest.us), f"measured on {fastest.device} ({fastest.name})"
@@ -190,7 +195,7 @@ class Page:
                 "x": [point.us / self.scale for point in front],
                 "y": [point.accuracy for point in front],
                 "name": "front",
-                "line": {"color": "--line", "width": 2, "shape": "hv"},
+                "line": {"color": "--faint", "width": 1.5, "shape": "hv"},
                 "hoverinfo": "skip",
             }
         ]

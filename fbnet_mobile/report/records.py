@@ -203,7 +203,7 @@ class PlannedNetwork:
     Attributes:
         name: smallest, middle or largest.
         resolution: of its input, pixels.
-        costs: of each limit, in the order of ``Plan.limits``, and of the tables.
+        costs: of each limit, in the order of ``SearchPlan.limits``, and of the tables.
         macs: multiply-accumulates.
         params: parameters.
     """
@@ -235,7 +235,7 @@ class PlannedLimit:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """What a search could find.
 
     Attributes:

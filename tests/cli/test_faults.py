@@ -31,6 +31,8 @@ def call(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> int:
         (("profile", "-o", "a.csv", "--classes", "1000000000"), "classes is 1000000000; give a whole number from 1"),
         (("profile", "-o", "a.csv", "--networks", "1000000000"), "networks is 1000000000; give a whole number from 0"),
         (("profile", "-o", ""), "output is empty; give a path"),
+        (("profile", "-o", "/"), "cannot write '/': it names no file; choose another output path"),
+        (("profile", "-o", "."), "cannot write '.': it names no file; choose another output path"),
         (("profile", "-o", f"{LONG}.csv"), "the name is too long; choose a shorter output path"),
         (("profile", "-o", "/dev/null"), "cannot write /dev/null: no regular file"),
         (("profile", "-o", "net.yaml/a.csv"), "net.yaml is not a folder; choose another output path"),
@@ -191,6 +193,15 @@ def test_a_terminal_without_the_letters_of_a_path_still_shows_it(tmp_path: Path)
 )
 def test_a_message_is_one_line_and_shows_names_that_can_be_read(text: str, shown: str) -> None:
     assert one_line(text) == shown
+
+
+def test_a_message_of_many_words_is_shortened(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert call(("profile", *["{a: " * 400] * 3), monkeypatch) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("error: Got unexpected extra arguments ({a: {a: ")
+    assert len(said) < 1600
 
 
 @pytest.mark.parametrize(

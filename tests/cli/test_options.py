@@ -37,11 +37,9 @@ GIVEN: dict[str, dict[str, Any]] = {
 def test_every_field_has_an_option_and_every_option_a_field(name: str) -> None:
     program = PROGRAMS[name]
     parts = [part for part in (program.options, program.instead, CommonOptions) if part is not None]
-    for part in parts:
-        own = [item.name for item in recipe_fields(part)]
-        assert len(set(own)) == len(own), "two fields share a name"
-    names = {item.name for part in parts for item in recipe_fields(part)}
+    names = [item.name for part in parts for item in recipe_fields(part)]
     params = {param.name: param for param in _command(program).params}
+    assert len(set(names)) == len(names), "two fields share a name"
     assert set(params) == set(names)
     for part in parts:
         for item in recipe_fields(part):

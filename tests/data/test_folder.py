@@ -79,6 +79,22 @@ def test_each_folder_is_read_once_whatever_links_lead_to_it(make_folder: MakeFol
     }
 
 
+@pytest.mark.parametrize("target", ["/", "/usr", "..", "."])
+def test_a_class_that_is_a_link_to_more_than_a_class_is_refused(target: str, make_folder: MakeFolder) -> None:
+    folder = make_folder({"a": 5, "b": 5})
+    (folder / "c").symlink_to(target)
+    with pytest.raises(
+        UserError, match=r"the class folder .*/c is a link to /.*, which holds more than a class; remove"
+    ):
+        opened(folder)
+
+
+def test_a_link_to_a_folder_of_the_system_is_not_followed(make_folder: MakeFolder) -> None:
+    folder = make_folder({"a": 5, "b": 5})
+    (folder / "a" / "c").symlink_to("/usr")
+    assert opened(folder).skipped == {"links to folders of the system": 1}
+
+
 def test_a_pipe_that_is_called_as_an_image_is_not_opened(make_folder: MakeFolder) -> None:
     folder = make_folder({"a": 5, "b": 5})
     os.mkfifo(folder / "a" / "x.jpg")

@@ -202,6 +202,16 @@ def test_a_damaged_tflite_file_is_one_line(tmp_path: Path) -> None:
             read_metadata(path)
 
 
+def test_a_tflite_file_that_would_take_all_memory_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.tflite"
+    write(trace(nn.Conv2d(3, 4, 1), (1, 3, 2, 77)), path, "tflite")
+    path.write_bytes(path.read_bytes().replace((77).to_bytes(4, "little"), (2**27).to_bytes(4, "little")))
+    with pytest.raises(
+        UserError, match=r"is damaged: a tensor in it would have 1,073,741,824 values; export it again$"
+    ):
+        read_metadata(path)
+
+
 def test_a_package_whose_weights_are_gone_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "m.mlpackage"
     write(trace(calibrated(mobile_network(), 3, 33), SHAPE), path, "coreml")

@@ -208,6 +208,9 @@ class Steady(HostDevice):
     def state(self) -> DeviceState:
         return DeviceState(0.5, "performance", 2000.0, 40.0, 0.0, "0")
 
+    def push(self, paths: Sequence[Path]) -> list[str]:
+        return [str(path) for path in paths]
+
     def run(self, argv: Sequence[str]) -> Iterator[str]:
         job = json.loads(Path(argv[-1]).read_text())
         yield json.dumps({"runtime_version": "1.0"})
@@ -223,9 +226,6 @@ class Saying(Steady):
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__()
         self.lines = lines
-
-    def push(self, paths: Sequence[Path]) -> list[str]:
-        return [str(path) for path in paths]
 
     def run(self, argv: Sequence[str]) -> Iterator[str]:
         del argv

@@ -2,24 +2,29 @@
 
 import contextlib
 import io
+import multiprocessing
 import os
+import resource
 import shutil
 import sys
 import tempfile
+import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 from hypothesis import strategies as st
 
 from fbnet_mobile.errors import FbnetError, JobError
 from tests.fuzz import seeds
-from tests.fuzz.generate import blobs, containers, mutated_words, texts
-from tests.fuzz.guard import MisbehavedError
+from tests.fuzz.generate import blobs, containers, drawn, mutated_words, texts
+from tests.fuzz.guard import TIME_LIMIT_S, MisbehavedError, guarded
 
 
 @dataclass(frozen=True)
@@ -129,12 +134,14 @@ def table(content: bytes, folder: Path) -> None:
     path = _file(folder, "t.csv", content)
     found = LatencyTable.load(path)
     found.error()
-    for line in profile_lines(show(path)):
+    described = show(path)
+    for line in profile_lines(described):
         assert line.isprintable(), line
         assert "nan" not in line.split(), line
-    to_json(show(path))
-    for line in comparison_lines(compare(path, path)):
-        assert line.isprintable(), line
+    to_json(described)
+    if len(content) % 2:
+        for line in comparison_lines(compare(path, path)):
+            assert line.isprintable(), line
     network = Architecture.from_yaml(seeds.ARCHITECTURES[0])
     assert found.missing(network.blocks) or found.total(network) >= 0
     saved_again(found, folder)
@@ -153,24 +160,33 @@ def saved_again(found: Any, folder: Path) -> None:
     assert again.rows.keys() == found.rows.keys()
 
 
-def _table_of(samples: Sequence[Any], statistic: str, folder: Path) -> None:
-    """Samples that were accepted make a table."""
+def _table_of(samples: Sequence[Any], content: bytes, folder: Path) -> None:
+    """Samples that were accepted make a table, of one of the statistics."""
     from fbnet_mobile.arch import Block
     from fbnet_mobile.latency.table import LatencyTable
     from fbnet_mobile.measure.rounds import summary
 
+    statistic = _statistic(content)
     if samples and all(sample.value(statistic) is not None for sample in samples):
         row = summary({number: [sample] for number, sample in enumerate(samples)}, statistic)
         key = Block.parse_key(seeds.BLOCK).key
         saved_again(LatencyTable(seeds.conditions(statistic), {("block", key): row}), folder)
 
 
+def _statistic(content: bytes) -> str:
+    return ("min", "median", "mean")[len(content) % 3]
+
+
 def journal(content: bytes, folder: Path) -> None:
     from fbnet_mobile.measure.plan import MeasuringPlan
     from fbnet_mobile.measure.profile import profile
 
-    statistic = ("min", "median", "mean")[len(content) % 3]
-    shutil.copytree(seeds.half_done_profile() / "t.csv.work", folder / "t.csv.work")
+    statistic = _statistic(content)
+    # Model files are replaced, never changed, so links to them serve.
+    other = shutil.ignore_patterns("samples.jsonl")
+    shutil.copytree(
+        seeds.half_done_profile() / "t.csv.work", folder / "t.csv.work", ignore=other, copy_function=os.link
+    )
     _file(folder / "t.csv.work", "samples.jsonl", content)
     plan = MeasuringPlan(2, 2, budget_s=None if len(content) % 2 else 1e6)
     done = profile(
@@ -187,8 +203,7 @@ def runner(content: bytes, folder: Path) -> None:
     device = seeds.Saying(content.decode("utf-8", "replace").split("\n"))
     found = [outcome for _, outcome in run_models(device, "litert", 1, [folder / "m.tflite"] * 3, MeasuringPlan())]
     assert len(found) == 3
-    for statistic in ("min", "median", "mean"):
-        _table_of([one for one in found if isinstance(one, Sample)], statistic, folder)
+    _table_of([one for one in found if isinstance(one, Sample)], content, folder)
     assert all(one.reason.isprintable() for one in found if not isinstance(one, Sample))
 
 
@@ -204,8 +219,7 @@ def benchmark_model(content: bytes, folder: Path) -> None:
     device.use(benchmark_binary=_file(folder, "benchmark_model", b"x"))
     found = [outcome for _, outcome in run_models(device, "litert", 1, [folder / "m.tflite"] * 2, MeasuringPlan())]
     assert len(found) == 2
-    for statistic in ("min", "median", "mean"):
-        _table_of([one for one in found if isinstance(one, Sample)], statistic, folder)
+    _table_of([one for one in found if isinstance(one, Sample)], content, folder)
 
 
 # Checkpoints, folders of runs
@@ -305,7 +319,7 @@ def _image_folders() -> st.SearchStrategy[tuple[int, list[tuple[bytes, str, byte
 def model_file(content: tuple[str, dict[str, bytes]], folder: Path) -> None:
     """What an export wrote, spoiled: its metadata, and running it as a benchmark's accuracy does.
 
-    Native libraries read it, which may bring their process down, so this is a child of ours.
+    Native libraries read it, which may bring their process down, so another one does it.
     """
     suffix, files = content
     path = folder / f"m{suffix}"
@@ -313,7 +327,7 @@ def model_file(content: tuple[str, dict[str, bytes]], folder: Path) -> None:
         place = path / name if name else path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(data)
-    _in_child(lambda: _read_model(path))
+    Reader.of_all().read(path)
 
 
 def _read_model(path: Path) -> None:
@@ -330,39 +344,77 @@ def _read_model(path: Path) -> None:
         session(np.zeros((max(session.input_shape[0], 1), *session.input_shape[1:]), np.float32))
 
 
-def _in_child(work: Callable[[], None]) -> None:
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        said = ""
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            work()
-        except FbnetError as error:
-            said = f"refused {error}"
-        except BaseException as error:  # for the parent to tell
-            import traceback
+class Reader:
+    """A process that reads model files, one after another: forking one for each would take most of the time."""
 
-            trace = "".join(traceback.format_exception(error)[-6:])
-            said = f"found {type(error).__name__}: {error}\n{trace}"
-        finally:
-            os.write(write, said.encode("utf-8", "backslashreplace")[:60_000])
-            os._exit(0)
-    os.close(write)
-    try:
-        with open(read, "rb") as file:  # noqa: PTH123
-            said = file.read().decode("utf-8", "backslashreplace")
-    except BaseException:
-        os.kill(child, 9)
-        raise
-    finally:
-        _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        raise MisbehavedError(f"killed by signal {os.WTERMSIG(status)}")
-    if said.startswith("found "):
-        raise MisbehavedError(said)
-    if said:
-        raise JobError(said.removeprefix("refused "))
+    _MOST = 200
+    """Files, after which another takes over, as native libraries may keep what they have read."""
+    _now: ClassVar["Reader | None"] = None
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("fork")
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=self._serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._left = self._MOST
+
+    @classmethod
+    def of_all(cls) -> "Reader":
+        """The one that serves now."""
+        if cls._now is None:
+            cls._now = cls()
+        return cls._now
+
+    def read(self, path: Path) -> None:
+        """Let it read a file.
+
+        Raises:
+            MisbehavedError: it died, or whatever it says that is no refusal.
+            JobError: the file is refused.
+        """
+        self._left -= 1
+        try:
+            self._ours.send(str(path))
+            kind, said = self._ours.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            self._end()
+            raise MisbehavedError(f"killed by signal {-(self._process.exitcode or 0)}") from None
+        except BaseException:  # it takes too long
+            self._end()
+            raise
+        if self._left == 0:
+            self._end()
+        if kind == "found":
+            raise MisbehavedError(said)
+        if kind == "refused":
+            raise JobError(said)
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.join()
+        type(self)._now = None
+
+    @staticmethod
+    def _serve(files: Connection) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        while True:
+            path = Path(files.recv())
+            os.chdir(path.parent)
+            # Native code notices no alarm.
+            limit_s = int(time.process_time()) + 1 + TIME_LIMIT_S
+            resource.setrlimit(resource.RLIMIT_CPU, (limit_s, resource.RLIM_INFINITY))
+            answer = "read", ""
+            try:
+                with guarded(path.parent) as outcome:
+                    _read_model(path)
+                if outcome.refused is not None:
+                    answer = "refused", str(outcome.refused)
+            except BaseException as error:  # for the other process to tell
+                answer = "found", f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error)[-6:])}"
+            os.chdir("/")
+            files.send(answer)
 
 
 def _model_files() -> st.SearchStrategy[tuple[str, dict[str, bytes]]]:
@@ -394,6 +446,8 @@ def metadata(content: bytes, folder: Path) -> None:
 
 @cache
 def commands() -> Mapping[str, ModuleType]:
+    import lightning_fabric  # noqa: F401  (with what is installed beside it, some of which makes folders for itself)
+
     from fbnet_mobile.cli import benchmark, export, profile, search, train
 
     return {"profile": profile, "search": search, "train": train, "export": export, "benchmark": benchmark}
@@ -447,10 +501,7 @@ def _no_work() -> Iterator[None]:
 
 
 def _command_lines() -> st.SearchStrategy[list[str]]:
-    def build(draw: Any) -> list[str]:
-        return mutated_words(draw.choice(seeds.COMMANDS), _options(), draw)
-
-    return st.builds(build, st.randoms(use_true_random=False))
+    return drawn(lambda draw: mutated_words(draw.choice(seeds.COMMANDS), _options(), draw))
 
 
 @cache

@@ -1,5 +1,8 @@
 """A short form of ``make fuzz``: each kind of input, the same every time; and the small cases that were found."""
 
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from fbnet_mobile.errors import UserError
 from tests.fuzz import seeds
 from tests.fuzz.generate import smallest
 from tests.fuzz.guard import MisbehavedError, guarded
-from tests.fuzz.targets import TARGETS, Target, own_folder
+from tests.fuzz.targets import TARGETS, Reader, Target, own_folder
 
 CASES = Path(__file__).parents[1] / "cases"
 INPUTS = {"run-folder": 8, "model-file": 8, "image-folder": 15, "command-line": 15, "journal": 15, "table": 20}
@@ -60,6 +63,10 @@ def hang(*_: Any) -> None:
         pass
 
 
+def wait(*_: Any) -> None:
+    time.sleep(60)
+
+
 def leak(*_: Any) -> None:
     Path("/tmp/fuzz-outside").write_text("x")
 
@@ -92,7 +99,8 @@ def swallow(*_: Any) -> None:
 @pytest.mark.parametrize(
     ("fault", "error", "said"),
     [
-        (hang, MisbehavedError, "took more than 1 s"),
+        (hang, MisbehavedError, "took more than 0.2 s"),
+        (wait, MisbehavedError, "had not ended after 2.0 s"),
         (leak, MisbehavedError, "wrote outside its folder: open /tmp/fuzz-outside"),
         (swallow, MisbehavedError, "wrote outside its folder: open /tmp/fuzz-outside"),
         (run_something, MisbehavedError, "ran something: subprocess.Popen"),
@@ -103,7 +111,7 @@ def swallow(*_: Any) -> None:
 def test_a_fault_of_a_parser_is_found(
     fault: Any, error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.fuzz.guard.TIME_LIMIT_S", 1)
+    monkeypatch.setattr("tests.fuzz.guard.TIME_LIMIT_S", 0.2)
     monkeypatch.setattr("fbnet_mobile.arch.architecture.parse_yaml", fault)
     with pytest.raises(error, match=said):
         read(BY_KIND["architecture"], seeds.ARCHITECTURES[0].encode())
@@ -112,6 +120,7 @@ def test_a_fault_of_a_parser_is_found(
 
 def test_what_fails_is_made_small() -> None:
     assert smallest(b"some bytes, and an X among them", lambda data: b"X" in data) == b"X"
+    assert smallest(["train", "--seed", "X"], lambda words: "X" in words) == ["X"]
 
 
 # One for each kind of fault that was found; see ../cases/README.md.
@@ -142,3 +151,14 @@ def test_statistics_that_contradict_one_another_are_no_sample(tmp_path: Path) ->
     assert parse_output(whole.replace("min=32810", "min=35000").splitlines()) is None
     # Far apart, but in order: a table of it can be read again.
     BY_KIND["benchmark-model"].run(seeds.OUTPUTS[0].replace("min=32810", "min=1").encode(), tmp_path)
+
+
+def test_a_model_file_that_brings_its_reader_down_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = BY_KIND["model-file"]
+    target.prepare()
+    monkeypatch.setattr(Reader, "_now", None)
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.fuzz.targets._read_model", lambda _: os.kill(os.getpid(), signal.SIGSEGV))
+        with pytest.raises(MisbehavedError, match="killed by signal 11"):
+            read(target, seeds.models()[0])
+    assert read(target, seeds.models()[0])

@@ -247,6 +247,11 @@ def test_a_browser_draws_it_without_a_complaint_and_answers_the_pointer(
     tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     tab.wait_for_selector("#plot-tradeoff .hoverlayer .hovertext", timeout=30_000)
     assert re.search(r"[68]0\.00 us", plot.locator(".hovertext").first.text_content() or "")
+    # On paper it is light, whatever the screen.
+    tab.emulate_media(media="print")
+    tab.wait_for_function(
+        "getComputedStyle(document.querySelector('#plot-tradeoff .xtick text')).fill == 'rgb(68, 68, 68)'"
+    )
     assert wrong == []
     tab.close()
 

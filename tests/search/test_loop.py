@@ -220,12 +220,16 @@ def least(constraint: Constraint) -> float:
 def test_a_warm_up_is_taken_by_searches_that_differ_in_limits_alone(data: Data, tmp_path: Path) -> None:
     recipe, warmup = replace(RECIPE, epochs=2, warmup=0.5), tmp_path / "warmup.pt"
     run(data, tmp_path / "first", 120.0, recipe, shared_warmup=warmup)
-    with pytest.raises(UserError, match=r"holds a search with constraints .*; use another folder"):
+    with pytest.raises(
+        UserError, match=r"holds a search that differs from this one in its constraints; use another folder"
+    ):
         run(data, tmp_path / "more", 120.0, recipe, limit_on(SPACE, "params", 9000), shared_warmup=warmup)
     other = latency_constraint(SPACE, table(), 120.0)
     slower = replace(other, costs={name: 1.01 * array for name, array in other.costs.items()})
     fabric = Fabric(accelerator="cpu", devices=1)
-    with pytest.raises(UserError, match=r"holds a search with constraints .*; use another folder"):
+    with pytest.raises(
+        UserError, match=r"holds a search that differs from this one in its constraints; use another folder"
+    ):
         search(SPACE, [slower], data, recipe, tmp_path / "slower", fabric, shared_warmup=warmup, show_progress=False)
 
 

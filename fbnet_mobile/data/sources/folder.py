@@ -49,6 +49,7 @@ _HIDDEN = "hidden or thumbnail"
 _OTHER = "no images"
 _ODD_FILES = "pipes, sockets, devices or links that lead nowhere"
 _SEEN = "links to folders that are read already"
+_OF_SYSTEM = "links to folders of the system"
 _OUTSIDE = "images outside the class folders"
 
 
@@ -105,8 +106,8 @@ def open_folder(text: str, root: Path | None) -> Source:
             images, or one that is only in ``val/`` or ``test/``.
     """
     path = Path(text)
-    whole = os.path.realpath(path)
-    if whole in _SYSTEM or whole.startswith(tuple(f"{name}/" for name in _VIRTUAL)):
+    if _is_system(path):
+        whole = os.path.realpath(path)
         raise UserError(f"{whole} is a folder of the system; give the folder with one sub-folder of images per class")
     skipped: Counter[str] = Counter()
     try:
@@ -131,6 +132,11 @@ def unlabelled_images(path: Path) -> Files:
         raise UserError(f"{shown(path)} holds no images; give a folder of images")
     paths = sorted(file.path for file in files)
     return Files(paths, [-1] * len(paths))
+
+
+def _is_system(path: str | Path) -> bool:
+    whole = os.path.realpath(path)
+    return whole in _SYSTEM or whole.startswith(tuple(f"{name}/" for name in _VIRTUAL))
 
 
 def _open(path: Path, skipped: Counter[str]) -> Source:
@@ -216,8 +222,9 @@ def _class_files(folder: Path, names: Sequence[str], skipped: Counter[str]) -> d
     """The image files of each class, by folder and by name."""
     if not names:
         raise UserError(f"{shown(folder)} has no class folders; put the images of each class into a folder of its own")
+    above = {_identity(place) for place in (folder, *folder.resolve().parents)}
     # A link back to where the scan came from, or to another class, would give images a second label.
-    seen = {_identity(place) for place in (folder, *folder.resolve().parents, *(folder / name for name in names))}
+    seen = above | {_identity(folder / name) for name in names}
     found = {}
     others = 0
     for name in names:
@@ -225,6 +232,11 @@ def _class_files(folder: Path, names: Sequence[str], skipped: Counter[str]) -> d
             raise UserError(
                 f"a class folder of {shown(folder)} is called {shown(name)}, which is no printable UTF-8 text; "
                 "rename it"
+            )
+        if _identity(folder / name) in above or _is_system(folder / name):
+            raise UserError(
+                f"the class folder {shown(folder / name)} is a link to {shown(os.path.realpath(folder / name))}, "
+                "which holds more than a class; remove the link"
             )
         files: list[_File] = []
         for file in _walk(str(folder / name), seen, skipped):
@@ -266,6 +278,8 @@ def _walk(top: str, seen: set[tuple[int, int]], skipped: Counter[str]) -> Iterat
                     status = entry.stat()
                     if (status.st_dev, status.st_ino) in seen:
                         skipped[_SEEN] += 1
+                    elif entry.is_symlink() and _is_system(entry.path):
+                        skipped[_OF_SYSTEM] += 1
                     else:
                         seen.add((status.st_dev, status.st_ino))
                         waiting.append(entry.path)
