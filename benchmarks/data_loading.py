@@ -103,7 +103,9 @@ def ours(options: argparse.Namespace) -> Callable[[], int]:
     import torch
 
     from fbnet_mobile.data.data import load_data, training_batches
+    from fbnet_mobile.engine.allocator import tune_allocator
 
+    tune_allocator()  # as a training does, before it starts workers
     shards = sorted((options.output / "shards").glob("*.tar"))
     source = str(options.output / "images")
     if options.side == "our shards":

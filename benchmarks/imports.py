@@ -35,7 +35,7 @@ from fbnet_mobile.blocks.network import restore
 from fbnet_mobile.errors import FbnetError, UserError
 from fbnet_mobile.formats.base import FORMATS, get_format
 from fbnet_mobile.formats.verify import export
-from fbnet_mobile.zoo import efficientnet_lite
+from fbnet_mobile.zoo import efficientnet_lite, importable
 from fbnet_mobile.zoo.importing import import_module, imported
 from fbnet_mobile.zoo.peers import load_peer
 
@@ -57,9 +57,10 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="results file")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    chosen = list(options.networks or names())
+    params = {network.name: network.params for network in importable()}
+    chosen = list(options.networks or sorted(names(), key=lambda name: params.get(name, 0)))
     if options.list is not None:
-        pd.DataFrame(listed([*efficientnet_lite.NAMES, *chosen])).to_csv(options.list, index=False)
+        pd.DataFrame(listed([*efficientnet_lite.NAMES, *names()])).to_csv(options.list, index=False)
         return
     if options.output is None:
         parser.error("-o or --list is needed")

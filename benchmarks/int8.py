@@ -6,7 +6,9 @@ Each network is timm's, trained here for a moment on scikit-learn's digits at 64
 same 256 calibration images (of the training part) and looked at on the same 540 test images: those that
 ``fbnet-export`` makes (``ours``; ``whole``: with the whole range seen and nothing in float32, as it was done before),
 and beside them litert-quantizer's own recipe (moving averages of the ranges) and ONNX Runtime's ``quantize_static``,
-with its defaults and with ranges at the 99.9th percentile.
+with its defaults and with ranges at the 99.9th percentile. ``aware`` are those of the network trained on for some
+epochs as ``fbnet-train --quantize int8`` does, with rounding and without batch norm; for these the agreement of the
+file with that network is kept, too.
 
 What is done is kept in the folder, weights and rows, and not done again. Prints a table and writes results.json. The
 exit code is 1 if one of our files loses more than 1 point, or a peer's of the same format is better by more than 0.3.
@@ -31,7 +33,10 @@ from torch import nn
 
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.formats.base import format_of, get_format, write
+from fbnet_mobile.formats.correction import find_ranges, observe_graph
 from fbnet_mobile.formats.packages import quiet
+from fbnet_mobile.graph.merge import merge_branches
+from fbnet_mobile.graph.rounded import Rounded
 from fbnet_mobile.graph.trace import trace
 
 PACKAGES = ("timm", "onnxruntime", "ai-edge-litert", "litert-quantizer")
@@ -48,6 +53,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--quantisers", nargs="+", default=list(QUANTISERS), choices=list(QUANTISERS))
     parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--aware-epochs", type=int, default=6, help="Of quantisation-aware training.")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of what is done, and of results.json")
     options = parser.parse_args()
@@ -60,12 +66,14 @@ def main() -> None:
     print(f"{'network':24} {'file':28} {'accuracy':>8} {'PyTorch':>8} {'points':>7} {'agreement':>9} {'s':>6}")
     for name in options.networks:
         module = trained(name, train, train_labels, options)
-        with torch.no_grad():
-            own = torch.cat([module(part) for part in torch.split(torch.from_numpy(test), 64)]).numpy()
+        own = logits(module, test)
         for quantiser in options.quantisers:
             key = f"{name} {quantiser}"
             if key not in rows:
-                rows[key] = look(name, quantiser, module, calibration, test, labels, own)
+                network = module
+                if quantiser.endswith("aware"):
+                    network = trained_aware(name, module, calibration, train, train_labels, options)
+                rows[key] = look(name, quantiser, network, calibration, test, labels, own)
                 with write_whole(kept) as partial:
                     partial.write_text(json.dumps(rows, indent=2))
             print(line(rows[key]), flush=True)
@@ -91,7 +99,19 @@ def ours(format_: str, **choice: Any) -> Quantiser:
     """What fbnet-export does."""
 
     def quantise(module: nn.Module, images: Images, path: Path) -> None:
-        write(trace(module, (1, 3, SIZE, SIZE)), path, format_, precision="int8", calibration=images, options=choice)
+        graph = trace(merge_branches(module)[0], (1, 3, SIZE, SIZE))
+        write(graph, path, format_, precision="int8", calibration=images, options=choice)
+
+    return quantise
+
+
+def aware(format_: str) -> Quantiser:
+    """What fbnet-export does with a checkpoint of quantisation-aware training."""
+
+    def quantise(module: nn.Module, images: Images, path: Path) -> None:
+        assert isinstance(module, Rounded)
+        learned = {"ranges": module.ranges(), "keep": ()}
+        write(module.graph(), path, format_, precision="int8", calibration=images, options=learned)
 
     return quantise
 
@@ -101,7 +121,7 @@ def litert(module: nn.Module, images: Images, path: Path) -> None:
     from litert_quantizer import quantizer, recipe
 
     full = path.with_name("full.tflite")
-    write(trace(module, (1, 3, SIZE, SIZE)), full, "tflite")
+    write(trace(merge_branches(module)[0], (1, 3, SIZE, SIZE)), full, "tflite")
     settings = recipe.static_wi8_ai8()
     for border in ("INPUT", "OUTPUT"):  # as the files beside it: float32 in and out
         settings.append({"regex": ".*", "operation": border, "algorithm_key": "no_quantize", "op_config": {}})
@@ -122,7 +142,7 @@ def onnxruntime(**settings: Any) -> Quantiser:
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         full, prepared = path.with_name("full.onnx"), path.with_name("prepared.onnx")
-        write(trace(module, (1, 3, SIZE, SIZE)), full, "onnx")
+        write(trace(merge_branches(module)[0], (1, 3, SIZE, SIZE)), full, "onnx")
         quant_pre_process(full, prepared)
         found = dict(settings)
         if "calibrate_method" in found:
@@ -147,9 +167,11 @@ class _Reader:
 
 QUANTISERS: dict[str, Quantiser] = {
     "tflite ours": ours("tflite"),
+    "tflite aware": aware("tflite"),
     "tflite whole": ours("tflite", ranges="min-max", keep=()),
     "tflite litert-quantizer": litert,
     "onnx ours": ours("onnx"),
+    "onnx aware": aware("onnx"),
     "onnx whole": ours("onnx", ranges="min-max", keep=()),
     "onnx quantize_static": onnxruntime(),
     "onnx quantize_static 99.9": onnxruntime(
@@ -179,7 +201,7 @@ def look(
         seconds = time.perf_counter() - start
         answers = format_of(path).load(path)(test).argmax(1)
         size = path.stat().st_size
-    return {
+    row: dict[str, Any] = {
         "network": name,
         "quantiser": quantiser,
         "accuracy": float((answers == labels).mean()),
@@ -188,6 +210,16 @@ def look(
         "size_bytes": size,
         "seconds": seconds,
     }
+    if isinstance(module, Rounded):
+        row["agreement_with_rounded"] = float((answers == logits(module, test).argmax(1)).mean())
+    return row
+
+
+@torch.no_grad()
+def logits(module: nn.Module, images: Images) -> Images:
+    """What a network says, in batches."""
+    result: Images = torch.cat([module(part) for part in torch.split(torch.from_numpy(images), 64)]).numpy()
+    return result
 
 
 def line(row: dict[str, Any]) -> str:
@@ -220,10 +252,44 @@ def trained(name: str, images: Images, labels: NDArray[np.int64], options: argpa
     if kept.exists():
         module.load_state_dict(torch.load(kept, weights_only=True))
         return module.eval()
-    start, batch = time.perf_counter(), 64
-    steps = options.epochs * (len(images) // batch)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.2)
+    start = time.perf_counter()
+    fit(module, images, labels, options.epochs, 3e-3)
+    with write_whole(kept) as partial:
+        torch.save(module.state_dict(), partial)
+    print(f"trained {name} in {time.perf_counter() - start:.0f} s", flush=True)
+    return module.eval()
+
+
+def trained_aware(
+    name: str,
+    module: nn.Module,
+    calibration: Images,
+    images: Images,
+    labels: NDArray[np.int64],
+    options: argparse.Namespace,
+) -> nn.Module:
+    """The network trained on with rounding, here or earlier."""
+    graph = trace(merge_branches(module)[0], (1, 3, SIZE, SIZE))
+    seen = observe_graph(graph, torch.from_numpy(calibration))
+    rounded = Rounded(graph, find_ranges(graph, seen, "percentile-99.9"))
+    kept = options.output / f"{name}-{options.epochs}-aware-{options.aware_epochs}.pt"
+    if kept.exists():
+        rounded.load_state_dict(torch.load(kept, weights_only=True))
+        return rounded.eval()
+    start = time.perf_counter()
+    fit(rounded, images, labels, options.aware_epochs, 2e-4)
+    with write_whole(kept) as partial:
+        torch.save(rounded.state_dict(), partial)
+    print(f"trained {name} with rounding in {time.perf_counter() - start:.0f} s", flush=True)
+    return rounded.eval()
+
+
+def fit(module: nn.Module, images: Images, labels: NDArray[np.int64], epochs: int, rate: float) -> None:
+    """Train by AdamW, in one cycle."""
+    batch = 64
+    steps = epochs * (len(images) // batch)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
     done = 0
     while done < steps:
         order = torch.randperm(len(images))
@@ -236,10 +302,6 @@ def trained(name: str, images: Images, labels: NDArray[np.int64], options: argpa
             optimizer.step()
             schedule.step()
             done += 1
-    with write_whole(kept) as partial:
-        torch.save(module.state_dict(), partial)
-    print(f"trained {name} in {time.perf_counter() - start:.0f} s", flush=True)
-    return module.eval()
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fbnet_mobile.api.call import described
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.recipe import check, option
+from fbnet_mobile.recipe import build, check, option, recipe_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +50,19 @@ def test_a_field_that_cannot_be_is_one_short_line(values: dict[str, Any], messag
 def test_bounds_themselves_none_and_whole_numbers_for_fractions_are_taken() -> None:
     check(Recipe(epochs=10, decay=0, mode="other", names=("a", "b")))
     check(Recipe(epochs=1, rate=0.999))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depends:
+    within: Path | None = option(None, help="A start.")
+    epochs: int = option(90, given={"within": 8}, help="Passes.")
+
+
+@pytest.mark.parametrize(
+    ("given", "epochs"),
+    [({}, 90), ({"within": None}, 90), ({"within": "best.pt"}, 8), ({"within": "best.pt", "epochs": 90}, 90)],
+)
+def test_a_default_may_be_another_where_something_is_given(given: dict[str, Any], epochs: int) -> None:
+    assert build(Depends, given).epochs == epochs
+    (item,) = (item for item in recipe_fields(Depends) if item.name == "epochs")
+    assert described(item) == "[default: 90, with --within 8]"

@@ -237,7 +237,7 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
         predictor: Predict
         if path.suffix == CHECKPOINT:
             checkpoint = load_checkpoint(path)
-            predictor, resolution = checkpoint.network(str(path)), checkpoint.resolution
+            predictor, resolution = checkpoint.module(str(path)), checkpoint.resolution
             metadata = ModelMetadata(checkpoint.architecture, checkpoint.classes, checkpoint.mean, checkpoint.std)
         else:
             found = ModelMetadata.from_strings(read_metadata(path), str(path))
@@ -262,6 +262,6 @@ def _judged(models: Sequence[ModelResult], images: TestData, limit: int | None) 
         split = data.test.limit(limit) if limit is not None else data.test
         say(f"{path}: running {len(split)} test images")
         own = replace(data, mean=metadata.mean, std=metadata.std)
-        accuracy = evaluate(predictor, split, own, pixels=metadata.input == "uint8")
+        accuracy = evaluate(predictor, split, own, pixels=metadata.input != "float32")
         judged.append(replace(model, accuracy=accuracy, images=len(split)))
     return judged

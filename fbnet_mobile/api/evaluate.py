@@ -42,7 +42,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     from fbnet_mobile.train.pictures import write_evaluation
 
     checkpoint = load_checkpoint(path)
-    network = checkpoint.network(str(path)).to(make_fabric(options.machine).device)
+    network = checkpoint.module(str(path)).to(make_fabric(options.machine).device)
     data = load_data(
         options.data,
         root=place.data_root,

@@ -69,6 +69,14 @@ def export(options: ExportOptions) -> ExportResult:
         asked["ranges"] = recipe.int8_ranges
     if recipe.int8_keep != "auto":
         asked["keep"] = () if recipe.int8_keep == "none" else tuple(recipe.int8_keep.split(","))
+    integers = recipe.output_type != "float32"
+    if integers:
+        asked["integer_input_and_output"] = (recipe.input or recipe.output_type, recipe.output_type)
+    if (integers and recipe.input == "float32") or (recipe.input == "int8" and not integers):
+        raise UserError(
+            "a file that takes or gives int8 holds no floats; give --input int8 or uint8 with --output-type int8 or "
+            "uint8, or leave out both"
+        )
     format_options = asked
     chosen.check(recipe.precision, bool(calibration_data), format_options)
     if recipe.sensitivity and not chosen.calibrates(recipe.precision):
@@ -76,14 +84,14 @@ def export(options: ExportOptions) -> ExportResult:
             f"--sensitivity shows what 8-bit activations cost, and {recipe.precision} for {chosen.name} has none; give "
             "--precision int8, for tflite or onnx"
         )
-    takes_input: str = recipe.input or "float32"
+    takes_input: str = recipe.input or recipe.output_type
     scores: str | None = recipe.scores
     if recipe.client is not None:
         takes_input, scores = suit(
             recipe.client,
             format=chosen.name,
             precision=recipe.precision,
-            input=recipe.input,
+            input=takes_input if integers else recipe.input,
             scores=recipe.scores,
         )
     if recipe.device is None and recipe.latency_table is not None:
@@ -138,7 +146,8 @@ def export(options: ExportOptions) -> ExportResult:
         metadata,
         input=takes_input,
         precision=recipe.precision,
-        scores=scores or ("probabilities" if len(metadata.classes) > 1 else "logits"),
+        # Integers hold no probability under 1/256, and no arithmetic is spared by making some of logits.
+        scores=scores or ("probabilities" if len(metadata.classes) > 1 and not integers else "logits"),
         score_threshold=recipe.score_threshold,
         description=recipe.description,
         author=recipe.author,
@@ -176,7 +185,7 @@ def export(options: ExportOptions) -> ExportResult:
         tolerance=recipe.tolerance,
         # The answers of fresh weights mean nothing.
         min_agreement=0.0 if fresh and recipe.min_agreement is None else recipe.min_agreement,
-        pixels=Normalisation(metadata.mean, metadata.std) if takes_input == "uint8" else None,
+        pixels=Normalisation(metadata.mean, metadata.std) if takes_input != "float32" else None,
         probabilities=metadata.scores == "probabilities",
         options=format_options,
     )
@@ -301,7 +310,7 @@ def _module(
     trained = load_checkpoint(checkpoint)
     network = Architecture.from_yaml(trained.architecture, str(checkpoint))
     metadata = ModelMetadata(trained.architecture, trained.classes, trained.mean, trained.std)
-    return trained.network(str(checkpoint)), network.input_shape, metadata, network
+    return trained.module(str(checkpoint)), network.input_shape, metadata, network
 
 
 def _calibrate(module: "nn.Module", input_shape: tuple[int, int, int, int]) -> None:

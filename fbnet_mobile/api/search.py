@@ -24,9 +24,11 @@ from fbnet_mobile.search.recipe import SearchRecipe, SearchTask, Wanted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fbnet_mobile.arch import Architecture
     from fbnet_mobile.cost.constraint import Constraint
     from fbnet_mobile.data.data import Glimpse
     from fbnet_mobile.latency.table import LatencyTable
+    from fbnet_mobile.search.confirm import Measure
     from fbnet_mobile.search.results import Searched
     from fbnet_mobile.search.start import Start
     from fbnet_mobile.space import SearchSpace
@@ -66,6 +68,8 @@ def search(options: SearchOptions) -> SearchResult:
     task, images = options.task, options.images
     wanted = task.wanted
     asked = _Asked(wanted, complete=True)
+    if task.device is not None and (number := len(wanted.latency_table)) != 1:
+        raise UserError(f"--device measures what one table predicts, not {number}; give one --latency-table")
     kept = arguments_path(task.output, folder=True)
     check_output(task.output, replaces=Path.is_dir, inputs=[images.data, wanted.within, *wanted.latency_table])
     check_arguments(kept)
@@ -87,6 +91,8 @@ def search(options: SearchOptions) -> SearchResult:
     with fabric.rank_zero_first():
         seen = glimpse(images.data, **source)
     space, why, start = _space(wanted, tables, asked, seen)
+    if start is not None:
+        start.require_classes(seen.classes, images.data)
     searches, remarks = _limited(space, tables, asked, task.output)
     remarks = [f"{path}: {warning}" for path, table in zip(wanted.latency_table, tables, strict=True)
                for warning in table.warnings()] + remarks  # fmt: skip
@@ -102,6 +108,9 @@ def search(options: SearchOptions) -> SearchResult:
     if start is not None:
         data = start.colours(data)
     found = []
+    measure = None
+    if task.device is not None:
+        measure = _measuring(task.device, tables[0], task.output / "models")
     for folder, constraints in searches.items():
         if len(searches) > 1 and fabric.is_global_zero:
             say(f"{folder}: {' and '.join(map(str, constraints))}")
@@ -113,6 +122,7 @@ def search(options: SearchOptions) -> SearchResult:
             folder,
             fabric,
             start=start,
+            measure=measure,
             shared_warmup=task.output / "warmup.pt" if len(searches) > 1 else None,
             tensorboard=task.tensorboard,
         )
@@ -279,6 +289,44 @@ class _Asked:
             raise UserError(f"{measured[0].option} is read from a table; give --latency-table")
 
 
+def _measuring(name: str, table: "LatencyTable", folder: Path) -> "Measure":
+    """What measures a network on a device, as the table was measured.
+
+    Raises:
+        UserError: the table is of another device, processor, runtime or version.
+    """
+    from fbnet_mobile.devices import get_device
+    from fbnet_mobile.formats.base import format_of_runtime
+    from fbnet_mobile.latency.table import NETWORK
+    from fbnet_mobile.measure.artifacts import artifacts
+    from fbnet_mobile.measure.benchmark import benchmark
+    from fbnet_mobile.measure.build import build
+    from fbnet_mobile.measure.jobs import runtime_version
+
+    device, own = get_device(name), table.conditions
+    if own.runtime not in device.runtimes:
+        raise UserError(f"{own.runtime}, which the table was measured with, cannot be had on {name}")
+    with device:
+        here = {
+            "device": device.name,
+            "cpu": device.facts().cpu,
+            "runtime_version": runtime_version(device, own.runtime),
+        }
+        if why := table.mismatch(here):
+            raise UserError(f"{why}; give the table of this device")
+
+    def measure(network: "Architecture") -> float:
+        form = format_of_runtime(own.runtime).name
+        (artifact,) = artifacts([(NETWORK, network.blocks)], form, own.precision)
+        file = build([artifact], folder)[artifact]
+        with device:
+            timed = benchmark([file], device, own.runtime, threads=own.threads, statistic=own.statistic)
+        file.unlink()
+        return timed.measurements[0].latency_us
+
+    return measure
+
+
 def _limited(
     space: "SearchSpace", tables: "Sequence[LatencyTable]", asked: _Asked, output: Path
 ) -> "tuple[dict[Path, list[Constraint]], list[str]]":
@@ -327,4 +375,5 @@ def _found(folder: Path, result: "Searched", space: "SearchSpace", constraints: 
         most_likely_params=likely.params,
         assignment=dict(result.assignment),
         history=tuple(result.history),
+        measured_us=tuple(each.measured_us for each in result.rounds),
     )

@@ -19,7 +19,12 @@ from fbnet_mobile.report.records import TrainResult
 from fbnet_mobile.train.recipe import TrainRecipe, TrainTask, with_recipe
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fbnet_mobile.zoo.start import Start
+
+QUANTIZED_RATE = 0.01
+"""Share of the learning rate with which weights that are trained already, and without batch norm, are trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,7 @@ def train(options: TrainOptions) -> TrainResult:
     task, images, recipe = options.task, options.images, options.recipe
     kept = arguments_path(task.output, folder=True)
     inputs = [
-        *(images.data, task.architecture, task.inherit, task.weights, task.init, task.unlabelled),
+        *(images.data, task.architecture, task.inherit, task.weights, task.init, task.checkpoint, task.unlabelled),
         recipe.teacher or None,
     ]
     check_output(task.output, replaces=Path.is_dir, inputs=inputs)
@@ -73,6 +78,12 @@ def train(options: TrainOptions) -> TrainResult:
         )
     if start.mean is not None and start.std is not None:
         data = replace(data, mean=start.mean, std=start.std)
+    module: nn.Module
+    if task.checkpoint is not None:
+        from fbnet_mobile.train.quantise import begin as quantised
+
+        module, initial_weights = quantised(task.checkpoint, data, say if fabric.is_global_zero else lambda _: None)
+        recipe = replace(recipe, learning_rate=QUANTIZED_RATE * recipe.learning_rate)
     network, remarks = start.for_classes(data.classes)
     if fabric.is_global_zero:
         for remark in remarks:
@@ -85,7 +96,7 @@ def train(options: TrainOptions) -> TrainResult:
         if found.colours is not None:
             mean, std = found.colours
             data = replace(data, mean=mean, std=std)
-    else:
+    elif task.checkpoint is None:
         with seeded(fabric, recipe.seed):
             module = start.network(data.classes)
         initial_weights = "random" if start.weights is None else f"those of {start.name}"
@@ -128,11 +139,15 @@ def start_of(task: TrainTask) -> "Start":
     Raises:
         UserError: it is not one network, or weights were asked for that are not its own.
     """
-    given = [name for name in ("architecture", "model", "init") if getattr(task, name) is not None]
+    given = [name for name in ("architecture", "model", "init", "checkpoint") if getattr(task, name) is not None]
+    if (task.checkpoint is None) != (task.quantize is None):
+        raise UserError(
+            "--quantize trains a checkpoint on; give both --checkpoint and --quantize int8, or neither of them"
+        )
     if len(given) > 1 or (not given and task.inherit is None):
         raise UserError(
             f"{' and '.join(f'--{name}' for name in given) or 'no network'} to train; give one of --architecture, "
-            "--model and --init, or --inherit with the folder of a search"
+            "--model and --init, --inherit with the folder of a search, or --checkpoint with --quantize int8"
         )
     if task.model is None and (task.pretrained or task.weights is not None):
         asked = "--pretrained" if task.pretrained else "--weights"
@@ -145,8 +160,8 @@ def start_of(task: TrainTask) -> "Start":
     from fbnet_mobile.search.results import ARCHITECTURE
     from fbnet_mobile.zoo.start import from_architecture, from_checkpoint, from_model
 
-    if task.init is not None:
-        start = from_checkpoint(task.init)
+    if task.init is not None or task.checkpoint is not None:
+        start = from_checkpoint(Path(task.init or task.checkpoint or ""))
     elif task.model is not None:
         start = from_model(task.model, pretrained=task.pretrained, weights=task.weights)
     else:

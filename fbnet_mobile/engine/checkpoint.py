@@ -7,19 +7,23 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Len
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from fbnet_mobile import __version__
 from fbnet_mobile.arch import Architecture
-from fbnet_mobile.blocks.network import Network, restore
+from fbnet_mobile.blocks.network import Network, build, restore
 from fbnet_mobile.documents import first_problem
 from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.files import write_whole
+from fbnet_mobile.graph.merge import merge_branches
+from fbnet_mobile.graph.operations import Graph
+from fbnet_mobile.graph.rounded import Rounded, points
+from fbnet_mobile.graph.trace import trace
 
 _FORMAT = "fbnet-mobile checkpoint 1"
 
@@ -39,6 +43,8 @@ class Checkpoint:
         test_accuracy: top-1 on the test images, 0 to 1; None until training has ended.
         recipe: the settings it was trained with.
         tool_version: version of fbnet-mobile that wrote it.
+        quantized: "int8" if the weights, and ranges beside them, are those of the network lowered and rounded
+            (:class:`fbnet_mobile.graph.rounded.Rounded`); else "".
     """
 
     architecture: str
@@ -51,19 +57,40 @@ class Checkpoint:
     test_accuracy: float | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     tool_version: str = __version__
+    quantized: str = ""
 
     def network(self, where: str) -> Network:
         """The trained network, ready for evaluation; ``where`` names the checkpoint in error messages.
 
         Raises:
-            UserError: the architecture is none, or weights or class names do not fit it.
+            UserError: the architecture is none, or weights or class names do not fit it, or they are quantised.
         """
+        if self.quantized:
+            raise UserError(f"{shown(where)} is quantised already; give the checkpoint that it was trained from")
+        return restore(self._architecture(where), self.state_dict, where)
+
+    def module(self, where: str) -> nn.Module:
+        """The same; or, of a quantised checkpoint, the network that rounds as an int8 file does."""
+        if not self.quantized:
+            return self.network(where)
+        architecture = self._architecture(where)
+        graph = lower(build(architecture), architecture.input_shape)
+        rounded = Rounded(graph, dict.fromkeys(points(graph), (0.0, 0.0)))
+        try:
+            rounded.load_state_dict(self.state_dict)
+        except RuntimeError as error:
+            raise UserError(
+                f"{where}: its weights do not fit its architecture {architecture.name} in int8; train it again"
+            ) from error
+        return rounded.eval()
+
+    def _architecture(self, where: str) -> Architecture:
         architecture = Architecture.from_yaml(self.architecture, where)
         if architecture.classes != len(self.classes):
             raise UserError(
                 f"{shown(where)}: {len(self.classes)} class names for {architecture.classes} logits; train it again"
             )
-        return restore(architecture, self.state_dict, where)
+        return architecture
 
 
 _Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
@@ -86,6 +113,12 @@ class _Content(BaseModel):
     test_accuracy: _Share | None
     recipe: dict[str, Any]
     tool_version: Annotated[str, Field(max_length=100)]
+    quantized: Literal["", "int8"] = ""
+
+
+def lower(network: nn.Module, input_shape: tuple[int, int, int, int]) -> Graph:
+    """Return what is written of a network, its branches merged."""
+    return trace(merge_branches(network)[0], input_shape)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -217,7 +217,7 @@ class Teacher:
             raise UserError(f"the teacher {shown(path)} has {shown(detail)}; give one trained on the same classes")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         seen = checkpoint.mean, checkpoint.std
-        return cls(checkpoint.network(str(path)), seen, checkpoint.resolution, given, fabric, digest)
+        return cls(checkpoint.module(str(path)), seen, checkpoint.resolution, given, fabric, digest)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # choosing a format should not wait for numpy
     import numpy as np
     from numpy.typing import NDArray
 
-    from fbnet_mobile.formats.int8 import Quantised
+    from fbnet_mobile.formats.int8 import Origin, Quantised
     from fbnet_mobile.graph.operations import Graph
 
     Images = NDArray[Any]
@@ -183,6 +183,7 @@ class Conversion:
     Attributes:
         run: writes the file (third argument) from the float32 one (first) and images of shape (N, channels,
             height, width), as the file takes them. Inputs and outputs stay what they are. It may return what it chose.
+            One that calibrates also takes ``origin``, what the float32 file was written from, or None.
         tolerance: the largest difference from PyTorch, relative to the largest logit, that an export accepts by
             default; infinite where what it costs depends on the network, and shows in the answers.
         calibrates: whether it looks at the images.
@@ -288,7 +289,9 @@ class Format:
             if option in frozenset().union(*(found.options for found in self.conversions.values())):
                 if precision == FP32 or option not in self.conversions[precision].options:
                     where = ", ".join(name for name, found in self.conversions.items() if option in found.options)
-                    raise UserError(f"{precision} for {self.name} has no choice of {option}; only {where} has it")
+                    raise UserError(
+                        f"{precision} for {self.name} has no choice of {option.replace('_', ' ')}; only {where} has it"
+                    )
             elif option not in self.options:
                 having = [
                     entry.name
@@ -407,7 +410,12 @@ def write_new(
         format.write(graph, full, dict(metadata), **own)
         check(full)
         rest = {name: value for name, value in (options or {}).items() if name not in own}
-        chosen = convert(full, path, format, precision, calibration, rest)
+        origin = None
+        if format.calibrates(precision):
+            from fbnet_mobile.formats.int8 import Origin
+
+            origin = Origin(graph, lambda other, place: format.write(other, place, dict(metadata), **own))
+        chosen = convert(full, path, format, precision, calibration, rest, origin)
     format.finish(path, metadata)
     return chosen
 
@@ -419,6 +427,7 @@ def convert(
     precision: str,
     calibration: Images | None = None,
     options: Mapping[str, Any] | None = None,
+    origin: Origin | None = None,
 ) -> Quantised | None:
     """Write ``target``, of the same format and metadata as the float32 file ``source``.
 
@@ -430,6 +439,7 @@ def convert(
         calibration: (N, channels, height, width) images, as the file takes them: normalised, or uint8 pixels; a
             few hundred serve. Only a conversion that calibrates looks at them.
         options: of the conversion; see :attr:`Conversion.options`.
+        origin: what ``source`` was written from, for a conversion that calibrates.
 
     Returns:
         What the conversion chose, if it had a choice.
@@ -444,7 +454,8 @@ def convert(
     images = np.ascontiguousarray(images, np.uint8 if images.dtype == np.uint8 else np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries' remarks on their own debugging modes
-        return format.conversions[precision].run(source, images, target, **(options or {}))
+        more = {} if origin is None else {"origin": origin}
+        return format.conversions[precision].run(source, images, target, **(options or {}), **more)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -45,7 +45,7 @@ CLIENTS: Mapping[str, Client] = {
     "tflm": Client(
         "TensorFlow Lite for Microcontrollers",
         {"tflite": ("fp32", "int8")},
-        inputs=("float32",),
+        inputs=("float32", "int8"),
         because={
             "precision": "it computes with no 16-bit weights",
             "input": "it casts no pixels to floats",

@@ -22,7 +22,7 @@ class _Strings(BaseModel):
     classes: Json[Annotated[tuple[str, ...], Field(max_length=_CLASSES)]]
     mean: Json[Annotated[tuple[FiniteFloat, ...], Field(max_length=_CHANNELS)]]
     std: Json[Annotated[tuple[FiniteFloat, ...], Field(max_length=_CHANNELS)]]
-    input: Literal["float32", "uint8"] = "float32"
+    input: Literal["float32", "uint8", "int8"] = "float32"
     precision: Annotated[str, Field(max_length=20)] = "fp32"
     scores: Literal["logits", "probabilities"] = "logits"
     score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -41,7 +41,8 @@ class ModelMetadata:
         classes: class names in the order of the logits.
         mean: of each channel, on the scale from 0 to 1: the input is (pixel / 255 - mean) / std.
         std: standard deviation of each channel, on the same scale.
-        input: "float32", normalised; or "uint8": pixels from 0 to 255, which the file normalises itself.
+        input: "float32", normalised; or "uint8": pixels from 0 to 255, which the file normalises itself;
+            or "int8": pixels less 128.
         precision: "fp32", "fp16" or "int8"; see :attr:`fbnet_mobile.formats.base.Format.precisions`.
         scores: what it gives for each class: "logits", or "probabilities", their softmax.
         score_threshold: the least probability that an app should show, from 0 to 1.

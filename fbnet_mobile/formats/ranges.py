@@ -73,9 +73,14 @@ class Histogram:
         return centres
 
 
-def observe(images: Iterable[Mapping[str, Array]]) -> dict[str, Histogram]:
-    """Return a histogram for each layer from what the layers gave for each image, by name."""
-    found: dict[str, Histogram] = {}
+def observe(
+    images: Iterable[Mapping[str, Array]], before: Mapping[str, Histogram] | None = None
+) -> dict[str, Histogram]:
+    """Return a histogram for each layer from what the layers gave for each image, by name.
+
+    Those of images seen ``before`` go on.
+    """
+    found: dict[str, Histogram] = dict(before or {})
     for layers in images:
         for name, values in layers.items():
             found.setdefault(name, Histogram()).add(values)

@@ -60,11 +60,17 @@ class ExportRecipe:
         shown="any",
         help="What will open the file: picks --input and --scores, or says why it opens none with what was asked for.",
     )
-    input: Literal["float32", "uint8"] | None = option(
+    input: Literal["float32", "uint8", "int8"] | None = option(
         None,
         group=_FILE,
-        shown="float32, or what --for needs",
-        help="What the file takes: float32, normalised, or uint8, pixels that it normalises itself.",
+        shown="float32, or what --for or --output-type needs",
+        help="What the file takes: float32, normalised, or pixels that it normalises itself: uint8, or int8, less 128.",
+    )
+    output_type: Literal["float32", "uint8", "int8"] = option(
+        "float32",
+        group=_FILE,
+        help="TFLite in int8: what the file gives; with uint8 or int8 it takes integers, too, and holds no floats at "
+        "all, as microcontrollers and accelerators want.",
     )
     opset: int | None = option(None, group=_FILE, low=1, high=1000, shown="17", help="ONNX: version of the operations.")
     dynamic_batch: bool = option(False, group=_FILE, help="ONNX: any number of images at a time.")

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from fbnet_mobile.files import write_whole
 from fbnet_mobile.formats.base import check_suffix, write_new
 from fbnet_mobile.formats.int8 import Quantised, with_costs
 from fbnet_mobile.formats.report import ExportReport
+from fbnet_mobile.graph.lowered import Lowered
 from fbnet_mobile.graph.merge import merge_branches
-from fbnet_mobile.graph.operations import Graph
+from fbnet_mobile.graph.operations import INPUT, Graph
 from fbnet_mobile.graph.pixels import Normalisation, take_pixels
 from fbnet_mobile.graph.probabilities import as_logits, give_probabilities, softmax
+from fbnet_mobile.graph.rounded import Rounded
 from fbnet_mobile.graph.trace import Inputs, evaluation, named_inputs, named_outputs, trace
 
 __all__ = ["ExportReport", "export"]
@@ -66,7 +69,8 @@ def export(
     Args:
         module: takes float tensors and returns one, or several (see :func:`fbnet_mobile.graph.trace.trace`), each of
             which is compared by itself; exported as it behaves in evaluation. Branches that can be merged are
-            (:func:`fbnet_mobile.graph.merge.merge_branches`), and compared with the module as it is.
+            (:func:`fbnet_mobile.graph.merge.merge_branches`), and compared with the module as it is. A
+            :class:`fbnet_mobile.graph.rounded.Rounded` gives an int8 file its ranges, and is compared with it.
         path: ends in the format's suffix.
         format: name of a registered one, such as "tflite".
         input_shape: (batch, channels, height, width); of several inputs, a shape by name.
@@ -129,16 +133,29 @@ def export(
     gives_them_itself = graph.node(graph.output).op == "softmax"
     if pixels:
         graph = take_pixels(graph, pixels)
+        if "integer_input_and_output" in (options or {}):
+            graph = replace(graph, pixels=False)  # as floats, which the conversion makes integers of
     if probabilities:
         graph = give_probabilities(graph)
-    if pixels:
-        expected = _outputs(module, {name: pixels.normalise(images) for name, images in given.items()}, shapes)
-    else:
-        expected = _outputs(module, given, shapes)
-    if probabilities:
-        expected = {
-            name: as_logits(result if gives_them_itself else softmax(result)) for name, result in expected.items()
-        }
+    exact: nn.Module = module
+    if isinstance(module, Rounded):
+        # A file that does not round as it does is compared with what it is without rounding.
+        exact = Lowered(module.graph())
+        if entry.calibrates(precision):
+            # Of pixels the file has ranges of its own.
+            learned = {name: ends for name, ends in module.ranges().items() if not (pixels and name == INPUT)}
+            options = {"ranges": learned, **(options or {})}
+        else:
+            module = exact
+
+    def computed(network: nn.Module, images: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        taken = {name: pixels.normalise(array) if pixels else array for name, array in images.items()}
+        results = _outputs(network, taken, shapes)
+        if not probabilities:
+            return results
+        return {name: as_logits(found if gives_them_itself else softmax(found)) for name, found in results.items()}
+
+    expected = computed(module, given)
     scores = next(iter(expected.values()))
     answers = len(expected) == 1 and scores.ndim > 1 and scores.shape[1] > 1
     conversion = entry.conversions.get(precision)
@@ -160,9 +177,7 @@ def export(
     def check_unconverted(full: Path) -> None:
         if conversion is not None:
             few = {name: images[: _RANDOM_INPUTS * shapes[name][0]] for name, images in given.items()}
-            part = len(next(iter(few.values())))
-            results = {name: result[: part * len(result) // count] for name, result in expected.items()}
-            _compare(results, run(full, few), TOLERANCE, path, f"the {format} file in fp32")
+            _compare(computed(exact, few), run(full, few), TOLERANCE, path, f"the {format} file in fp32")
 
     with write_whole(path, replaces=entry.replaces) as partial, _named(partial, path):
         quantised = write_new(graph, partial, entry, metadata or {}, precision, calibration, options, check_unconverted)

@@ -22,6 +22,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from fbnet_mobile.errors import FbnetError, UserError
+from fbnet_mobile.graph.lowered import Lowered
 from fbnet_mobile.graph.operations import INPUT, OUTPUT, Graph, Node, Shape, Weights
 from fbnet_mobile.graph.rules import RULES, Rule, Value
 from fbnet_mobile.graph.simplify import simplify
@@ -33,7 +34,7 @@ Inputs = Shape | Mapping[str, Shape]
 def trace(module: nn.Module, input_shape: Inputs) -> Graph:
     """Lower a module, as it behaves in evaluation, to the operations of :mod:`fbnet_mobile.graph.operations`.
 
-    The module is left as it was: weights, statistics and training modes.
+    The module is left as it was: weights, statistics and training modes. One that was lowered already gives its graph.
 
     Args:
         module: takes float tensors and returns one, or several: a dictionary of them by name, or a tuple, whose names
@@ -44,6 +45,8 @@ def trace(module: nn.Module, input_shape: Inputs) -> Graph:
         UserError: the module uses an operation that cannot be exported, branches on the values of tensors, does not
             accept the shape, or is a program that runs out of PyTorch's sight.
     """
+    if isinstance(module, Lowered):
+        return module.graph()
     _check_visible(module)
     shapes = named_inputs(input_shape)
     _check_names(shapes)

@@ -29,8 +29,12 @@ def _weights(block: Block) -> float:
 
 
 def _borders(block: Block) -> float:
-    """Thousands of elements of the block's input and output."""
-    return (block.in_channels * block.resolution**2 + block.out_channels * block.out_resolution**2) / 1e3
+    return elements_between(block) / 1e3
+
+
+def elements_between(block: Block) -> int:
+    """Elements of the block's input and output."""
+    return block.in_channels * block.resolution**2 + block.out_channels * block.out_resolution**2
 
 
 def _one(block: Block) -> float:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from fbnet_mobile.arch import Block
+from fbnet_mobile.cost.bounds import cheapest
 from fbnet_mobile.devices import Device
 from fbnet_mobile.devices.base import UNKNOWN
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.files import locked
 from fbnet_mobile.formats.base import format_of_runtime
+from fbnet_mobile.latency.calibration import elements_between
 from fbnet_mobile.latency.estimate import demand, estimate
 from fbnet_mobile.latency.table import (
     BLOCK,
@@ -36,7 +38,7 @@ from fbnet_mobile.measure.plan import MeasuringPlan
 from fbnet_mobile.measure.recipe import ProfileRecipe
 from fbnet_mobile.measure.rounds import Measured, Model, measure, new_session, summary
 from fbnet_mobile.measure.samples import BuiltLine, ChosenLine, Journal, Turn
-from fbnet_mobile.space import SearchSpace
+from fbnet_mobile.space import Option, SearchSpace
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, of how many)."""
@@ -366,8 +368,26 @@ def _chains(space: SearchSpace, networks: int, seed: int) -> list[tuple[str, tup
     chains: list[tuple[str, tuple[Block, ...]]] = [(INVOCATION, ())]
     chains += [(BLOCK, (block,)) for block in space.candidates()]
     rng = random.Random(seed)
-    chains += [(NETWORK, space.architecture(space.draw(rng)).blocks) for _ in range(networks)]
+    drawn = [*_extremes(space, networks // 2), *(space.draw(rng) for _ in range(networks))][:networks]
+    chains += [(NETWORK, space.architecture(assignment).blocks) for assignment in drawn]
     return list(dict.fromkeys(chains))
+
+
+def _extremes(space: SearchSpace, most: int) -> Iterator[dict[str, Option]]:
+    """Networks unlike those that are drawn at random, of which a correction has to hold too.
+
+    The one of fewest and of most operations, weights and elements between blocks; of several, one that has as few or as
+    many operations as goes with that least, so that a time for weights is told apart from a time for operations.
+    """
+    sizes: tuple[Callable[[Block], float], ...] = (
+        lambda block: block.macs,
+        lambda block: block.params - 1e-6 * block.macs,
+        lambda block: elements_between(block) - 1e-6 * block.macs,
+    )
+    for size in sizes[: (most + 1) // 2]:
+        costs = space.costs(size)
+        yield cheapest(space, costs)
+        yield cheapest(space, {name: -array for name, array in costs.items()})
 
 
 def _most_informative(blocks: Sequence[Block]) -> list[Block]:

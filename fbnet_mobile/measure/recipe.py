@@ -78,7 +78,8 @@ class ProfileRecipe:
         group=_MEASURING,
         low=0,
         high=10_000,
-        help="Whole networks to measure with the blocks, to calibrate their sum.",
+        help="Whole networks to measure with the blocks, to calibrate their sum: the smallest, the largest and others "
+        "at the edge of the space, and random ones.",
     )
     statistic: Literal["min", "median", "mean"] = option(
         "min", group=_MEASURING, help="Which statistic is a row's latency."

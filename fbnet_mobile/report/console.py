@@ -277,9 +277,15 @@ def export_lines(result: ExportResult) -> Iterator[str]:
 
 def _quantised_lines(quantised: "Quantised", sensitivity: bool) -> Iterator[str]:
     """How a file was quantised, and what each of its layers suffers."""
-    errors = ", ".join(f"{name} {error:.2%}" for name, error in quantised.errors.items())
+    errors = ", ".join(f"{name} {error:.2g}" for name, error in quantised.errors.items())
+    corrected = ", biases corrected" if quantised.corrected else ""
     kept = f"; in float32: {', '.join(quantised.kept)}" if quantised.kept else ""
-    yield f"ranges by {quantised.ranges} (power of the error of the logits: {errors}){kept}"
+    yield f"ranges: {quantised.ranges}{corrected} (error of the logits: {errors}){kept}"
+    if quantised.memory is not None:
+        yield (
+            f"integers alone: {quantised.memory / 1e3:.1f} kB of values are in memory at once; an arena of TFLite "
+            "Micro holds its own records besides"
+        )
     if not sensitivity:
         return
     total = sum(layer.macs for layer in quantised.layers) or 1

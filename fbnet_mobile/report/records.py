@@ -169,6 +169,7 @@ class NetworkFound:
         most_likely_params: the same.
         assignment: the network's choices.
         history: every epoch of the search.
+        measured_us: what the networks took on the device that were derived one after the other, if they were measured.
     """
 
     architecture: Path
@@ -179,6 +180,7 @@ class NetworkFound:
     most_likely_params: int
     assignment: Mapping[str, Any]
     history: tuple[SearchEpoch, ...]
+    measured_us: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

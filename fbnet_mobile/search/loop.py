@@ -1,9 +1,11 @@
 """The search: the supernet's weights trained on samples of a strategy, until it derives one network."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from fbnet_mobile.arch import Architecture
 from fbnet_mobile.cost.constraint import Constraint
 from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.data.data import Data, training_batches
@@ -22,6 +25,7 @@ from fbnet_mobile.engine.losses import Teacher
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import RunFolder, data_settings
 from fbnet_mobile.search.board import Board
+from fbnet_mobile.search.confirm import Confirmation, Measure, confirm
 from fbnet_mobile.search.derive import require_feasible
 from fbnet_mobile.search.recipe import SearchRecipe
 from fbnet_mobile.search.results import ARCHITECTURE, RESULT, Searched, SearchEpoch, log_probabilities
@@ -42,6 +46,7 @@ def search(
     fabric: Fabric,
     *,
     start: Start | None = None,
+    measure: Measure | None = None,
     shared_warmup: Path | None = None,
     tensorboard: bool = False,
     show_progress: bool = True,
@@ -61,6 +66,8 @@ def search(
         fabric: where and at which precision; already launched.
         start: the trained network that the space is within; random weights without one. Weights and probabilities are
             then learned in the same steps, from all images but those held back.
+        measure: on the device that the first constraint is of; what is derived is then measured, and derived again
+            (``confirm``).
         shared_warmup: a file for the state after the warm-up's whole epochs: taken up if it is there, else written.
             Searches that differ in nothing but their limits do the same until then.
         tensorboard: write scalars and the probabilities of all choices into ``out_dir/tensorboard`` too.
@@ -90,12 +97,28 @@ def search(
         if tensorboard:
             in_first_process(fabric, lambda: run.open_board(held, out_dir / "tensorboard"))
         run_epochs(run, run.folder, show_progress=show_progress)
-        derived = run.strategy.derive()
+        rounds: tuple[Confirmation, ...] = ()
+        if measure is None:
+            derived = run.strategy.derive()
+        else:
+            one = partial(_in_one_process, fabric, measure)
+            confirmed = confirm(run.strategy, one, partial(_say_first, fabric))
+            derived, constraints, rounds = confirmed.derived, confirmed.constraints, confirmed.rounds
         result = Searched.of(
-            space, constraints, recipe.strategy, derived.assignment, derived.most_likely, run.folder.history
+            space, constraints, recipe.strategy, derived.assignment, derived.most_likely, run.folder.history, rounds
         )
         in_first_process(fabric, lambda: result.save(out_dir))
     return result
+
+
+def _in_one_process(fabric: Fabric, measure: Measure, network: Architecture) -> float:
+    """A latency that all processes agree on."""
+    return float(fabric.broadcast(measure(network) if fabric.is_global_zero else 0.0))
+
+
+def _say_first(fabric: Fabric, line: str) -> None:
+    if fabric.is_global_zero:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 - as the epochs are said
 
 
 class _Search(Task[SearchEpoch]):

@@ -50,7 +50,13 @@ class SearchRecipe:
         help="Passes over the images for the weights.",
     )
     batch_size: int = option(
-        0, group=_WEIGHTS, low=0, high=1_000_000, shown=_FITTED, help="Images a step, over all processes."
+        0,
+        given={"within": 64},
+        group=_WEIGHTS,
+        low=0,
+        high=1_000_000,
+        shown=_FITTED,
+        help="Images a step, over all processes.",
     )
     learning_rate: float = option(
         0.1,
@@ -71,6 +77,7 @@ class SearchRecipe:
     )
     weight_share: float = option(
         0.8,
+        given={"within": 0.9},
         group=_WEIGHTS,
         above=0,
         below=1,
@@ -244,4 +251,11 @@ class SearchTask:
 
     output: Path = option(group=_TASK, names=("--output", "-o"), help="Folder of the run.")
     wanted: Wanted
+    device: str | None = option(
+        None,
+        group=_TASK,
+        shown="none",
+        help="The table's device: measure there what is found, correct the table by it, and derive again until it "
+        "takes at most the target and at least 97 % of it; at most four times.",
+    )
     tensorboard: bool = option(False, group=_TASK, help="Write TensorBoard files into the output folder too.")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fbnet_mobile.cost.constraint import Constraint
+    from fbnet_mobile.search.confirm import Confirmation
 
 ARCHITECTURE, RESULT, PROBABILITIES = "architecture.yaml", "result.json", "probabilities.csv"
 
@@ -104,6 +105,7 @@ class Searched:
         most_likely: the choices of the network that takes each one's most probable option, whatever its costs.
         constraints: how they are met, in the order given.
         history: every epoch.
+        rounds: what each network took that was derived, if they were measured.
     """
 
     space: str
@@ -112,6 +114,7 @@ class Searched:
     most_likely: Mapping[str, Option]
     constraints: tuple[Met, ...]
     history: tuple[SearchEpoch, ...]
+    rounds: "tuple[Confirmation, ...]" = ()
 
     @classmethod
     def of(
@@ -122,6 +125,7 @@ class Searched:
         assignment: Mapping[str, Option],
         most_likely: Mapping[str, Option],
         history: Sequence[SearchEpoch],
+        rounds: "Sequence[Confirmation]" = (),
     ) -> Self:
         """The result of a search whose strategy derived these choices.
 
@@ -152,6 +156,7 @@ class Searched:
                 for each in constraints
             ),
             history=tuple(history),
+            rounds=tuple(rounds),
         )
 
     def save(self, folder: Path) -> None:
@@ -163,6 +168,7 @@ class Searched:
         self.architecture.save(folder / ARCHITECTURE)
         content = {
             "constraints": self.constraints,
+            **({"measured": self.rounds} if self.rounds else {}),
             "macs": self.architecture.macs,
             "params": self.architecture.params,
             "peak_activations": self.architecture.peak_activations,

@@ -1,6 +1,7 @@
 """A trained network that a search begins with, and learns from."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -79,17 +80,20 @@ class Start:
                     f"{shown(self.path)}, '{block.key}'; {again}"
                 )
 
-    def colours(self, data: Data) -> Data:
-        """The data with the normalisation that the network was trained with.
+    def require_classes(self, classes: Sequence[str], source: str) -> None:
+        """Refuse images that are not of the classes that the network tells from one another.
 
         Raises:
-            UserError: their classes are not the network's.
+            UserError: they are not.
         """
-        if data.classes != self.checkpoint.classes:
+        if tuple(classes) != self.checkpoint.classes:
             raise UserError(
-                f"{shown(self.path)} tells {len(self.checkpoint.classes)} classes from one another, {data.source} has "
-                f"{len(data.classes)}, or others; give the images that it was trained on, or train it on these first"
+                f"{shown(self.path)} tells {len(self.checkpoint.classes)} classes from one another, {shown(source)} "
+                f"has {len(classes)}, or others; give the images that it was trained on, or train it on these first"
             )
+
+    def colours(self, data: Data) -> Data:
+        """The data with the normalisation that the network was trained with."""
         mean, std = self.checkpoint.mean, self.checkpoint.std
         return replace(data, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
 

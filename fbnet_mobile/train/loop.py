@@ -18,6 +18,7 @@ from fbnet_mobile.engine.losses import Teacher, make_loss
 from fbnet_mobile.engine.processes import in_first_process, require_whole_weights
 from fbnet_mobile.engine.run_folder import RunFolder, data_settings
 from fbnet_mobile.errors import UserError
+from fbnet_mobile.graph.rounded import Rounded
 from fbnet_mobile.train.average import estimate_batch_norm, moving_average
 from fbnet_mobile.train.evaluate import answers, evaluate
 from fbnet_mobile.train.optimizer import make_optimizer, set_learning_rate
@@ -261,6 +262,7 @@ class _Training(Task[EpochResult]):
             val_accuracy=val_accuracy,
             test_accuracy=test_accuracy,
             recipe=asdict(self.recipe),
+            quantized="int8" if isinstance(module, Rounded) else "",
         )
         save_checkpoint(self.checkpoint, checkpoint)
 

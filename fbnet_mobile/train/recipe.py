@@ -35,7 +35,12 @@ class TrainRecipe:
     optimizer: Literal["sgd", "adamw", "rmsprop"] = option(
         "sgd", group=_TRAINING, help="SGD with Nesterov's momentum, AdamW, or RMSprop in TensorFlow's form (timm's)."
     )
-    learning_rate: float = option(0.1, group=_TRAINING, above=0, help="At its peak.")
+    learning_rate: float = option(
+        0.1,
+        group=_TRAINING,
+        above=0,
+        help="At its peak; --quantize, which goes on from trained weights, takes 1 % of it.",
+    )
     schedule: Literal["cosine", "step", "exponential"] = option(
         "cosine", group=_TRAINING, help="How the learning rate falls: to zero, in steps, or steadily by a factor."
     )
@@ -256,6 +261,16 @@ class TrainTask:
         group=_NETWORK,
         shown="none",
         help="Instead the network and the weights of a checkpoint that fbnet-train wrote, of any number of classes.",
+    )
+    checkpoint: Path | None = option(
+        None, group=_NETWORK, shown="none", help="With --quantize: checkpoint of the network, that fbnet-train wrote."
+    )
+    quantize: Literal["int8"] | None = option(
+        None,
+        group=_NETWORK,
+        shown="none",
+        help="Train on with weights and activations rounded as in an int8 file, for one that loses too much without. "
+        "Ranges are learned, and fbnet-export takes them from the checkpoint.",
     )
     resolution: int | None = option(
         None, group=_NETWORK, low=1, high=8192, shown="the network's", help="Pixels a side of its input."

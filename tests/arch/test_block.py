@@ -46,7 +46,7 @@ def test_key_is_read_back_and_tells_blocks_apart() -> None:
     assert block.model_copy(update={"kernel_size": 5}).key != block.key
     with pytest.raises(UserError, match="not a block: 'inverted_residual in_channels=x'"):
         Block.parse_key("inverted_residual in_channels=x")
-    with pytest.raises(UserError, match=r"unknown block kind 'nonsense'; choose one of conv, head, inverted"):
+    with pytest.raises(UserError, match=r"unknown block kind 'nonsense'; choose one of conv, fused_inverted"):
         Block.parse_key("nonsense")
 
 

@@ -85,7 +85,7 @@ INT8 = ("--precision", "int8", "--calibration-data")
     ("arguments", "message"),
     [
         (("profile", "--space", "smal", "-o", "out"), "unknown space 'smal'; did you mean 'small'?"),
-        (("profile", "--space", "typo.yaml", "-o", "out"), "typo.yaml: blocks: unknown field"),
+        (("profile", "--space", "typo.yaml", "-o", "out"), "typo.yaml: block 1: unknown field 'out_chanels'"),
         (("profile", "--device", "toaster", "-o", "out"), "unknown device 'toaster'; choose one of adb, coreml"),
         (("profile", "--runtime", "caffe", "-o", "out"), "unknown runtime 'caffe'; choose one of litert, onnxruntime"),
         (("profile", "--precision", "int4", "-o", "out"), "unknown precision 'int4'; did you mean 'int8'?"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fbnet_mobile.cost.bounds import clamped, cost_range
+from fbnet_mobile.cost.bounds import cheapest, clamped, cost_range
 from fbnet_mobile.cost.constraint import Constraint, latency_constraint, limit_on
 from fbnet_mobile.cost.expectation import ExpectedPeak, expected_cost
 from fbnet_mobile.errors import UserError
@@ -278,3 +278,12 @@ def test_derived_by_hand(limit: float, use_at_least: float, wide: float, width: 
     likely["stage1.out_channels"] = np.log([1 - wide, wide])
     found = most_probable(BY_HAND, likely, [limit_on(BY_HAND, "macs", limit)], use_at_least)
     assert found["stage1.out_channels"] == width
+
+
+def test_the_cheapest_and_the_dearest_network_are_those_of_the_whole_space() -> None:
+    # Fewer parameters, and of those that are as many the most operations.
+    costs = SPACE.costs(lambda block: block.params - 1e-3 * block.macs)
+    every = [Constraint("any", 0, costs).total(SPACE, assignment) for assignment in assignments()]
+    for sign, extreme in ((1, min(every)), (-1, max(every))):
+        found = cheapest(SPACE, {name: sign * array for name, array in costs.items()})
+        assert Constraint("any", 0, costs).total(SPACE, found) == pytest.approx(extreme)

@@ -1,11 +1,13 @@
 """A search within a trained network: the supernet is that network, whose channels are sorted."""
 
+import itertools
 import random
 from pathlib import Path
 
 import pytest
 import torch
 from lightning_fabric import Fabric
+from PIL import Image
 from torch import Tensor, nn
 
 import fbnet_mobile as fm
@@ -205,4 +207,10 @@ def test_what_does_not_belong_together_is_refused(full: Path, tmp_path: Path) ->
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match="give its checkpoint with --within"):
         fm.search(space=str(tmp_path / "mine.yaml"), data="digits", max_macs="40k", output=tmp_path / "run")
+    (tmp_path / "photos").mkdir()
+    for part, name in itertools.product(("train", "val", "test"), ("cats", "dogs")):
+        (tmp_path / "photos" / part / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / "photos" / part / name / "one.png")
+    with pytest.raises(UserError, match="tells 10 classes from one another"):
+        fm.search(within=full, data=str(tmp_path / "photos"), max_macs="40k", output=tmp_path / "run")
     assert not (tmp_path / "run").exists()

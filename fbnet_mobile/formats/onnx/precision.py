@@ -60,6 +60,7 @@ class OnnxQuantiser(Quantiser):
     """A float32 file. Its layers are its nodes."""
 
     suffix = ".onnx"
+    weight_levels = 64
 
     def __init__(self, source: Path) -> None:
         self._source = source
@@ -105,10 +106,10 @@ class OnnxQuantiser(Quantiser):
             found = session.run(list(shown), {"input": image[None]})
             yield {"input": np.asarray(image[None], np.float32), **dict(zip(shown.values(), found, strict=True))}
 
-    def write(self, ranges: Ranges, keep: Collection[str], target: Path) -> None:
+    def write(self, ranges: Ranges, keep: Collection[str], target: Path, source: Path | None = None) -> None:
         """See :meth:`Quantiser.write`."""
         model = onnx.ModelProto()
-        model.CopyFrom(self._model)
+        model.CopyFrom(self._model if source is None else onnx.load(source))
         # The quantiser calls what it adds by the tensor's name and an ending, such as _scale, which may be another's.
         borders = {border.name for border in model.graph.output}
         made = {name for node in model.graph.node for name in node.output} - borders

@@ -30,7 +30,7 @@ FORMAT = Format(
             Imported(f"{_HERE}.precision:int8"),
             tolerance=math.inf,
             calibrates=True,
-            options=frozenset({"ranges", "keep"}),
+            options=frozenset({"ranges", "keep", "integer_input_and_output"}),
             for_measuring=Imported(f"{_HERE}.precision:int8_for_measuring"),
         ),
     },

@@ -5,9 +5,11 @@ See https://github.com/google-ai-edge/litert-quantizer.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +17,12 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import Session
 from fbnet_mobile.formats.int8 import Quantised, Quantiser, quantise
 from fbnet_mobile.formats.packages import needs, quiet
 from fbnet_mobile.formats.ranges import Ranges
-from fbnet_mobile.formats.tflite.run import load
+from fbnet_mobile.formats.tflite.run import as_reals, as_taken, load
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,19 +46,72 @@ def fp16(source: Path, images: Images, target: Path) -> None:
         target.write_bytes(made.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
 
 
-def int8(source: Path, images: Images, target: Path, **options: Any) -> Quantised:
-    """Quantise weights, per channel, and activations; see :func:`fbnet_mobile.formats.int8.quantise`."""
-    return quantise(TFLiteQuantiser(source), images, target, **options)
+def int8(
+    source: Path, images: Images, target: Path, integer_input_and_output: tuple[str, str] | None = None, **options: Any
+) -> Quantised:
+    """Quantise weights, per channel, and activations; see :func:`fbnet_mobile.formats.int8.quantise`.
+
+    Args:
+        source: the float32 file; for integers one that takes pixels as floats, from 0 to 255.
+        images: to calibrate on.
+        target: is not there yet.
+        integer_input_and_output: "int8" or "uint8" each, with no floats between; None for floats, and pixels if the
+            source takes such.
+        options: of ``quantise``.
+
+    Raises:
+        UserError: an operation cannot be had in integers, or layers are to stay in float32.
+    """
+    borders = integer_input_and_output
+    quantiser = TFLiteQuantiser(source, borders)
+    if borders is not None:
+        if options.get("keep"):
+            raise UserError(f"a file of integers has no layers in float32; leave out {', '.join(options['keep'])}")
+        options["keep"] = ()
+    found = quantise(quantiser, images, target, **options)
+    return found if borders is None else replace(found, memory=_check_integers(target))
+
+
+def _check_integers(path: Path) -> int:
+    """Refuse a file that computes with floats anywhere; return the most bytes of values that are there at once."""
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    (graph,) = model.subgraphs
+    floats = {index for index, tensor in enumerate(graph.tensors) if tensor.type == schema.TensorType.FLOAT32}
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    left = sorted(
+        {
+            names[model.operatorCodes[operator.opcodeIndex].builtinCode]
+            for operator in graph.operators
+            if floats & {*operator.inputs, *operator.outputs}
+        }
+        - {"QUANTIZE", "DEQUANTIZE"}
+    )
+    if floats:
+        raise UserError(
+            f"the quantiser has no integers for {', '.join(left)}, so the file would hold floats; use other operations "
+            "in the network, or let the file take and give float32"
+        )
+    made = {index: place for place, operator in enumerate(graph.operators) for index in operator.outputs}
+    made |= dict.fromkeys(graph.inputs, 0)
+    last = {index: place for place, operator in enumerate(graph.operators) for index in operator.inputs}
+    last |= dict.fromkeys(graph.outputs, len(graph.operators))
+    sizes = {index: _ALIGNED * -(-int(np.prod(graph.tensors[index].shape)) // _ALIGNED) for index in made}
+    return max(
+        sum(size for index, size in sizes.items() if made[index] <= place <= last.get(index, made[index]))
+        for place in range(len(graph.operators))
+    )
 
 
 class TFLiteQuantiser(Quantiser):
     """A float32 file of one subgraph. Its layers are its operators."""
 
     suffix = ".tflite"
+    weight_levels = 127
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, borders: tuple[str, str] | None = None) -> None:
         with _quantiser():
             from litert_quantizer import quantizer, recipe
+        self._borders = borders
         self._quantizer, self._recipe = quantizer, recipe
         self._source, self._content = source, source.read_bytes()
         model = schema.ModelT.InitFromPackedBuf(self._content, 0)
@@ -94,6 +150,7 @@ class TFLiteQuantiser(Quantiser):
             )
             interpreter.allocate_tensors()
         (entry,) = interpreter.get_input_details()
+        images = as_taken(images, entry)
         details = [item for item in interpreter.get_tensor_details() if item["name"] in self._names]
         for image in images:
             interpreter.set_tensor(
@@ -102,20 +159,27 @@ class TFLiteQuantiser(Quantiser):
             interpreter.invoke()
             yield {item["name"]: _real(interpreter.get_tensor(item["index"]), item) for item in details}
 
-    def write(self, ranges: Ranges, keep: Collection[str], target: Path) -> None:
+    def write(self, ranges: Ranges, keep: Collection[str], target: Path, source: Path | None = None) -> None:
         """See :meth:`Quantiser.write`."""
+        content = self._content if source is None else source.read_bytes()
         settings = self._recipe.static_wi8_ai8()
-        for border in ("INPUT", "OUTPUT"):
-            settings.append(_unquantised(".*", border))
-        # 8 bits hold no probability under 1/256, of which a thousand classes have hardly any other.
-        settings.append(_unquantised("^output;?$", "SOFTMAX"))
+        for border, kind in zip(("INPUT", "OUTPUT"), self._borders or ("", ""), strict=True):
+            if not kind:
+                settings.append(_unquantised(".*", border))
+            elif kind == "uint8":
+                settings.append(_unsigned(border, settings[0]))
+        if not self._borders:
+            # 8 bits hold no probability under 1/256, of which a thousand classes have hardly any other.
+            settings.append(_unquantised("^output;?$", "SOFTMAX"))
         if keep:
             # What it calls an operator is the names of what that gives, each with a semicolon.
             settings.append(_unquantised(f"^(?:{'|'.join(map(re.escape, sorted(keep)))});", "*"))
         entries = {name: _entry(self._names[name], *found) for name, found in ranges.items() if name in self._names}
-        _widen_for_dead_channels(self._content, entries)
+        if self._borders:
+            entries["input"] = _entry(self._names["input"], 0, 255)  # each step a pixel's
+        _widen_for_dead_channels(content, entries)
         with quiet():
-            made = self._quantizer.Quantizer(self._content, settings)
+            made = self._quantizer.Quantizer(content, settings)
             result = made.quantize(entries, enable_progress_bar=False, enable_progress_report=False)
         target.write_bytes(result.quantized_model)
 
@@ -128,10 +192,19 @@ def _unquantised(names: str, operation: str) -> dict[str, Any]:
     return {"regex": names, "operation": operation, "algorithm_key": "no_quantize", "op_config": {}}
 
 
+_ALIGNED = 16
+"""Bytes that a value in an arena of TFLite Micro takes some times of."""
+
+
+def _unsigned(border: str, signed: Mapping[str, Any]) -> dict[str, Any]:
+    """A border in uint8, in the form of a setting for all operations in int8."""
+    config = copy.deepcopy(dict(signed["op_config"]))
+    config["activation_tensor_config"]["dtype"] = "UINT"
+    return {**signed, "regex": ".*", "operation": border, "op_config": config}
+
+
 def _real(values: Any, item: Mapping[str, Any]) -> Array:
-    scale, zero = item["quantization"]
-    real = values if not scale else (values.astype(np.float32) - zero) * np.float32(scale)
-    return np.moveaxis(np.asarray(real, np.float32), -1, 1)
+    return np.moveaxis(as_reals(values, item), -1, 1)
 
 
 @contextmanager

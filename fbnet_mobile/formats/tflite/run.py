@@ -55,16 +55,15 @@ class LiteRTSession(Session):
     def __init__(self, path: Path, interpreter: Any) -> None:
         self.interpreter = interpreter
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-        # Pixels are plain numbers; an input of a fully quantised file has a scale.
-        self.takes_pixels = all(item["dtype"] == np.uint8 and item["quantization"] == (0.0, 0) for item in inputs)
-        wanted = np.uint8 if self.takes_pixels else np.float32
-        if not inputs or not outputs or any(item["dtype"] != wanted for item in inputs):
+        # Plain numbers, or integers of which a step is a pixel's.
+        pixels = ((np.uint8, 0.0, 0), (np.uint8, 1.0, 0), (np.int8, 1.0, -128))
+        self.takes_pixels = all((item["dtype"], *item["quantization"]) in pixels for item in inputs)
+        known = self.takes_pixels or all(item["dtype"] == np.float32 for item in inputs)
+        gives = all(item["dtype"] in (np.float32, np.int8, np.uint8) for item in outputs)
+        if not inputs or not outputs or not known or not gives:
             raise UserError(
-                f"{path} does not take float32, or pixels, and give float32; export it with such inputs and outputs"
-            )
-        if any(item["dtype"] != np.float32 for item in outputs):
-            raise UserError(
-                f"{path} does not take float32, or pixels, and give float32; export it with such inputs and outputs"
+                f"{path} does not take float32, or pixels, and give float32 or 8-bit integers; export it with such "
+                "inputs and outputs"
             )
         signature: dict[str, list[str]] = next(
             iter(interpreter.get_signature_list().values()), {"inputs": [], "outputs": []}
@@ -94,7 +93,8 @@ class LiteRTSession(Session):
         for name, array in given.items():
             if self._channels_last and array.ndim == 4:
                 array = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
-            self.interpreter.set_tensor(self._inputs[name]["index"], array)
+            item = self._inputs[name]
+            self.interpreter.set_tensor(item["index"], as_taken(array, item))
 
     def invoke(self) -> None:
         """See :meth:`Session.invoke`."""
@@ -108,7 +108,7 @@ class LiteRTSession(Session):
         """See :meth:`Session.outputs`."""
         found: dict[str, Array] = {}
         for name, item in self._outputs.items():
-            result: Array = self.interpreter.get_tensor(item["index"])
+            result: Array = as_reals(self.interpreter.get_tensor(item["index"]), item)
             found[name] = result.transpose(0, 3, 1, 2) if self._channels_last and result.ndim == 4 else result
         return found
 
@@ -137,6 +137,19 @@ class LiteRTSession(Session):
             return False
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return content.find(METADATA.encode()) >= 0
+
+
+def as_taken(images: NDArray[Any], details: Mapping[str, Any]) -> NDArray[Any]:
+    """What an input takes of images: themselves, or of pixels what they are less 128 where it is int8."""
+    if details["dtype"] == np.int8:
+        return (images.astype(np.int16) - 128).astype(np.int8)
+    return images.astype(details["dtype"], copy=False)
+
+
+def as_reals(values: NDArray[Any], details: Mapping[str, Any]) -> Array:
+    """What the integers of a tensor stand for; floats as they are."""
+    scale, zero = details["quantization"]
+    return (values.astype(np.float32) - zero) * np.float32(scale) if scale else np.asarray(values, np.float32)
 
 
 def _interpreter_module() -> ModuleType:

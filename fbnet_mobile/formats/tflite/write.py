@@ -177,9 +177,11 @@ class _Builder:
         array = np.asarray(array, order="C")
         element = ir.F32Type.get() if array.dtype == np.float32 else ir.IntegerType.get_signless(32)
         value = ir.DenseElementsAttr.get(array, type=element, shape=array.shape)
-        return ir.Operation.create(
-            "arith.constant", results=[_tensor(array.shape, element)], attributes={"value": value}
-        ).result
+        # With names of their own, so that those of what operations give do not depend on which constants are equal.
+        with ir.Location.name("constant"):
+            return ir.Operation.create(
+                "arith.constant", results=[_tensor(array.shape, element)], attributes={"value": value}
+            ).result
 
     def numbers(self, *values: int) -> ir.Value:
         """Emit a constant vector of 32-bit integers."""

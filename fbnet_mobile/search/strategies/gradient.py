@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch import Tensor
 from fbnet_mobile.cost.expectation import expected_cost
 from fbnet_mobile.engine.loop import load_optimizer
 from fbnet_mobile.engine.processes import mean
+from fbnet_mobile.errors import UserError
 from fbnet_mobile.search.choices import Choices, Weights, straight_through
-from fbnet_mobile.search.derive import most_probable
+from fbnet_mobile.search.derive import most_probable, require_feasible
 from fbnet_mobile.search.recipe import SearchRecipe
 from fbnet_mobile.search.strategies.base import STRATEGIES, Derived, Learned, SearchContext, Step, Strategy, held_back
 from fbnet_mobile.space import RESOLUTION, Option
@@ -207,13 +209,20 @@ class Gradient(Strategy):
     def _most_accurate(self, log_probabilities: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Option]:
         """Of the most probable networks of each input resolution, the one that is best on the images held back."""
         context, held = self.context, held_back(self.context)
+        require_feasible(context.space, context.constraints)
         found = []
         for number, resolution in enumerate(context.space.resolution):
-            alone = np.full(len(context.space.resolution), -1e9)
-            alone[number] = 0.0
-            network = most_probable(context.space, {**log_probabilities, RESOLUTION: alone}, context.constraints)
-            if network[RESOLUTION] == resolution:
-                found.append((held.accuracy(network), network))
+            space = context.space.changed(resolution=(resolution,))
+            # The resolution is the first axis of every position's costs.
+            limits = [
+                replace(each, costs={name: array[number : number + 1] for name, array in each.costs.items()})
+                for each in context.constraints
+            ]
+            try:
+                network = most_probable(space, {**log_probabilities, RESOLUTION: np.zeros(1)}, limits)
+            except UserError:  # too small a budget for that many pixels
+                continue
+            found.append((held.accuracy(network), network))
         return max(found, key=lambda each: each[0])[1]
 
 

@@ -1,0 +1,138 @@
+"""A lowered network that rounds as an int8 file does, with ranges that can be learned."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fbnet_mobile.graph.lowered import Lowered
+from fbnet_mobile.graph.operations import INPUT, Graph, Node
+
+LEVELS = 256
+"""Of an activation, which has a scale and a zero point for the whole tensor."""
+WEIGHT_LEVELS = 127
+"""Of a weight, to either side of zero; its scale is that of the output channel's largest."""
+
+_FUSED_WITH = {
+    "relu": {"conv2d", "linear", "add", "sub", "mul"},
+    "relu6": {"conv2d", "linear", "add", "sub", "mul"},
+    "hard_sigmoid": {"conv2d", "linear"},
+}
+"""What computes an activation of these itself, if nothing else reads what it gives before."""
+_MOVING = frozenset({"reshape", "slice", "pad", "max_pool", "channel_shuffle"})
+"""Operations that give numbers as they got them, in the same eight bits."""
+_SAME_SCALE = frozenset({"avg_pool", "resize"})
+"""Operations that give others, in the scale of those that they got."""
+_FIXED = {"sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128), "softmax": (0.0, 255 / 256)}
+"""The range of what these give, whatever was seen: runtimes compute them by tables."""
+
+
+def points(graph: Graph) -> dict[str, str]:
+    """Return the names of all values that are rounded, with the name of the value whose range they are rounded to."""
+    consumers = graph.consumers()
+    found = {INPUT: INPUT}
+    for node in graph.nodes:
+        after = graph.only_consumer(consumers, node.name)
+        if after is not None and node.op in _FUSED_WITH.get(after.op, ()):
+            continue
+        same = node.op in _MOVING | _SAME_SCALE and node.inputs[0] in found
+        found[node.name] = found[node.inputs[0]] if same else node.name
+    return found
+
+
+class Rounded(Lowered):
+    """Computes a graph with the weights of layers and the values between them rounded to eight bits.
+
+    Gradients pass rounding as if it were not there, but where a value is clipped (the straight-through estimator,
+    Bengio et al. 2013, arXiv 1308.3432). The ends of ranges are learned with the gradient of learned step sizes
+    (Esser et al. 2020, arXiv 1902.08153), with zero points (Bhalgat et al. 2020, arXiv 2004.09576).
+
+    Args:
+        graph: to be computed.
+        ranges: of all values that :func:`points` names; the lowest and the highest number that stay what they are.
+        keep: names of nodes that are not rounded, nor their weights.
+        weight_levels: see :data:`WEIGHT_LEVELS`.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        ranges: Mapping[str, tuple[float, float]],
+        keep: frozenset[str] = frozenset(),
+        weight_levels: int = WEIGHT_LEVELS,
+    ) -> None:
+        super().__init__(graph)
+        self._points = points(graph)
+        self._places = {name: place for place, name in enumerate(sorted({*self._points.values()}))}
+        self._keep, self._levels = keep, weight_levels
+        self._fixed = {node.name: _FIXED[node.op] for node in graph.nodes if node.op in _FIXED}
+        found = [self._fixed.get(name) or ranges[name] for name in self._places]
+        # Vectors, as weight decay is for what has two axes.
+        self.low = nn.Parameter(torch.tensor([min(low, 0.0) for low, _ in found], dtype=torch.float32))
+        self.high = nn.Parameter(torch.tensor([max(high, 0.0) for _, high in found], dtype=torch.float32))
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """The ranges that there are now, by the names of all values that are rounded."""
+        low, high = self.low.detach().clamp(max=0).tolist(), self.high.detach().clamp(min=0).tolist()
+        return {name: (low[self._places[point]], high[self._places[point]]) for name, point in self._points.items()}
+
+    def given(self, value: Tensor, node: Node | None) -> Tensor:
+        """Round a value, unless it is in its eight bits already."""
+        name = INPUT if node is None else node.name
+        if name not in self._points or name in self._keep or (node is not None and node.op in _MOVING):
+            return value
+        place = self._places[self._points[name]]
+        return _Round.rounded(value, self.low[place], self.high[place])
+
+    def weights(self, node: Node) -> dict[str, Tensor]:
+        """Rounded: those of layers for each output channel, constants as values between layers are."""
+        found = super().weights(node)
+        if node.name in self._keep:
+            return found
+        if "weight" in found:
+            weight = found["weight"]
+            largest = weight.detach().abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
+            step = (largest / self._levels).clamp_min(_LEAST_STEP)
+            found["weight"] = weight + (torch.round(weight / step) * step - weight).detach()
+        if "constant" in found:
+            constant = found["constant"]
+            low, high = constant.detach().amin(), constant.detach().amax()
+            found["constant"] = _Round.rounded(constant, low, high)
+        return found
+
+
+class _Round(torch.autograd.Function):
+    """x -> step (clamp(round(x / step) + zero, 0, 255) - zero): step = (high - low) / 255, zero = round(-low / step)"""
+
+    @classmethod
+    def rounded(cls, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Round a tensor to a range, both ends of it scalars."""
+        result: Tensor = cls.apply(x, low.clamp(max=0), high.clamp(min=0))
+        return result
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """See the class."""
+        step = ((high - low) / (LEVELS - 1)).clamp_min(_LEAST_STEP)
+        zero = torch.round(-low / step).clamp(0, LEVELS - 1)
+        y = torch.fake_quantize_per_tensor_affine(x, step, zero.int(), 0, LEVELS - 1)
+        ctx.save_for_backward(x, y, step)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of x: none where it was clipped. Of the ends: what clipping to them, and the step between them, does."""
+        (gradient,), (x, y, step) = gradients, ctx.saved_tensors
+        off = (y - x) / step
+        above, below = off < -_WITHIN, off > _WITHIN
+        through = gradient.masked_fill(above | below, 0)
+        of_step = (through * off).sum() / (LEVELS - 1)
+        # As large as a weight's whatever the number of values, section 2.2 of arXiv 1902.08153.
+        share = (x.numel() / len(x)) ** -0.5
+        return through, share * ((gradient * below).sum() - of_step), share * ((gradient * above).sum() + of_step)
+
+
+_LEAST_STEP = 1e-12
+_WITHIN = 0.5001
+"""Of a step: how far rounding moves a value that is not clipped."""

@@ -1,0 +1,130 @@
+"""What is trained is what is written: the rounded network beside the int8 files that get its ranges."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.formats.base import format_of, get_format, write_new
+from fbnet_mobile.formats.correction import correct_biases, find_ranges, observe_graph
+from fbnet_mobile.formats.verify import export
+from fbnet_mobile.graph.lowered import Lowered
+from fbnet_mobile.graph.pixels import Normalisation
+from fbnet_mobile.graph.rounded import Rounded
+from fbnet_mobile.graph.trace import trace
+
+from .networks import mobile_network
+
+SHAPE = (1, 3, 33, 33)
+
+
+@pytest.fixture(scope="module")
+def rounded() -> Rounded:
+    """With ranges that no method of post-training quantisation would choose."""
+    graph = trace(mobile_network(), SHAPE)
+    found = find_ranges(graph, observe_graph(graph, images(16)), "percentile-99.99")
+    return Rounded(graph, {name: (0.9 * low, 0.8 * high) for name, (low, high) in found.items()}).eval()
+
+
+def images(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, *SHAPE[1:], generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_tflite_file_has_the_learned_ranges_and_gives_what_was_trained(rounded: Rounded, tmp_path: Path) -> None:
+    report = export(
+        rounded,
+        tmp_path / "m.tflite",
+        format="tflite",
+        input_shape=SHAPE,
+        inputs=images(64, 1).numpy(),
+        precision="int8",
+        calibration=images(16).numpy(),
+    )
+    assert report.quantised is not None
+    assert (report.quantised.ranges, report.quantised.kept, report.quantised.corrected) == ("learned", (), False)
+    # Kernels round sums otherwise by a step here and there, and random weights make much of a step.
+    assert report.agreement is not None
+    assert report.agreement > 0.9
+    interpreter = format_of(report.path).load(report.path).interpreter  # type: ignore[attr-defined]
+    scales = {item["name"]: item["quantization"] for item in interpreter.get_tensor_details()}
+    compared = 0
+    learned = rounded.ranges()
+    # What is computed with the layer before has that one's name.
+    fused = {node.inputs[0]: learned[node.name] for node in rounded.graph().nodes if node.op == "relu"}
+    assert fused
+    for name, (low, high) in {**learned, **fused}.items():
+        if scales.get(name, (0.0, 0))[0]:
+            scale, zero = scales[name]
+            assert scale == pytest.approx((high - low) / 255, rel=1e-4), name
+            assert zero + 128 == pytest.approx(-low / scale, abs=0.6), name
+            compared += 1
+    assert compared > 25
+
+
+def test_an_onnx_file_has_them_too_and_a_float32_file_has_no_rounding(rounded: Rounded, tmp_path: Path) -> None:
+    where = {"input_shape": SHAPE, "inputs": images(64, 1).numpy()}
+    report = export(
+        rounded, tmp_path / "m.onnx", format="onnx", precision="int8", calibration=images(16).numpy(), **where
+    )  # type: ignore[arg-type]
+    assert report.quantised is not None
+    assert report.quantised.ranges == "learned"
+    assert report.agreement is not None
+    assert report.agreement > 0.9
+    assert export(rounded, tmp_path / "f.onnx", format="onnx", **where).relative_difference < 1e-4  # type: ignore[arg-type]
+
+
+def test_biases_are_corrected_for_what_rounding_does_to_means() -> None:
+    """Few levels of weights shift means; without a shift of the output's it is not that which was corrected."""
+    graph = trace(mobile_network(), SHAPE)
+    found = find_ranges(graph, observe_graph(graph, images(16)), "min-max")
+    with torch.no_grad():
+        exact = Lowered(graph)(images(16)).mean(0)
+        before = Rounded(graph, found, weight_levels=7)(images(16)).mean(0)
+        corrected = correct_biases(graph, images(16).numpy(), "min-max", 7)
+        after = Rounded(corrected, found, weight_levels=7)(images(16)).mean(0)
+    assert float((after - exact).norm()) < 0.5 * float((before - exact).norm())
+
+
+@pytest.mark.parametrize(("taken", "given"), [("int8", "int8"), ("uint8", "uint8")])
+def test_a_file_of_integers_holds_no_floats_and_takes_pixels(taken: str, given: str, tmp_path: Path) -> None:
+    from ai_edge_litert import schema_py_generated as schema
+
+    pixels = np.random.default_rng(0).integers(0, 256, (24, *SHAPE[1:]), np.uint8)
+    network = mobile_network()
+    report = export(
+        network,
+        tmp_path / "m.tflite",
+        format="tflite",
+        input_shape=SHAPE,
+        inputs=pixels,
+        precision="int8",
+        calibration=pixels,
+        pixels=Normalisation((0.5, 0.4, 0.6), (0.25, 0.2, 0.3)),
+        options={"integer_input_and_output": (taken, given), "ranges": "min-max"},
+    )
+    assert report.agreement is not None
+    assert report.agreement > 0.9
+    model = schema.ModelT.InitFromPackedBuf(report.path.read_bytes(), 0)
+    (graph,) = model.subgraphs
+    assert schema.TensorType.FLOAT32 not in {tensor.type for tensor in graph.tensors}
+    kinds = {"int8": schema.TensorType.INT8, "uint8": schema.TensorType.UINT8}
+    ends = [graph.tensors[index] for index in (*graph.inputs, *graph.outputs)]
+    assert [tensor.type for tensor in ends] == [kinds[taken], kinds[given]]
+    assert float(ends[0].quantization.scale[0]) == pytest.approx(1)
+
+
+def test_a_file_of_integers_is_refused_where_an_operation_has_none(tmp_path: Path) -> None:
+    graph = trace(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ELU()).eval(), (1, 3, 8, 8))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8), np.uint8)
+    with pytest.raises(UserError, match="no integers for ELU"):
+        write_new(
+            graph,
+            tmp_path / "m.tflite",
+            get_format("tflite"),
+            {},
+            "int8",
+            pixels,
+            {"integer_input_and_output": ("int8", "int8"), "ranges": "min-max"},
+        )

@@ -1,0 +1,47 @@
+"""Graphs computed by PyTorch, against the modules they were traced from."""
+
+import pytest
+import torch
+from calibrated import calibrated
+from torch import nn
+
+from fbnet_mobile.graph.lowered import Lowered
+from fbnet_mobile.graph.rounded import Rounded, points
+from fbnet_mobile.graph.trace import trace
+from tests.formats.networks import EveryOperation, mobile_network
+
+NETWORKS = {
+    "mobile": (mobile_network, (1, 3, 33, 33)),
+    "every operation": (lambda: calibrated(EveryOperation(), 8, 12), (1, 8, 12, 12)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_graph_computes_what_its_module_does_for_any_batch(name: str) -> None:
+    make, shape = NETWORKS[name]
+    network = make().eval()
+    lowered = Lowered(trace(network, shape))
+    images = torch.randn(3, *shape[1:], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(lowered(images), network(images), rtol=1e-4, atol=1e-4)
+        assert trace(lowered, shape).nodes[0].name == lowered.graph().nodes[0].name
+        next(lowered.parameters()).mul_(2)
+        assert not torch.allclose(Lowered(lowered.graph())(images), network(images))
+
+
+def test_rounding_and_its_gradients() -> None:
+    """By hand: a range from -1 to 4 has the step 5 / 255 and the zero point 51."""
+    graph = trace(nn.Sequential(nn.Flatten(), nn.Linear(4, 4)).eval(), (1, 4, 1, 1))
+    rounded = Rounded(graph, dict.fromkeys(points(graph), (-1.0, 4.0)))
+    step = 5 / 255
+    x = torch.tensor([[-3.0, 0.3 * step, 2.6 * step, 9.0]], requires_grad=True)
+    y = rounded.given(x, None)
+    torch.testing.assert_close(y, torch.tensor([[-1.0, 0.0, 3 * step, 4.0]]))
+    y.backward(torch.tensor([[1.0, 10.0, 100.0, 1000.0]]))
+    assert x.grad is not None
+    assert x.grad.tolist() == [[0, 10, 100, 0]]
+    place, inside = rounded._places["input"], (10 * -0.3 + 100 * 0.4) / 255
+    assert rounded.low.grad is not None
+    assert rounded.high.grad is not None
+    assert float(rounded.low.grad[place]) == pytest.approx((1 - inside) / 2, rel=1e-4)
+    assert float(rounded.high.grad[place]) == pytest.approx((1000 + inside) / 2, rel=1e-4)

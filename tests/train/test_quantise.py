@@ -1,0 +1,74 @@
+"""Quantisation-aware training, from a checkpoint to a file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import fbnet_mobile as fm
+from fbnet_mobile.arch import Architecture
+from fbnet_mobile.blocks.network import build
+from fbnet_mobile.data.data import load_data
+from fbnet_mobile.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fbnet_mobile.errors import UserError
+from fbnet_mobile.graph.rounded import Rounded
+
+NETWORK = """
+name: tiny
+resolution: 16
+blocks:
+  - {kind: conv, out_channels: 8, kernel_size: 3, stride: 2, activation: relu}
+  - {kind: head, out_channels: 10, conv_channels: 32}
+"""
+DATA = {"data": "digits", "limit": 700}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("float") / "tiny.yaml"
+    path.write_text(NETWORK)
+    return fm.train(architecture=str(path), output=path.parent / "run", epochs=4, batch_size=16, **DATA).checkpoint
+
+
+def test_training_with_rounding_learns_ranges_that_the_file_has(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = fm.train(checkpoint=checkpoint, quantize="int8", output=tmp_path / "run", epochs=2, batch_size=16, **DATA)
+    assert "in int8 without training" in capsys.readouterr().err
+    made, before = load_checkpoint(result.checkpoint), load_checkpoint(checkpoint)
+    assert (made.quantized, made.mean, made.architecture) == ("int8", before.mean, before.architecture)
+    network = made.module("it")
+    assert isinstance(network, Rounded)
+    assert result.test_accuracy > before.test_accuracy - 0.1  # type: ignore[operator]
+    file = fm.export(checkpoint=result.checkpoint, data="digits", output=tmp_path / "m.tflite", precision="int8").file
+    assert file.quantised is not None
+    assert file.quantised.ranges == "learned"
+    assert file.agreement is not None
+    assert file.agreement > 0.97
+    with pytest.raises(UserError, match="is quantised already"):
+        fm.train(checkpoint=result.checkpoint, quantize="int8", output=tmp_path / "again", **DATA)
+
+
+def test_what_cannot_be_trained_with_rounding(checkpoint: Path, tmp_path: Path) -> None:
+    for given, message in (
+        ({"checkpoint": checkpoint}, "give both --checkpoint and --quantize int8"),
+        ({"quantize": "int8", "architecture": "fbnetv2-f1"}, "give both --checkpoint and --quantize int8"),
+        (
+            {"checkpoint": checkpoint, "quantize": "int8", "architecture": "fbnetv2-f1"},
+            "--architecture and --checkpoint to train; give one",
+        ),
+        ({}, "no network to train; give one of --architecture"),
+    ):
+        with pytest.raises(UserError, match=message):
+            fm.train(output=tmp_path / "run", **DATA, **given)
+    assert not list(tmp_path.iterdir())
+    other = tmp_path / "other.pt"
+    network = Architecture.from_yaml(NETWORK)
+    names = tuple(f"class {number}" for number in range(10))
+    torch.manual_seed(0)
+    save_checkpoint(
+        other, Checkpoint(network.to_yaml(), build(network).state_dict(), names, (0.5,) * 3, (0.5,) * 3, 16, 0.1)
+    )
+    with pytest.raises(UserError, match="for other classes than the data have"):
+        fm.train(checkpoint=other, quantize="int8", output=tmp_path / "run", **DATA)
+    assert load_data("digits", resolution=16, limit=80).classes != names
