@@ -114,7 +114,7 @@ def export(options: ExportOptions) -> ExportResult:
     device = _device(recipe.device, chosen.runtime.name, options.runtime) if recipe.device is not None else None
     table = _table(recipe.latency_table) if recipe.latency_table is not None else None
     peer = recipe.model if recipe.model is not None and _is_of_others(recipe.model) else None
-    for given in ("pretrained", "weights", "resolution"):
+    for given in ("pretrained", "weights", "channels"):
         if peer is None and getattr(recipe, given):
             raise UserError(
                 f"--{given} is for networks of timm and torchvision, as in --model timm:NAME, and efficientnet_lite0; "
@@ -127,8 +127,16 @@ def export(options: ExportOptions) -> ExportResult:
         )
     if recipe.pretrained and recipe.weights is not None:
         raise UserError("--pretrained and --weights both say which weights; leave one out")
+    if recipe.features and recipe.scores == "probabilities":
+        raise UserError("feature maps are no probabilities of classes; leave out --scores")
+    if recipe.batch > 1 and (recipe.dynamic_batch or recipe.device is not None or recipe.client is not None):
+        raise UserError("a batch of several is for files alone; leave out --dynamic-batch, --device and --for")
     fresh = recipe.checkpoint is None and not recipe.pretrained and recipe.weights is None
-    module, input_shape, metadata, network = _network(recipe, fresh)
+    module, input_shape, metadata, whole = _network(recipe, fresh)
+    # What is told of an architecture, as its latency, is of the whole of it at its own resolution.
+    network = whole if metadata.architecture else None
+    if data is not None and input_shape[-1] != input_shape[-2]:
+        raise UserError(f"images of --data are square and the file takes {input_shape[2:]}; compare on noise, without")
 
     from fbnet_mobile.data.data import load_images
     from fbnet_mobile.formats.verify import export as write
@@ -156,8 +164,10 @@ def export(options: ExportOptions) -> ExportResult:
     same_classes = False
     if data is not None:
         pixels, found, classes = load_images(data, "test", recipe.images, **source)
+        count = len(pixels) - len(pixels) % recipe.batch
+        pixels, found = pixels[:count], found[:count]
         inputs, same_classes = _as_taken(pixels, metadata), classes == metadata.classes
-        labels = found.numpy() if same_classes else None
+        labels = found.numpy() if same_classes and not recipe.features else None
     if calibration_data is not None and chosen.calibrates(recipe.precision):
         pixels, _, _ = load_images(calibration_data, "train", CALIBRATION_IMAGES, **source)
         calibration = _as_taken(pixels, metadata)
@@ -165,7 +175,7 @@ def export(options: ExportOptions) -> ExportResult:
         module,
         recipe.output,
         format=chosen.name,
-        input_shape=input_shape,
+        input_shape=(recipe.batch, *input_shape[1:]),
         metadata=metadata.to_strings(),
         inputs=inputs,
         labels=labels,
@@ -183,7 +193,7 @@ def export(options: ExportOptions) -> ExportResult:
     latency = None
     if device is not None:
         latency = _latency(recipe.output, device, chosen.runtime.name, recipe.precision, network, table)
-    name = (network.name if network is not None else str(peer)) if fresh else ""
+    name = (whole.name if whole is not None else str(peer)) if fresh else ""
     result = ExportResult(file, data, same_classes, name, latency, recipe.sensitivity, command_line("export", options))
     write_json(record, result, replaces=_is_record)
     return result
@@ -213,13 +223,39 @@ def _network(
         network = load_network(recipe.model)
 
     import torch
+    from torch import nn
 
+    from fbnet_mobile.zoo.features import backbone
+
+    size = _size(recipe.resolution)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # fresh weights, too, give the same file every time
-        found = _module(recipe, network)
+        module, own, metadata, network = _module(recipe, network, size)
+        shape = own if size is None else (*own[:2], *size)
+        if network is not None and recipe.features:
+            assert isinstance(module, nn.Sequential)
+            module = backbone(network, module, recipe.features)
+            metadata = replace(metadata, classes=())
+        if recipe.features or shape != own:
+            metadata = replace(metadata, architecture="")
         if fresh:
-            _calibrate(*found[:2])  # a network may draw at random in training mode, as by dropping paths
-    return found
+            _calibrate(module, shape)  # a network may draw at random in training mode, as by dropping paths
+    return module, shape, metadata, network
+
+
+_MOST_PIXELS = 10_000
+
+
+def _size(resolution: str | None) -> tuple[int, int] | None:
+    """Height and width, from one number or two; None for those of the network."""
+    if resolution is None:
+        return None
+    sides = resolution.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and 0 < int(side) <= _MOST_PIXELS for side in sides):
+        raise UserError(
+            f"resolution is {resolution!r}; give pixels a side, such as 224, or height and width, as in 192x320"
+        )
+    return int(sides[0]), int(sides[-1])
 
 
 def _is_of_others(model: str) -> bool:
@@ -230,7 +266,7 @@ def _is_of_others(model: str) -> bool:
 
 
 def _module(
-    recipe: ExportRecipe, network: "Architecture | None"
+    recipe: ExportRecipe, network: "Architecture | None", size: tuple[int, int] | None
 ) -> "tuple[nn.Module, tuple[int, int, int, int], ModelMetadata, Architecture | None]":
     from fbnet_mobile.arch import Architecture
     from fbnet_mobile.blocks.network import build, restore
@@ -247,16 +283,29 @@ def _module(
         names = tuple(str(number) for number in range(network.classes))
         return module, network.input_shape, ModelMetadata(network.to_yaml(), names, mean, std), network
     if recipe.model is not None:
-        own: dict[str, Any] = {"pretrained": recipe.pretrained, "resolution": recipe.resolution}
+        # A number for both sides is told of the architecture; anything else is not that of an architecture.
+        side = size[0] if size is not None and size[0] == size[1] else None
+        other = recipe.channels is not None or bool(recipe.features)
+        if ":" in recipe.model and other and recipe.weights is None:
+            peer = load_peer(
+                recipe.model,
+                pretrained=recipe.pretrained,
+                resolution=size,
+                channels=recipe.channels,
+                features=recipe.features,
+            )
+            return *peer, None
         try:
-            network, state, known = imported(recipe.model, weights=recipe.weights, **own)
+            network, state, known = imported(
+                recipe.model, weights=recipe.weights, pretrained=recipe.pretrained, resolution=side
+            )
         except ForeignPartError:
             if recipe.weights is not None:
                 raise
         else:
             assert known is not None
             return restore(network, state, recipe.model), network.input_shape, known, network
-        return *load_peer(recipe.model, pretrained=recipe.pretrained, resolution=recipe.resolution), None
+        return *load_peer(recipe.model, pretrained=recipe.pretrained, resolution=size), None
     assert checkpoint is not None
     trained = load_checkpoint(checkpoint)
     network = Architecture.from_yaml(trained.architecture, str(checkpoint))

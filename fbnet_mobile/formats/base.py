@@ -37,7 +37,7 @@ FP32 = "fp32"
 
 
 class Session(ABC):
-    """A loaded model of one input and one output, whatever its own layout.
+    """A loaded model, whatever its own layout.
 
     A call does all there is; whoever measures sets an input once and then calls :meth:`invoke` alone.
     """
@@ -45,14 +45,20 @@ class Session(ABC):
     @property
     @abstractmethod
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of the input, (batch, channels, height, width); a batch of 0 if any will do."""
+        """Shape of the first input, (batch, channels, height, width); a batch of 0 if any will do."""
+
+    @property
+    def input_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every input, by name; the one of a network that has one is "input"."""
+        return {"input": self.input_shape}
 
     takes_pixels: bool = False
     """Whether the images are uint8, from 0 to 255, rather than float32 and normalised."""
 
     @abstractmethod
-    def set_input(self, images: NDArray[Any]) -> None:
-        """Copy in images of :attr:`input_shape`; uint8 or float32, see :attr:`takes_pixels`."""
+    def set_input(self, images: Any) -> None:
+        """Copy in images of :attr:`input_shape`, uint8 or float32, see :attr:`takes_pixels`; of several inputs, all by
+        name."""
 
     @abstractmethod
     def invoke(self) -> None:
@@ -62,8 +68,12 @@ class Session(ABC):
     def output(self) -> Array:
         """Return the last result: (batch, classes), or a feature map (batch, channels, height, width)."""
 
+    def outputs(self) -> Mapping[str, Array]:
+        """Return all last results, by name; the one of a network that has one is "output"."""
+        return {"output": self.output()}
+
     def __call__(self, images: NDArray[Any]) -> Array:
-        """Run any number of images, as many at a time as the file takes.
+        """Run any number of images, as many at a time as the file takes, through a network of one result.
 
         Args:
             images: (N, channels, height, width); uint8 or float32, see :attr:`takes_pixels`.
@@ -72,28 +82,51 @@ class Session(ABC):
             (N, classes), or (N, channels, height, width) for a network that ends in a feature map.
 
         Raises:
+            UserError: the shape does not fit the model's, it takes pixels and these are none, or it gives several
+                results.
+        """
+        found = self.run(images)
+        if len(found) != 1:
+            raise UserError(f"the model gives {', '.join(found)}, none of which is its one answer; run it for all")
+        return next(iter(found.values()))
+
+    def run(self, images: NDArray[Any] | Mapping[str, NDArray[Any]]) -> dict[str, Array]:
+        """Return every result, by name, for any number of images; of several inputs, all by name.
+
+        Raises:
             UserError: the shape does not fit the model's, or it takes pixels and these are none.
         """
-        batch, *rest = self.input_shape
-        if list(images.shape[1:]) != rest or len(images) == 0 or (batch and len(images) % batch):
-            wanted = ", ".join(str(size) for size in rest)
-            raise UserError(
-                f"the model takes images of shape ({batch or 'N'}, {wanted}), not {images.shape}; resize "
-                "them, or export the model for that size"
-            )
         import numpy as np
 
-        if self.takes_pixels and images.dtype != np.uint8:
-            raise UserError(f"the model takes uint8 pixels, not {images.dtype}; give images that are not normalised")
-        images = np.ascontiguousarray(images, np.uint8 if self.takes_pixels else np.float32)
-        step = batch or len(images)
-        outputs = []
+        shapes = self.input_shapes
+        given = images if isinstance(images, Mapping) else {next(iter(shapes)): images}
+        if set(given) != set(shapes):
+            raise UserError(f"the model takes {', '.join(shapes)}, not {', '.join(given)}; give each by its name")
+        for name, (batch, *rest) in shapes.items():
+            found = given[name].shape
+            if list(found[1:]) != rest or found[0] == 0 or (batch and found[0] % batch):
+                wanted = ", ".join(str(size) for size in rest)
+                raise UserError(
+                    f"the model takes images of shape ({batch or 'N'}, {wanted}), not {found}; resize "
+                    "them, or export the model for that size"
+                )
+            if self.takes_pixels and given[name].dtype != np.uint8:
+                raise UserError(
+                    f"the model takes uint8 pixels, not {given[name].dtype}; give images that are not normalised"
+                )
+        element = np.uint8 if self.takes_pixels else np.float32
+        arrays = {name: np.ascontiguousarray(array, element) for name, array in given.items()}
+        whole = len(next(iter(arrays.values())))
+        step = next(iter(shapes.values()))[0] or whole
+        results: dict[str, list[Array]] = {}
         try:
-            for start in range(0, len(images), step):
-                self.set_input(images[start : start + step])
+            for start in range(0, whole, step):
+                part = {name: array[start : start + step] for name, array in arrays.items()}
+                self.set_input(part if len(part) > 1 else next(iter(part.values())))
                 self.invoke()
-                outputs.append(self.output())
-            return np.concatenate(outputs)
+                for name, array in self.outputs().items():
+                    results.setdefault(name, []).append(array)
+            return {name: np.concatenate(found) for name, found in results.items()}
         except (FbnetError, MemoryError):
             raise
         except Exception as error:  # a runtime's own, of a file that could be loaded

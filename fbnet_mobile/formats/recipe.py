@@ -35,13 +35,20 @@ class ExportRecipe:
     weights: Path | None = option(
         None, group=_NETWORK, shown="none", help="With a file of weights that timm or torchvision saved of --model."
     )
-    resolution: int | None = option(
-        None,
+    resolution: str | None = option(
+        None, group=_NETWORK, shown="its own", help="Pixels a side, or height and width as in 192x320."
+    )
+    channels: int | None = option(
+        None, group=_NETWORK, low=1, high=1000, shown="its own", help="Of the input, for a network of timm."
+    )
+    batch: int = option(1, group=_NETWORK, low=1, high=4096, help="Images at a time, as many every time.")
+    features: tuple[str, ...] = option(
+        (),
         group=_NETWORK,
-        low=1,
-        high=10_000,
-        shown="its own",
-        help="Pixels a side, for a network of timm or torchvision.",
+        commas=True,
+        shown="none",
+        help="Give feature maps instead of logits, with commas between: stride8,stride16,stride32, or names of timm's "
+        "features_only, or numbers of blocks.",
     )
     output: Path = option(group=_FILE, names=("--output", "-o"), help="File: .tflite, .onnx, .mlpackage or .pte.")
     format: str | None = option(

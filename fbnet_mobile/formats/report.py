@@ -28,6 +28,8 @@ class ExportReport:
         seconds: that the export and its check took.
         quantised: how it was quantised: the ranges, layers in float32, and what each layer suffers; None if it was not.
         merged: how many modules of each class had their branches merged.
+        outputs: of each result, its shape and its difference over its own largest number, by name; the differences
+            above are the largest of these.
     """
 
     path: Path
@@ -43,3 +45,4 @@ class ExportReport:
     seconds: float
     quantised: "Quantised | None" = None
     merged: Mapping[str, int] = field(default_factory=dict)
+    outputs: Mapping[str, tuple[tuple[int, ...], float]] = field(default_factory=dict)

@@ -26,7 +26,7 @@ from fbnet_mobile.graph.operations import INPUT, Graph
 from fbnet_mobile.graph.pixels import Normalisation, take_pixels
 from fbnet_mobile.graph.probabilities import as_logits, give_probabilities, softmax
 from fbnet_mobile.graph.rounded import Rounded
-from fbnet_mobile.graph.trace import evaluation, trace
+from fbnet_mobile.graph.trace import Inputs, evaluation, named_inputs, named_outputs, trace
 
 __all__ = ["ExportReport", "export"]
 
@@ -42,15 +42,18 @@ MAX_LOSS = 0.02
 
 _RANDOM_INPUTS = 4
 
+Images = NDArray[Any] | Mapping[str, NDArray[Any]]
+"""What is compared on: of one input, or of each by name."""
+
 
 def export(
     module: nn.Module,
     path: Path,
     *,
     format: str,  # noqa: A002
-    input_shape: tuple[int, int, int, int],
+    input_shape: Inputs,
     metadata: Mapping[str, str] | None = None,
-    inputs: NDArray[Any] | None = None,
+    inputs: Images | None = None,
     labels: NDArray[np.integer[Any]] | None = None,
     runtime: str | None = None,
     precision: str = "fp32",
@@ -64,15 +67,17 @@ def export(
     """Write a module to a file, and keep the file only if its runtime gives what PyTorch gives.
 
     Args:
-        module: takes one float tensor and returns one; exported as it behaves in evaluation. Branches that can be
-            merged are (:func:`fbnet_mobile.graph.merge.merge_branches`), and compared with the module as it is. A
+        module: takes float tensors and returns one, or several (see :func:`fbnet_mobile.graph.trace.trace`), each of
+            which is compared by itself; exported as it behaves in evaluation. Branches that can be merged are
+            (:func:`fbnet_mobile.graph.merge.merge_branches`), and compared with the module as it is. A
             :class:`fbnet_mobile.graph.rounded.Rounded` gives an int8 file its ranges, and is compared with it.
         path: ends in the format's suffix.
         format: name of a registered one, such as "tflite".
-        input_shape: (1, channels, height, width).
+        input_shape: (batch, channels, height, width); of several inputs, a shape by name.
         metadata: strings kept in the file; see :func:`fbnet_mobile.formats.base.read_metadata`.
-        inputs: (N, channels, height, width) real inputs to compare on, uint8 if ``pixels`` is given; seeded noise
-            if not given, or the calibration images if there are any.
+        inputs: (N, channels, height, width) real inputs to compare on, uint8 if ``pixels`` is given, and of several
+            inputs by name; N a multiple of the batch. Seeded noise if not given, or the calibration images if there
+            are any.
         labels: (N,) class of each of the inputs, to count right answers by.
         runtime: name of what runs the file to compare it; by default the format's own.
         precision: one of :attr:`fbnet_mobile.formats.base.Format.precisions`.
@@ -101,20 +106,28 @@ def export(
     entry = check_suffix(path, format).run_by(runtime)
     entry.check(precision, calibration is not None, options)
     entry.runtime.version()
+    shapes = named_inputs(input_shape)
+    if entry.calibrates(precision) and [shape[0] for shape in shapes.values()] != [1]:
+        raise UserError(f"{precision} for {format} is calibrated on one input, an image at a time; take fp16")
     if inputs is None and entry.calibrates(precision):
         inputs = calibration
     if inputs is None:
-        shape, rng = (_RANDOM_INPUTS, *input_shape[1:]), np.random.default_rng(0)
-        inputs = rng.integers(0, 256, shape, np.uint8) if pixels else rng.standard_normal(shape, np.float32)
-    calibrating = inputs if calibration is None else calibration
-    for images, purpose in ((inputs, "calibrate" if inputs is calibration else "compare"), (calibrating, "calibrate")):
-        if images.shape[1:] != tuple(input_shape[1:]) or len(images) == 0:
-            raise UserError(f"the inputs to {purpose} on have the shape {images.shape}, the model takes {input_shape}")
-        if pixels and images.dtype != np.uint8:
-            raise UserError(f"the inputs to {purpose} on are {images.dtype}, the file takes uint8 pixels; give those")
+        rng = np.random.default_rng(0)
+        inputs = {
+            name: rng.integers(0, 256, more, np.uint8) if pixels else rng.standard_normal(more, np.float32)
+            for name, (batch, *rest) in shapes.items()
+            for more in [(_RANDOM_INPUTS * batch, *rest)]
+        }
+    purpose = "calibrate" if inputs is calibration else "compare"
+    given = _checked(inputs, shapes, purpose, pixels is not None)
+    if calibration is not None:
+        _checked(calibration, shapes, "calibrate", pixels is not None)
+    count = len(next(iter(given.values())))
     module = _in_float32(module)
     merged_module, merged = merge_branches(module)
-    graph = trace(merged_module, input_shape)
+    graph = trace(merged_module, shapes)
+    if entry.calibrates(precision) and len(graph.outputs) > 1:
+        raise UserError(f"{precision} for {format} is judged by one result, and the network gives several; take fp16")
     _check_weights(graph)
     _check_classes(graph, metadata or {})
     gives_them_itself = graph.node(graph.output).op == "softmax"
@@ -135,12 +148,16 @@ def export(
         else:
             module = exact
 
-    def computed(network: nn.Module, images: NDArray[Any]) -> NDArray[np.float32]:
-        found = _outputs(network, pixels.normalise(images) if pixels else images)
-        return as_logits(found if gives_them_itself else softmax(found)) if probabilities else found
+    def computed(network: nn.Module, images: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        taken = {name: pixels.normalise(array) if pixels else array for name, array in images.items()}
+        results = _outputs(network, taken, shapes)
+        if not probabilities:
+            return results
+        return {name: as_logits(found if gives_them_itself else softmax(found)) for name, found in results.items()}
 
-    expected = computed(module, inputs)
-    answers = expected.shape[1] > 1
+    expected = computed(module, given)
+    scores = next(iter(expected.values()))
+    answers = len(expected) == 1 and scores.ndim > 1 and scores.shape[1] > 1
     conversion = entry.conversions.get(precision)
     if tolerance is None:
         tolerance = TOLERANCE if conversion is None else conversion.tolerance
@@ -151,23 +168,27 @@ def export(
         min_agreement = MIN_AGREEMENT if judged else 0.0
     counted = labels is not None and answers
 
-    def run(file: Path, images: NDArray[Any]) -> NDArray[np.float32]:
-        found = entry.load(file)(images)
-        return as_logits(found) if probabilities and found.ndim == 2 else found
+    def run(file: Path, images: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        results = entry.load(file).run(images)
+        return {
+            name: as_logits(found) if probabilities and found.ndim == 2 else found for name, found in results.items()
+        }
 
     def check_unconverted(full: Path) -> None:
         if conversion is not None:
-            few = inputs[:_RANDOM_INPUTS]
+            few = {name: images[: _RANDOM_INPUTS * shapes[name][0]] for name, images in given.items()}
             _compare(computed(exact, few), run(full, few), TOLERANCE, path, f"the {format} file in fp32")
 
     with write_whole(path, replaces=entry.replaces) as partial, _named(partial, path):
         quantised = write_new(graph, partial, entry, metadata or {}, precision, calibration, options, check_unconverted)
         if quantised is not None:
             quantised = with_costs(quantised, graph)
-        actual = run(partial, inputs)
+        actual = run(partial, given)
         advice = _advice(quantised) if judged else ""
-        largest, relative = _compare(expected, actual, tolerance, path, f"the {format} file", advice)
-        found, own = actual.argmax(1), expected.argmax(1)
+        differences = _compare(expected, actual, tolerance, path, f"the {format} file", advice)
+        found, own = (next(iter(results.values())) for results in (actual, expected))
+        if answers:
+            found, own = found.argmax(1), own.argmax(1)
         agreement = float((found == own).mean()) if answers else None
         if agreement is not None and agreement < min_agreement:
             wanted = "asked for" if asked else f"that {precision} must reach unless --min-agreement says otherwise"
@@ -191,9 +212,9 @@ def export(
         path=path,
         format=format,
         precision=precision,
-        inputs=len(inputs),
-        largest_difference=largest,
-        relative_difference=relative,
+        inputs=count,
+        largest_difference=max(largest for largest, _ in differences.values()),
+        relative_difference=max(relative for _, relative in differences.values()),
         agreement=agreement,
         accuracy=accuracy,
         pytorch_accuracy=pytorch_accuracy,
@@ -201,7 +222,28 @@ def export(
         seconds=seconds,
         merged=merged,
         quantised=quantised,
+        outputs={name: (graph.shapes()[node], differences[name][1]) for name, node in graph.outputs.items()},
     )
+
+
+def _checked(
+    images: Images, shapes: Mapping[str, tuple[int, ...]], purpose: str, pixels: bool
+) -> dict[str, NDArray[Any]]:
+    """Return inputs by name; UserError if they are not those of the shapes, or no pixels where these are taken."""
+    given = dict(images) if isinstance(images, Mapping) else {next(iter(shapes)): images}
+    if set(given) != set(shapes) or len({len(array) // shapes[name][0] for name, array in given.items()}) != 1:
+        raise UserError(
+            f"the inputs to {purpose} on are {', '.join(given)}, the model takes {', '.join(shapes)}; give as many of "
+            "each"
+        )
+    for name, (batch, *rest) in shapes.items():
+        array = given[name]
+        if list(array.shape[1:]) != rest or len(array) == 0 or len(array) % batch:
+            wanted = (batch, *rest)
+            raise UserError(f"the inputs to {purpose} on have the shape {array.shape}, the model takes {wanted}")
+        if pixels and array.dtype != np.uint8:
+            raise UserError(f"the inputs to {purpose} on are {array.dtype}, the file takes uint8 pixels; give those")
+    return {name: given[name] for name in shapes}
 
 
 def _advice(quantised: Quantised | None) -> str:
@@ -239,8 +281,8 @@ def _check_classes(graph: Graph, metadata: Mapping[str, str]) -> None:
         classes = json.loads(metadata.get("classes", "[]"))
     except ValueError as error:
         raise UserError("the classes in the metadata are no JSON; give a JSON list of names") from error
-    logits = graph.shapes()[graph.output][1]
-    if classes and len(classes) != logits:
+    logits = graph.shapes()[graph.output][-1 if len(graph.shapes()[graph.output]) == 1 else 1]
+    if classes and (len(classes) != logits or len(graph.outputs) > 1):
         raise UserError(
             f"the metadata name {len(classes)} classes and the network gives {logits} logits; name each logit, or none"
         )
@@ -257,39 +299,58 @@ def _named(partial: Path, path: Path) -> Iterator[None]:
         raise type(error)(str(error).replace(str(partial), str(path))) from error
 
 
-def _outputs(module: nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return PyTorch's results, computed one input at a time as the file will be."""
+def _outputs(
+    module: nn.Module, inputs: Mapping[str, NDArray[np.float32]], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, NDArray[np.float32]]:
+    """Return PyTorch's results by name, computed as many inputs at a time as the file will take."""
     weight = next((p for p in module.parameters() if p.is_floating_point()), torch.ones(0))
+    found: dict[str, list[torch.Tensor]] = {}
+    times = len(next(iter(inputs.values()))) // next(iter(shapes.values()))[0]
     with evaluation(module), torch.no_grad():
-        # Copies, as a network may change its input in place.
-        images = (torch.tensor(image[None], dtype=torch.float32).to(weight) for image in inputs)
-        return torch.cat([module(image).float().cpu() for image in images]).numpy()
+        for number in range(times):
+            parts = {
+                name: images[number * shapes[name][0] : (number + 1) * shapes[name][0]]
+                for name, images in inputs.items()
+            }
+            # Copies, as a network may change its input in place.
+            returned = module(*(torch.tensor(part, dtype=torch.float32).to(weight) for part in parts.values()))
+            for name, result in named_outputs(returned).items():
+                found.setdefault(name, []).append(result.float().cpu())
+    return {name: torch.cat(results).numpy() for name, results in found.items()}
 
 
 def _compare(
-    expected: NDArray[np.float32],
-    actual: NDArray[np.float32],
+    expected: Mapping[str, NDArray[np.float32]],
+    actual: Mapping[str, NDArray[np.float32]],
     tolerance: float,
     path: Path,
     what: str,
     advice: str = "",
-) -> tuple[float, float]:
-    """Return the largest difference, and that over the largest expected.
+) -> dict[str, tuple[float, float]]:
+    """Return, of each result, the largest difference, and that over the largest expected.
 
     Raises:
         JobError: the latter exceeds the tolerance, or there is none.
     """
-    if expected.shape != actual.shape or not (np.isfinite(expected).all() and np.isfinite(actual).all()):
+    found: dict[str, tuple[float, float]] = {}
+    if set(expected) != set(actual):
         raise JobError(
-            f"{what}, or PyTorch, gives numbers that are not finite, or they give results of different shapes; nothing "
-            f"was written to {path}; check the weights"
+            f"{what} gives {', '.join(actual)} and PyTorch {', '.join(expected)}; nothing was written to {path}"
         )
-    largest = float(np.abs(expected - actual).max())
-    scale = float(np.abs(expected).max())
-    relative = largest / scale if scale else (0.0 if largest == 0 else math.inf)
-    if relative > tolerance:
-        raise JobError(
-            f"{what} gives results that differ from PyTorch's by {relative:.2g} of the largest, more than the "
-            f"tolerance {tolerance:.2g}; nothing was written to {path}{advice}"
-        )
-    return largest, relative
+    for name, wanted in expected.items():
+        got, of = actual[name], f" as {name}" if len(expected) > 1 else ""
+        if wanted.shape != got.shape or not (np.isfinite(wanted).all() and np.isfinite(got).all()):
+            raise JobError(
+                f"{what}, or PyTorch, gives numbers that are not finite{of}, or they give results of different shapes; "
+                f"nothing was written to {path}; check the weights"
+            )
+        largest = float(np.abs(wanted - got).max())
+        scale = float(np.abs(wanted).max())
+        relative = largest / scale if scale else (0.0 if largest == 0 else math.inf)
+        if relative > tolerance:
+            raise JobError(
+                f"{what} gives results{of} that differ from PyTorch's by {relative:.2g} of the largest, more than the "
+                f"tolerance {tolerance:.2g}; nothing was written to {path}{advice}"
+            )
+        found[name] = (largest, relative)
+    return found

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 Shape = tuple[int, ...]
 Weights = Mapping[str, NDArray[np.float32]]
 
-INPUT = "input"
-"""Name of the value that enters the network."""
+INPUT, OUTPUT = "input", "output"
+"""Names of what enters and of what leaves a network of one input and one output."""
 
 ACTIVATIONS = frozenset(
     {"relu", "relu6", "hard_sigmoid", "hard_swish", "sigmoid", "silu", "gelu", "tanh", "leaky_relu", "elu"}
@@ -69,7 +69,7 @@ class Node:
     Attributes:
         name: unique in the graph.
         op: a key of :data:`OPERATIONS`.
-        inputs: names of the values it reads: nodes, or :data:`INPUT`.
+        inputs: names of the values it reads: nodes, or inputs of the network.
         shape: shape of its value.
         attributes: see :data:`OPERATIONS`.
         weights: float32 arrays by role.
@@ -87,22 +87,32 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """A network of one input and one output.
+    """A network.
 
     Attributes:
-        input_shape: (1, channels, height, width), or (1, features), of the value :data:`INPUT`.
+        inputs: shape of each value that enters it, by name; the one of a network that has one is :data:`INPUT`.
         nodes: in an order in which they can be computed.
-        output: name of the node whose value is the result.
-        pixels: whether a file takes the input as uint8, from 0 to 255; it then begins with a cast to float32.
+        outputs: name of the node that makes each result, by the result's name; that of one result is :data:`OUTPUT`.
+        pixels: whether a file takes the one input as uint8, from 0 to 255; it then begins with a cast to float32.
     """
 
-    input_shape: Shape
+    inputs: Mapping[str, Shape]
     nodes: tuple[Node, ...]
-    output: str
+    outputs: Mapping[str, str]
     pixels: bool = False
 
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of the first input."""
+        return next(iter(self.inputs.values()))
+
+    @property
+    def output(self) -> str:
+        """Name of the node that makes the first result."""
+        return next(iter(self.outputs.values()))
+
     def node(self, name: str) -> Node:
-        """Return the node that makes the value ``name``; KeyError for :data:`INPUT`."""
+        """Return the node that makes the value ``name``; KeyError for an input."""
         return self.by_name()[name]
 
     def by_name(self) -> dict[str, Node]:
@@ -111,25 +121,25 @@ class Graph:
 
     def shapes(self) -> dict[str, Shape]:
         """Return the shape of every value, the input's included."""
-        return {INPUT: self.input_shape, **{node.name: node.shape for node in self.nodes}}
+        return {**self.inputs, **{node.name: node.shape for node in self.nodes}}
 
     def consumers(self) -> dict[str, list[Node]]:
         """Return the nodes that read each value, once for every time they read it."""
-        readers: dict[str, list[Node]] = {INPUT: [], **{node.name: [] for node in self.nodes}}
+        readers: dict[str, list[Node]] = {name: [] for name in (*self.inputs, *self.by_name())}
         for node in self.nodes:
             for name in node.inputs:
                 readers[name].append(node)
         return readers
 
     def only_consumer(self, consumers: Mapping[str, list[Node]], name: str) -> Node | None:
-        """Return the one node that reads the value ``name``; None if several do, or if it is the output."""
+        """Return the one node that reads the value ``name``; None if several do, or if it is an output."""
         readers = consumers[name]
-        return readers[0] if len(readers) == 1 and name != self.output else None
+        return readers[0] if len(readers) == 1 and name not in self.outputs.values() else None
 
 
-def prune(nodes: Iterable[Node], output: str) -> tuple[Node, ...]:
-    """Return the nodes on which ``output`` depends, in their order."""
-    needed = {output}
+def prune(nodes: Iterable[Node], outputs: Iterable[str]) -> tuple[Node, ...]:
+    """Return the nodes on which ``outputs`` depend, in their order."""
+    needed = {*outputs}
     kept = []
     for node in reversed(list(nodes)):
         if node.name in needed:

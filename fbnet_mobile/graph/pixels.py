@@ -40,6 +40,8 @@ def take_pixels(graph: Graph, normalisation: Normalisation) -> Graph:
     Raises:
         UserError: the numbers are not one for each channel of the input.
     """
+    if len(graph.inputs) > 1:
+        raise UserError(f"cannot take pixels for one of several inputs, {', '.join(graph.inputs)}; let it take float32")
     channels = graph.input_shape[1]
     numbers = (*normalisation.mean, *normalisation.std)
     sizes = {len(normalisation.mean), len(normalisation.std)}

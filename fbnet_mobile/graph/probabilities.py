@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.graph.operations import Graph, Node
+from fbnet_mobile.graph.operations import OUTPUT, Graph, Node
 
 PROBABILITIES = "probabilities"
 """Name of the node that makes them; a node of the network itself is never called so, as its name ends in its
@@ -20,6 +20,8 @@ def give_probabilities(graph: Graph) -> Graph:
         UserError: the network gives no logits: a feature map, or a single number.
     """
     output = graph.node(graph.output)
+    if len(graph.outputs) > 1:
+        raise UserError(f"cannot give probabilities of several results, {', '.join(graph.outputs)}; ask for logits")
     if len(output.shape) != 2 or output.shape[1] == 1:
         raise UserError(
             f"cannot give probabilities of what has the shape {output.shape}: they need one logit for each of several "
@@ -28,7 +30,7 @@ def give_probabilities(graph: Graph) -> Graph:
     if output.op == "softmax":
         return graph
     last = Node(PROBABILITIES, "softmax", (output.name,), output.shape, {"axis": 1})
-    return replace(graph, nodes=(*graph.nodes, last), output=last.name)
+    return replace(graph, nodes=(*graph.nodes, last), outputs={OUTPUT: last.name})
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

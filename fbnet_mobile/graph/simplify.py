@@ -38,8 +38,8 @@ def _fold_affine(graph: Graph) -> Graph:
             nodes[before.name] = replace(before, weights=weights)
             consumers[before.name] = consumers[node.name]
             renamed[node.name] = before.name
-            if graph.output == node.name:
-                graph = replace(graph, output=before.name)
+            made = graph.outputs.items()
+            graph = replace(graph, outputs={name: before.name if of == node.name else of for name, of in made})
             continue
         per_channel = (1, -1) + (1,) * (len(node.shape) - 2)
         scaled = replace(node, name=f"{node.name}_scale", op="mul", weights={"constant": scale.reshape(per_channel)})
@@ -75,11 +75,11 @@ def _join_permutations(graph: Graph) -> Graph:
         if before is not None and before.op == "permute":
             axes = tuple(before.attributes["axes"][axis] for axis in node.attributes["axes"])
             node = replace(node, inputs=before.inputs, attributes={"axes": axes})
-            if axes == tuple(range(len(axes))) and node.name != graph.output:
+            if axes == tuple(range(len(axes))) and node.name not in graph.outputs.values():
                 renamed[node.name] = node.inputs[0]
                 continue
         made[node.name] = node
-    return replace(graph, nodes=prune(made.values(), graph.output))
+    return replace(graph, nodes=prune(made.values(), graph.outputs.values()))
 
 
 def _flattened_linear_as_convolution(graph: Graph) -> Graph:
@@ -114,4 +114,4 @@ def _flattened_linear_as_convolution(graph: Graph) -> Graph:
 
 def _rebuilt(graph: Graph, replacements: Mapping[str, list[Node]]) -> Graph:
     nodes = [new for node in graph.nodes for new in replacements[node.name]]
-    return replace(graph, nodes=prune(nodes, graph.output))
+    return replace(graph, nodes=prune(nodes, graph.outputs.values()))

@@ -10,7 +10,7 @@ holds what the graph does not know, and is refused when it is read.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,19 +23,23 @@ from torch.overrides import TorchFunctionMode
 
 from fbnet_mobile.errors import FbnetError, UserError
 from fbnet_mobile.graph.lowered import Lowered
-from fbnet_mobile.graph.operations import INPUT, Graph, Node, Shape, Weights
+from fbnet_mobile.graph.operations import INPUT, OUTPUT, Graph, Node, Shape, Weights
 from fbnet_mobile.graph.rules import RULES, Rule, Value
 from fbnet_mobile.graph.simplify import simplify
 
+Inputs = Shape | Mapping[str, Shape]
+"""The shape of the one input of a network, or that of each by name, in the order in which its forward takes them."""
 
-def trace(module: nn.Module, input_shape: tuple[int, int, int, int]) -> Graph:
+
+def trace(module: nn.Module, input_shape: Inputs) -> Graph:
     """Lower a module, as it behaves in evaluation, to the operations of :mod:`fbnet_mobile.graph.operations`.
 
     The module is left as it was: weights, statistics and training modes. One that was lowered already gives its graph.
 
     Args:
-        module: takes one float tensor and returns one.
-        input_shape: (1, channels, height, width).
+        module: takes float tensors and returns one, or several: a dictionary of them by name, or a tuple, whose names
+            are "output_0", "output_1" and so on.
+        input_shape: (batch, channels, height, width), or any other shape; of several inputs, by name.
 
     Raises:
         UserError: the module uses an operation that cannot be exported, branches on the values of tensors, does not
@@ -44,32 +48,69 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int, int]) -> Graph:
     if isinstance(module, Lowered):
         return module.graph()
     _check_visible(module)
-    if len(input_shape) != 4 or input_shape[0] != 1 or min(input_shape) < 1:
-        raise UserError(f"cannot export for the input shape {tuple(input_shape)}: give (1, channels, height, width)")
+    shapes = named_inputs(input_shape)
+    _check_names(shapes)
+    for shape in shapes.values():
+        if len(shape) < 2 or min(shape) < 1:
+            raise UserError(f"cannot export for the input shape {shape}: give (1, channels, height, width)")
     weight = next((p for p in module.parameters() if p.is_floating_point()), torch.ones(0))
-    images = torch.ones(input_shape, dtype=weight.dtype, device=weight.device)
+    images = {name: torch.ones(shape, dtype=weight.dtype, device=weight.device) for name, shape in shapes.items()}
     watch = Watch(module, images)
     with evaluation(module), torch.no_grad(), watch.modules():
         try:
             with warnings.catch_warnings(), watch:
                 warnings.simplefilter("ignore")  # PyTorch's remarks on how it would compute this itself
-                returned = module(images)
+                returned = module(*images.values())
         except FbnetError:
             raise
         except Exception as error:
             raise UserError(
-                f"cannot run {watch.where()} on an input of shape {tuple(input_shape)}: "
+                f"cannot run {watch.where()} on an input of shape {', '.join(map(str, shapes.values()))}: "
                 f"{type(error).__name__}: {_first_line(error)}"
             ) from error
-    result = watch.returned(returned)
-    if not isinstance(result, Value):
-        raise UserError(
-            f"cannot export {type(module).__name__}: it must return one tensor that depends on its input; "
-            "wrap it in a module that does"
-        )
-    if result.name == INPUT:
-        raise UserError(f"cannot export {type(module).__name__}: it returns its input, so nothing is left to run")
-    return simplify(Graph(tuple(input_shape), tuple(watch.nodes.values()), result.name))
+    outputs: dict[str, str] = {}
+    results = named_outputs(returned)
+    _check_names(results)
+    for output, tensor in results.items():
+        result = watch.returned(tensor)
+        if not isinstance(result, Value):
+            raise UserError(
+                f"cannot export {type(module).__name__}: it must return tensors that depend on its input; "
+                "wrap it in a module that does"
+            )
+        if result.name in shapes:
+            raise UserError(f"cannot export {type(module).__name__}: it returns its input, so nothing is left to run")
+        if result.name in outputs.values() or output in watch.nodes or output in shapes:
+            raise UserError(
+                f"cannot export {type(module).__name__}: its result {output!r} is another one, too, or is called as a "
+                "part of it is; return each once, under a name of its own"
+            )
+        outputs[output] = result.name
+    return simplify(Graph(shapes, tuple(watch.nodes.values()), outputs))
+
+
+def _check_names(names: Collection[str]) -> None:
+    for name in names:
+        if not (name.isascii() and name.isidentifier()):
+            raise UserError(f"cannot call an input or a result {name!r}; use letters, digits and _, as formats do")
+    if not names:
+        raise UserError("cannot export without an input, or without a result; there must be one of each")
+
+
+def named_inputs(shapes: Inputs) -> dict[str, Shape]:
+    """Return the shapes of inputs by name; that of the only one is :data:`INPUT`."""
+    if isinstance(shapes, Mapping):
+        return {name: tuple(shape) for name, shape in shapes.items()}
+    return {INPUT: tuple(shapes)}
+
+
+def named_outputs(returned: Any) -> dict[str, Any]:
+    """Return what a module returned, by name; that of the only one is :data:`OUTPUT`."""
+    if isinstance(returned, Mapping):
+        return {str(name): part for name, part in returned.items()}
+    if isinstance(returned, tuple | list):
+        return {f"{OUTPUT}_{number}": part for number, part in enumerate(returned)}
+    return {OUTPUT: returned}
 
 
 def _check_visible(module: nn.Module) -> None:
@@ -126,16 +167,16 @@ class _Written:
 class Watch(TorchFunctionMode):
     """Sees the calls of one run, and holds the nodes made of them so far."""
 
-    def __init__(self, module: nn.Module, images: torch.Tensor) -> None:
+    def __init__(self, module: nn.Module, images: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.nodes: dict[str, Node] = {}
-        self._input_shape = tuple(images.shape)
+        self._inputs = {name: tuple(image.shape) for name, image in images.items()}
         self.call = ""
         self.result: Any = None
         # By identity, with the number of changes that there were before. The tensors are kept as well, lest another
         # should take over an identity, or a memory.
         self._values: dict[int, tuple[torch.Tensor, Any, int]] = {
-            id(images): (images, Value(INPUT, tuple(images.shape)), 0)
+            id(image): (image, Value(name, tuple(image.shape)), 0) for name, image in images.items()
         }
         self._changes = 0
         self._written: dict[int, list[_Written]] = {}
@@ -300,7 +341,7 @@ class Watch(TorchFunctionMode):
             raise self.refused(f"its result has the shape {shape}; only what has axes, and numbers in each, can be")
         stem = f"{self.source()}.{op}" if self.source() else op
         name, number = stem, 1
-        while name in self.nodes:
+        while name in self.nodes or name in self._inputs:
             number += 1
             name = f"{stem}_{number}"
         names = tuple(value.name for value in inputs)
@@ -309,7 +350,7 @@ class Watch(TorchFunctionMode):
 
     def shape(self, name: str) -> Shape:
         """Return the shape of the value of a name."""
-        return self._input_shape if name == INPUT else self.nodes[name].shape
+        return self._inputs[name] if name in self._inputs else self.nodes[name].shape
 
     def constant(self, tensor: torch.Tensor) -> Value:
         """Return the value of a tensor that does not depend on the input."""

@@ -242,10 +242,14 @@ def export_lines(result: ExportResult) -> Iterator[str]:
     file = result.file
     by_images = "random inputs" if file.quantised is None else "calibration images"
     kind = by_images if result.data is None else "test images"
+    of = "number" if len(file.outputs) > 1 else "logit"
     yield (
         f"{file.path}: {file.size / 1e6:.3f} MB, largest difference from PyTorch on {file.inputs} {kind} "
-        f"{file.largest_difference:.2g} ({file.relative_difference:.2g} of the largest logit)"
+        f"{file.largest_difference:.2g} ({file.relative_difference:.2g} of the largest {of})"
     )
+    if len(file.outputs) > 1:
+        for name, (shape, relative) in file.outputs.items():
+            yield f"{name} {shape}: {relative:.2g} of its largest number"
     if file.merged:
         parts = ", ".join(f"{count} {name}" for name, count in file.merged.items())
         yield f"merged the branches of {parts}; the file was compared with the network as it was trained"

@@ -17,6 +17,7 @@ from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.metadata import ModelMetadata
 from fbnet_mobile.formats.packages import needs, quiet
 from fbnet_mobile.registry import unknown
+from fbnet_mobile.zoo.features import NamedMaps, called, chosen
 
 
 class Peer(NamedTuple):
@@ -34,7 +35,13 @@ class Peer(NamedTuple):
 
 
 def load_peer(
-    name: str, *, pretrained: bool = False, resolution: int | None = None, classes: int | None = None
+    name: str,
+    *,
+    pretrained: bool = False,
+    resolution: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    classes: int | None = None,
+    features: Sequence[str] = (),
 ) -> Peer:
     """Build a network of timm or torchvision.
 
@@ -42,8 +49,12 @@ def load_peer(
         name: ``timm:NAME`` or ``torchvision:NAME``; timm's may end in the tag of its weights, as in
             ``timm:mobilenetv3_large_100.ra_in1k``.
         pretrained: with its weights, downloaded unless they were before; freshly initialised otherwise.
-        resolution: height and width of the input, in pixels; by default that which its weights were trained for.
+        resolution: height and width of the input, in pixels, one number for both; by default that which its weights
+            were trained for.
+        channels: of the input, for timm's; by default that which its weights were trained for.
         classes: how many logits it has; by default as many as its weights.
+        features: feature maps to give instead of logits, of timm's: ``stride8`` for that of an eighth of the height and
+            width, or names of modules, as timm's ``features_only`` has them.
 
     Raises:
         UserError: no such network (the message has the nearest name), timm is not installed, or the weights do not
@@ -55,29 +66,61 @@ def load_peer(
         raise UserError(
             unknown("library", library, _LIBRARIES, f"write {' or '.join(f'{n}:NAME' for n in _LIBRARIES)}")
         )
-    peer = build(own, pretrained, resolution, {} if classes is None else {"num_classes": classes})
-    if classes is None or classes == len(peer.metadata.classes):
+    size = (resolution, resolution) if isinstance(resolution, int) else resolution
+    more: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    if channels is not None:
+        more["in_chans"] = channels
+    peer = build(own, pretrained, size, more, features)
+    if features or classes is None or classes == len(peer.metadata.classes):
         return peer
     return peer._replace(metadata=replace(peer.metadata, classes=tuple(map(str, range(classes)))))
 
 
-def _timm(name: str, pretrained: bool, resolution: int | None, more: Mapping[str, Any]) -> Peer:
+Size = tuple[int, int]
+
+
+def _timm(
+    name: str, pretrained: bool, resolution: Size | None, more: Mapping[str, Any], features: Sequence[str]
+) -> Peer:
     with needs("timm", "fbnet-mobile[timm]"):
         import timm
         from timm.data.imagenet_info import infer_imagenet_subset
     _check(name, [*timm.list_models(), *timm.list_pretrained()], "timm")
     with _building(f"timm:{name}", pretrained):
         module: Any = timm.create_model(name, pretrained=pretrained, **more)
-    config = module.pretrained_cfg
-    channels, height, width = config["input_size"]
+        config = module.pretrained_cfg
+        if features:
+            # Not the weights again: only what there is, and where.
+            found: Any = timm.create_model(name, features_only=True, **more).feature_info
+            known = dict(zip(found.module_name(), found.out_indices, strict=True))
+            known |= {f"stride{step}": index for step, index in zip(found.reduction(), found.out_indices, strict=True)}
+            indices = {each: known[each] for each in chosen(features, known)}
+            only = sorted({*indices.values()})
+            maps = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=only, **more)
+            module = NamedMaps(maps, {called(each): only.index(index) for each, index in indices.items()})
+    own, height, width = config["input_size"]
+    shape = (1, more.get("in_chans", own), *(resolution or (height, width)))
+    mean, std = (_each(config[role], shape[1]) for role in ("mean", "std"))
+    if features:
+        return Peer(module, shape, ModelMetadata("", (), mean, std))
     imagenet = infer_imagenet_subset(module) == "imagenet-1k"
     classes = imagenet_classes() if imagenet else tuple(map(str, range(module.num_classes)))
-    metadata = ModelMetadata("", classes, tuple(config["mean"]), tuple(config["std"]))
-    return Peer(module, (1, channels, resolution or height, resolution or width), metadata)
+    return Peer(module, shape, ModelMetadata("", classes, mean, std))
 
 
-def _torchvision(name: str, pretrained: bool, resolution: int | None, more: Mapping[str, Any]) -> Peer:
+def _each(numbers: Sequence[float], channels: int) -> tuple[float, ...]:
+    """A number for each channel: those there are, or their mean for another number of channels."""
+    return tuple(numbers) if len(numbers) == channels else (sum(numbers) / len(numbers),) * channels
+
+
+def _torchvision(
+    name: str, pretrained: bool, resolution: Size | None, more: Mapping[str, Any], features: Sequence[str]
+) -> Peer:
     from torchvision import models
+
+    if "in_chans" in more or features:
+        what = "feature maps" if features else "another number of channels"
+        raise UserError(f"torchvision:{name} cannot be had with {what}; take one of timm's")
 
     _check(name, models.list_models(module=models), "torchvision")
     weights = models.get_model_weights(name).DEFAULT
@@ -86,7 +129,7 @@ def _torchvision(name: str, pretrained: bool, resolution: int | None, more: Mapp
     transforms = weights.transforms()
     height, width = (transforms.crop_size * 2)[:2]  # one number, for both, or two
     metadata = ModelMetadata("", tuple(weights.meta["categories"]), tuple(transforms.mean), tuple(transforms.std))
-    return Peer(module, (1, len(metadata.mean), resolution or height, resolution or width), metadata)
+    return Peer(module, (1, len(metadata.mean), *(resolution or (height, width))), metadata)
 
 
 _LIBRARIES = {"timm": _timm, "torchvision": _torchvision}

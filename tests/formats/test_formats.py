@@ -30,7 +30,7 @@ def test_a_missing_package_is_named_with_its_installation(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.delitem(sys.modules, "fbnet_mobile.formats.onnx.write", raising=False)
     with pytest.raises(UserError, match=r"pip install 'fbnet-mobile\[onnx\]'"):
-        get_format("onnx").write(Graph((1, 1, 1, 1), (), "input"), Path("m.onnx"), {})
+        get_format("onnx").write(Graph({"input": (1, 1, 1, 1)}, (), {"output": "input"}), Path("m.onnx"), {})
 
 
 def output_of(code: str) -> tuple[str, str]:

@@ -120,7 +120,7 @@ def test_an_input_that_the_network_does_not_accept() -> None:
     with pytest.raises(UserError, match=r"cannot run '1' on an input of shape \(1, 3, 4, 4\): RuntimeError"):
         trace(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1)), (1, 3, 4, 4))
     with pytest.raises(UserError, match="give \\(1, channels"):
-        trace(nn.Conv2d(3, 4, 1), (2, 3, 4, 4))
+        trace(nn.Conv2d(3, 4, 1), (0, 3, 4, 4))
 
 
 def chunk_in_place(x: torch.Tensor) -> torch.Tensor:

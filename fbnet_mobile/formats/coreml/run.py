@@ -32,10 +32,7 @@ def version() -> str:
 
 
 def load(path: Path, threads: int = 1) -> Session:
-    """Load a package of one input and one output, besides what a classifier adds.
-
-    It ignores ``threads``.
-    """
+    """Load a package; it ignores ``threads``."""
     ct = _coremltools()
     existing(path)
     native = sys.platform == "darwin"
@@ -46,10 +43,8 @@ def load(path: Path, threads: int = 1) -> Session:
     except Exception as error:  # coremltools' own are plain Exception and RuntimeError
         raise unreadable(path, "coremltools", error) from error
     arrays = _arrays(description)
-    if len(description.input) != 1 or len(arrays) != 1:
-        raise UserError(
-            f"{path} has {len(description.input)} inputs and {len(arrays)} outputs; only models of one each can be run"
-        )
+    if len(description.input) < 1 or len(arrays) < 1:
+        raise UserError(f"{path} has {len(description.input)} inputs and {len(arrays)} outputs; it needs one of each")
     try:
         return CoreMLSession(model) if native else EvaluatedSession(model)
     except JobError:
@@ -64,30 +59,41 @@ class _DescribedSession(Session):
     def __init__(self, model: Any) -> None:
         self.model = model
         description = model.get_spec().description
-        (given,) = description.input
-        self._input, self._output = given.name, _arrays(description)[0]
-        self.takes_pixels = given.type.WhichOneof("Type") == "imageType"
-        if self.takes_pixels:
-            image = given.type.imageType
-            channels = 1 if image.colorSpace == image.ColorSpace.Value("GRAYSCALE") else 3
-            self._shape: tuple[int, ...] = (1, channels, int(image.height), int(image.width))
-        else:
-            self._shape = tuple(int(size) for size in given.type.multiArrayType.shape)
-        self._images: NDArray[Any] = np.zeros((0,), np.float32)
-        self._result: Array = self._images
+        self._names = _arrays(description)
+        self.takes_pixels = False
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        for given in description.input:
+            if given.type.WhichOneof("Type") == "imageType":
+                self.takes_pixels = True
+                image = given.type.imageType
+                channels = 1 if image.colorSpace == image.ColorSpace.Value("GRAYSCALE") else 3
+                self._shapes[given.name] = (1, channels, int(image.height), int(image.width))
+            else:
+                self._shapes[given.name] = tuple(int(size) for size in given.type.multiArrayType.shape)
+        self._given: dict[str, NDArray[Any]] = {}
+        self._results: dict[str, Array] = {}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """See :attr:`Session.input_shape`."""
-        return self._shape
+        return next(iter(self._shapes.values()))
 
-    def set_input(self, images: NDArray[Any]) -> None:
+    @property
+    def input_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """See :attr:`Session.input_shapes`."""
+        return self._shapes
+
+    def set_input(self, images: Any) -> None:
         """See :meth:`Session.set_input`."""
-        self._images = images
+        self._given = dict(images) if isinstance(images, Mapping) else {next(iter(self._shapes)): images}
 
     def output(self) -> Array:
         """See :meth:`Session.output`."""
-        return self._result
+        return self._results[self._names[0]]
+
+    def outputs(self) -> Mapping[str, Array]:
+        """See :meth:`Session.outputs`."""
+        return self._results
 
 
 class CoreMLSession(_DescribedSession):
@@ -95,11 +101,14 @@ class CoreMLSession(_DescribedSession):
 
     def invoke(self) -> None:
         """See :meth:`Session.invoke`."""
-        given: Any = self._images
+        given: dict[str, Any] = dict(self._given)
         if self.takes_pixels:
-            (pixels,) = self._images
-            given = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-        self._result = np.asarray(self.model.predict({self._input: given})[self._output], np.float32)
+            ((name, images),) = given.items()
+            (pixels,) = images
+            picture = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+            given[name] = Image.fromarray(picture)
+        found = self.model.predict(given)
+        self._results = {name: np.asarray(found[name], np.float32) for name in self._names}
 
 
 class EvaluatedSession(_DescribedSession):
@@ -124,8 +133,10 @@ class EvaluatedSession(_DescribedSession):
     def invoke(self) -> None:
         """See :meth:`Session.invoke`; JobError for an operation that neither coremltools nor we compute."""
         # Core ML hands the program an image as the numbers that its pixels are.
-        image = self._images.astype(np.float32, copy=False)
-        values: dict[Any, Any] = {**self._constants, self._function.inputs[self._input]: image}
+        given = {
+            self._function.inputs[name]: images.astype(np.float32, copy=False) for name, images in self._given.items()
+        }
+        values: dict[Any, Any] = {**self._constants, **given}
         with quiet():
             for operation in self._function.operations:
                 # What classifies puts names to what is computed without it.
@@ -133,8 +144,11 @@ class EvaluatedSession(_DescribedSession):
                     continue
                 results = _evaluate(operation, values, self._function.opset_version)
                 values.update(zip(operation.outputs, results, strict=True))
-        (output,) = (value for value in self._function.outputs if value.name == self._output)
-        self._result = np.asarray(values[output], np.float32)
+        self._results = {
+            value.name: np.asarray(values[value], np.float32)
+            for value in self._function.outputs
+            if value.name in self._names
+        }
 
 
 def _arrays(description: Any) -> list[str]:

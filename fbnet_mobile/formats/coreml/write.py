@@ -35,7 +35,7 @@ with quiet():
 
 
 def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write ``graph`` with the tensors, or the image, "input" and "output".
+    """Write ``graph`` with the tensors, or the image, that its inputs and outputs are called.
 
     Args:
         graph: the network.
@@ -43,8 +43,11 @@ def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
         metadata: strings to keep; "classes", if there, is a JSON list of the names of the logits.
 
     Raises:
-        UserError: it takes pixels of a number of channels that no image has.
+        UserError: it takes pixels of several pictures at a time, or of a number of channels that no image has,
+            or an input or a result has a name that Core ML keeps for itself.
     """
+    if graph.pixels and graph.input_shape[0] != 1:
+        raise UserError("cannot write pixels of several pictures at a time to Core ML; let the file take float32")
     if graph.pixels and graph.input_shape[1] not in _COLOURS:
         raise UserError(
             f"cannot write pixels of {graph.input_shape[1]} channels to Core ML, whose images have 1 or 3; let the "
@@ -53,15 +56,16 @@ def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
     labels = _labels(graph, metadata)
     with quiet():
         program = Program()
-        with Function({INPUT: mil.placeholder(shape=graph.input_shape)}, opset_version=_TARGET) as function:
-            values: dict[str, Any] = {INPUT: function.inputs[INPUT]}
+        placeholders = {name: mil.placeholder(shape=shape) for name, shape in graph.inputs.items()}
+        names = {node: name for name, node in graph.outputs.items()}
+        with Function(placeholders, opset_version=_TARGET) as function:
+            values: dict[str, Any] = dict(function.inputs)
             for node in graph.nodes:
                 operands = [values[name] for name in node.inputs]
                 if "constant" in node.weights:
                     operands.append(node.weights["constant"])
-                name = "output" if node.name == graph.output else node.name
-                values[node.name] = _RULES[node.op](node, operands, name)
-            outputs = [values[graph.output]]
+                values[node.name] = _RULES[node.op](node, operands, names.get(node.name, node.name))
+            outputs = [values[node] for node in graph.outputs.values()]
             if labels and graph.node(graph.output).op == "softmax":
                 outputs.append(mil.identity(x=values[graph.output], name=_PROBABILITIES))
             elif labels:
@@ -69,6 +73,10 @@ def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
             function.set_outputs(outputs)
         program.add_function("main", function)
         model = _package(program, ct.precision.FLOAT32, labels, graph.input_shape if graph.pixels else None)
+        described = model.get_spec().description
+        taken = {entry.name for entry in (*described.input, *described.output)}
+        if changed := [name for name in (*graph.inputs, *graph.outputs) if name not in taken]:
+            raise UserError(f"Core ML does not have the name {changed[0]}; call it otherwise")
         model.user_defined_metadata.update(metadata)
         known = ModelMetadata.from_strings(metadata)
         if known is not None:
@@ -209,7 +217,7 @@ def _labels(graph: Graph, metadata: Mapping[str, str]) -> list[str]:
     """Return a name for each class, each another; none if they have no names, or the network does not classify."""
     output = graph.node(graph.output)
     classes = json.loads(metadata.get("classes", "[]"))
-    if len(output.shape) != 2 or output.shape[1] != len(classes):
+    if output.shape != (1, len(classes)):
         return []
     # Core ML gives the probabilities by name; among ImageNet's names two are there twice.
     return [name if classes.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(classes)]

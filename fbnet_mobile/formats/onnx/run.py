@@ -1,6 +1,7 @@
 """ONNX files, by ONNX Runtime's CPU execution provider."""
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,7 @@ def version() -> str:
 
 
 def load(path: Path, threads: int = 1) -> Session:
-    """Load a file of one float32 or uint8 input and one output."""
+    """Load a file of float32 or uint8 inputs."""
     ort = _module()
     existing(path)
     options = ort.SessionOptions()
@@ -42,35 +43,48 @@ class OnnxSession(Session):
     def __init__(self, path: Path, session: Any) -> None:
         self.session = session
         inputs, outputs = session.get_inputs(), session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type not in ("tensor(float)", "tensor(uint8)"):
+        kinds = {item.type for item in inputs}
+        if not outputs or kinds not in ({"tensor(float)"}, {"tensor(uint8)"}):
             raise UserError(
-                f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; only one float32 "
-                "or uint8 input and one output can be run"
+                f"{path} has {len(inputs)} inputs of {', '.join(sorted(kinds)) or 'nothing'}; only float32 or uint8 "
+                "inputs can be run"
             )
-        self.takes_pixels = inputs[0].type == "tensor(uint8)"
-        shape = [size if isinstance(size, int) else 0 for size in inputs[0].shape]
-        if 0 in shape[1:]:
-            raise UserError(f"{path} leaves the size of its input open: {inputs[0].shape}; export it for one size")
-        self._shape, self._name = tuple(shape), inputs[0].name
-        self._images: NDArray[Any] = np.zeros((0,), np.float32)
-        self._result: Array = self._images
+        self.takes_pixels = kinds == {"tensor(uint8)"}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        for item in inputs:
+            shape = tuple(size if isinstance(size, int) else 0 for size in item.shape)
+            if 0 in shape[1:]:
+                raise UserError(f"{path} leaves the size of its input open: {item.shape}; export it for one size")
+            self._shapes[item.name] = shape
+        self._names = [item.name for item in outputs]
+        self._given: dict[str, NDArray[Any]] = {}
+        self._results: list[Array] = []
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """See :attr:`Session.input_shape`."""
-        return self._shape
+        return next(iter(self._shapes.values()))
 
-    def set_input(self, images: NDArray[Any]) -> None:
+    @property
+    def input_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """See :attr:`Session.input_shapes`."""
+        return self._shapes
+
+    def set_input(self, images: Any) -> None:
         """See :meth:`Session.set_input`."""
-        self._images = images
+        self._given = dict(images) if isinstance(images, Mapping) else {next(iter(self._shapes)): images}
 
     def invoke(self) -> None:
         """See :meth:`Session.invoke`."""
-        self._result = self.session.run(None, {self._name: self._images})[0]
+        self._results = self.session.run(None, self._given)
 
     def output(self) -> Array:
         """See :meth:`Session.output`."""
-        return self._result
+        return self._results[0]
+
+    def outputs(self) -> Mapping[str, Array]:
+        """See :meth:`Session.outputs`."""
+        return dict(zip(self._names, self._results, strict=True))
 
 
 def _module() -> ModuleType:

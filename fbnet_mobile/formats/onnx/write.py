@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.metadata import ModelMetadata
 from fbnet_mobile.formats.onnx.metadata import usual
-from fbnet_mobile.graph.operations import INPUT, Graph, Node, Shape
+from fbnet_mobile.graph.operations import INPUT, Graph, Node
 
 OPSET = 17
 """By default: that of ONNX 1.12, which runtimes of 2022 read."""
@@ -31,7 +31,7 @@ _ALL = np.iinfo(np.int64).max
 def write(
     graph: Graph, path: Path, metadata: Mapping[str, str], *, opset: int = OPSET, dynamic_batch: bool = False
 ) -> None:
-    """Write ``graph`` with the tensors "input" and "output", and check it by ``onnx.checker``.
+    """Write ``graph`` with tensors of its inputs' and outputs' names, and check it by ``onnx.checker``.
 
     Args:
         graph: the network.
@@ -54,8 +54,11 @@ def write(
         helper.make_graph(
             builder.operations,
             "network",
-            [helper.make_tensor_value_info(INPUT, kind, builder.border(graph.input_shape))],
-            [helper.make_tensor_value_info("output", TensorProto.FLOAT, builder.border(graph.shapes()[graph.output]))],
+            [helper.make_tensor_value_info(name, kind, builder.border(name)) for name in graph.inputs],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, builder.border(node))
+                for name, node in graph.outputs.items()
+            ],
             builder.constants,
         ),
         opset_imports=[helper.make_opsetid("", opset)],
@@ -72,14 +75,15 @@ def write(
 
 
 class _Builder:
-    """The operations and constants made so far; a node's tensor has the node's name, the last is "output"."""
+    """The operations and constants made so far; a node's tensor has the node's name, or that of the output it makes."""
 
     def __init__(self, graph: Graph, opset: int, dynamic_batch: bool) -> None:
-        self.output, self.opset, self.dynamic_batch = graph.output, opset, dynamic_batch
+        self.outputs = {node: name for name, node in graph.outputs.items()}
+        self.opset, self.dynamic_batch = opset, dynamic_batch
         self.shapes = graph.shapes()
         self.operations: list[onnx.NodeProto] = []
         self.constants: list[TensorProto] = []
-        self.batch: dict[str, int | None] = {INPUT: 0}
+        self.batch: dict[str, int | None] = dict.fromkeys(graph.inputs, 0)
         self.input = INPUT
         if graph.pixels:
             self.input = f"{INPUT}_cast"
@@ -89,11 +93,12 @@ class _Builder:
 
     def tensor(self, name: str) -> str:
         """Return the tensor that holds a node's value."""
-        return "output" if name == self.output else self.input if name == INPUT else name
+        return self.outputs.get(name, self.input if name == INPUT else name)
 
-    def border(self, shape: Shape) -> list[int | str]:
-        """Return the shape, for one image, of an input or output as the file states it."""
-        return [_BATCH if self.dynamic_batch else shape[0], *shape[1:]]
+    def border(self, name: str) -> list[int | str]:
+        """Return the shape of an input's or output's value as the file states it."""
+        shape, axis = self.shapes[name], self.batch[name] if self.dynamic_batch else None
+        return [_BATCH if place == axis else size for place, size in enumerate(shape)]
 
     def batch_axis(self, node: Node) -> int | None:
         """Return the axis of a node's value that grows with the batch; None for one that does not depend on the input.

@@ -18,6 +18,7 @@ from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import Session, existing, unreadable
 from fbnet_mobile.formats.packages import needs, quiet
 from fbnet_mobile.formats.tflite.metadata import METADATA
+from fbnet_mobile.graph.operations import INPUT
 
 Array = NDArray[np.float32]
 
@@ -34,7 +35,7 @@ def version() -> str:
 
 
 def load(path: Path, threads: int = 1) -> Session:
-    """Load a file of one float32 or uint8 input and one float32 output."""
+    """Load a file of float32 inputs, or one of uint8, and float32 outputs."""
     module = _interpreter_module()
     existing(path)
     try:
@@ -54,38 +55,46 @@ class LiteRTSession(Session):
     def __init__(self, path: Path, interpreter: Any) -> None:
         self.interpreter = interpreter
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise UserError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; only one each can be run")
         # Plain numbers, or integers of which a step is a pixel's.
-        taken = (inputs[0]["dtype"], *inputs[0]["quantization"])
-        self.takes_pixels = taken in ((np.uint8, 0.0, 0), (np.uint8, 1.0, 0), (np.int8, 1.0, -128))
-        given = (np.float32, np.int8, np.uint8)
-        if (inputs[0]["dtype"] != np.float32 and not self.takes_pixels) or outputs[0]["dtype"] not in given:
+        pixels = ((np.uint8, 0.0, 0), (np.uint8, 1.0, 0), (np.int8, 1.0, -128))
+        self.takes_pixels = all((item["dtype"], *item["quantization"]) in pixels for item in inputs)
+        known = self.takes_pixels or all(item["dtype"] == np.float32 for item in inputs)
+        gives = all(item["dtype"] in (np.float32, np.int8, np.uint8) for item in outputs)
+        if not inputs or not outputs or not known or not gives:
             raise UserError(
                 f"{path} does not take float32, or pixels, and give float32 or 8-bit integers; export it with such "
                 "inputs and outputs"
             )
-        (self._taken,), (self._given,) = inputs, outputs
-        self._input, self._output = inputs[0]["index"], outputs[0]["index"]
-        self._shape = tuple(int(size) for size in inputs[0]["shape"])
+        signature: dict[str, list[str]] = next(
+            iter(interpreter.get_signature_list().values()), {"inputs": [], "outputs": []}
+        )
+        self._inputs = self._named(inputs, signature["inputs"], "get_input_details")
+        self._outputs = self._named(outputs, signature["outputs"], "get_output_details")
         # TFLite's order is NHWC, and ours. Files that other tools convert from PyTorch may keep NCHW: with
         # few input channels, the axis that holds them is plain to see.
-        looks_first = len(self._shape) == 4 and self._shape[1] in (1, 3) and self._shape[3] not in (1, 3)
-        self._channels_last = len(self._shape) == 4 and (not looks_first or self._is_ours(path))
+        shape = tuple(int(size) for size in inputs[0]["shape"])
+        looks_first = len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3)
+        self._channels_last = not looks_first or self._is_ours(path)
+        self._shapes = {name: self._first(tuple(map(int, item["shape"]))) for name, item in self._inputs.items()}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """See :attr:`Session.input_shape`."""
-        if self._channels_last:
-            batch, height, width, channels = self._shape
-            return batch, channels, height, width
-        return self._shape
+        return next(iter(self._shapes.values()))
 
-    def set_input(self, images: NDArray[Any]) -> None:
+    @property
+    def input_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """See :attr:`Session.input_shapes`."""
+        return self._shapes
+
+    def set_input(self, images: Any) -> None:
         """See :meth:`Session.set_input`."""
-        if self._channels_last:
-            images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-        self.interpreter.set_tensor(self._input, as_taken(images, self._taken))
+        given = images if isinstance(images, Mapping) else {next(iter(self._inputs)): images}
+        for name, array in given.items():
+            if self._channels_last and array.ndim == 4:
+                array = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+            item = self._inputs[name]
+            self.interpreter.set_tensor(item["index"], as_taken(array, item))
 
     def invoke(self) -> None:
         """See :meth:`Session.invoke`."""
@@ -93,13 +102,38 @@ class LiteRTSession(Session):
 
     def output(self) -> Array:
         """See :meth:`Session.output`."""
-        result: Array = as_reals(self.interpreter.get_tensor(self._output), self._given)
-        return result.transpose(0, 3, 1, 2) if self._channels_last and result.ndim == 4 else result
+        return next(iter(self.outputs().values()))
+
+    def outputs(self) -> Mapping[str, Array]:
+        """See :meth:`Session.outputs`."""
+        found: dict[str, Array] = {}
+        for name, item in self._outputs.items():
+            result: Array = as_reals(self.interpreter.get_tensor(item["index"]), item)
+            found[name] = result.transpose(0, 3, 1, 2) if self._channels_last and result.ndim == 4 else result
+        return found
+
+    def _named(self, items: list[Any], names: list[str], details: str) -> dict[str, Any]:
+        """Tensors by the names that the signature has for them; of a file without one, by their own."""
+        if sorted(names) != sorted({*names}) or len(names) != len(items):
+            return {item["name"]: item for item in items}
+        if len(items) == 1:
+            return {names[0]: items[0]}
+        found: dict[str, Any] = getattr(self.interpreter.get_signature_runner(), details)()
+        order = [item["index"] for item in items]
+        return dict(sorted(found.items(), key=lambda entry: order.index(entry[1]["index"])))
+
+    def _first(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """A shape with its channels before height and width."""
+        if self._channels_last and len(shape) == 4:
+            batch, height, width, channels = shape
+            return batch, channels, height, width
+        return shape
 
     def _is_ours(self, path: Path) -> bool:
         """Tell by its signature and by its metadata's name, which alone says nothing: litert-torch, for one, writes
         the names of PyTorch's modules, and those of our networks, into its files."""
-        if list(self.interpreter.get_signature_list().values()) != [{"inputs": ["input"], "outputs": ["output"]}]:
+        names = [signature["inputs"] for signature in self.interpreter.get_signature_list().values()]
+        if names != [[INPUT]]:
             return False
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return content.find(METADATA.encode()) >= 0

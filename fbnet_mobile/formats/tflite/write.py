@@ -14,7 +14,7 @@ inverted residual block takes a few milliseconds.
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ with quiet():
 
 
 def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write ``graph`` with a signature of one "input" and one "output"."""
+    """Write ``graph`` with a signature of its inputs and outputs."""
     with quiet():
         # MLIR keeps every constant for the life of its context, so each file gets a context of its own.
         context = transform.get_ir_context()
@@ -62,8 +62,11 @@ def _module(graph: Graph, metadata: Mapping[str, str]) -> ir.Module:
     if known is not None and describes(graph, known):
         buffers[STANDARD] = ir.StringAttr.get(pack(graph, known))
     module.operation.attributes["tfl.metadata"] = ir.DictAttr.get(buffers)
-    input_type = _tensor(_nhwc(graph.input_shape), ir.IntegerType.get_unsigned(8) if graph.pixels else None)
-    output_type = _tensor(_nhwc(graph.shapes()[graph.output]))
+    element = ir.IntegerType.get_unsigned(8) if graph.pixels else None
+    shapes = graph.shapes()
+    input_types = [_tensor(_nhwc(shape), element) for shape in graph.inputs.values()]
+    output_types = [_tensor(_nhwc(shapes[node])) for node in graph.outputs.values()]
+    names = f'{{inputs = "{",".join(graph.inputs)}", outputs = "{",".join(graph.outputs)}"}}'
     function = ir.Operation.create(
         "func.func",
         regions=1,
@@ -71,23 +74,30 @@ def _module(graph: Graph, metadata: Mapping[str, str]) -> ir.Module:
         attributes={
             "sym_name": ir.StringAttr.get("main"),
             "sym_visibility": ir.StringAttr.get("public"),
-            "function_type": ir.TypeAttr.get(ir.FunctionType.get([input_type], [output_type])),
-            "tf.entry_function": ir.Attribute.parse('{inputs = "input", outputs = "output"}'),
+            "function_type": ir.TypeAttr.get(ir.FunctionType.get(input_types, output_types)),
+            "tf.entry_function": ir.Attribute.parse(names),
             "tf_saved_model.exported_names": ir.Attribute.parse(f'["{SIGNATURE}"]'),
-            "arg_attrs": ir.Attribute.parse('[{tf_saved_model.index_path = ["input"]}]'),
-            "res_attrs": ir.Attribute.parse('[{tf_saved_model.index_path = ["output"]}]'),
+            "arg_attrs": _index_paths(graph.inputs),
+            "res_attrs": _index_paths(graph.outputs),
         },
     )
-    block = ir.Block.create_at_start(function.regions[0], [input_type])
+    block = ir.Block.create_at_start(function.regions[0], input_types)
     with ir.InsertionPoint(block):
-        builder = _Builder(graph, block.arguments[0])
+        builder = _Builder(graph, list(block.arguments))
         for node in graph.nodes:
             builder.emit(node)
-        with ir.Location.name("output"):
-            result = builder.value(graph.output, usual(len(graph.shapes()[graph.output])))
-        ir.Operation.create("func.return", operands=[result])
+        results = []
+        for name, made in graph.outputs.items():
+            with ir.Location.name(name):
+                results.append(builder.value(made, usual(len(shapes[made]))))
+        ir.Operation.create("func.return", operands=results)
     module.operation.verify()
     return module
+
+
+def _index_paths(names: Iterable[str]) -> ir.Attribute:
+    """The names of what a signature takes or gives."""
+    return ir.Attribute.parse("[" + ", ".join(f'{{tf_saved_model.index_path = ["{name}"]}}' for name in names) + "]")
 
 
 def _nhwc(shape: Sequence[Any]) -> tuple[Any, ...]:
@@ -112,11 +122,14 @@ def _attribute(value: object) -> ir.Attribute:
 class _Builder:
     """Emits nodes into the current block; ``kept`` are the MLIR values of the nodes' names, with their layouts."""
 
-    def __init__(self, graph: Graph, argument: ir.Value) -> None:
-        layout = usual(len(graph.input_shape))
-        self.kept: dict[str, tuple[ir.Value, Layout]] = {INPUT: (argument, layout)}
+    def __init__(self, graph: Graph, arguments: Sequence[ir.Value]) -> None:
+        self.kept: dict[str, tuple[ir.Value, Layout]] = {
+            name: (argument, usual(len(shape)))
+            for (name, shape), argument in zip(graph.inputs.items(), arguments, strict=True)
+        }
         if graph.pixels:
-            self.kept[INPUT] = (self.op("cast", [argument], _nhwc(graph.input_shape)), layout)
+            cast = self.op("cast", [arguments[0]], _nhwc(graph.input_shape))
+            self.kept[INPUT] = (cast, usual(len(graph.input_shape)))
         self.moved: dict[tuple[str, Layout], ir.Value] = {}
         self.constants = {node.name: node.weights["constant"] for node in graph.nodes if node.op == "constant"}
         self.shapes = graph.shapes()

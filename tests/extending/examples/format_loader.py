@@ -23,7 +23,7 @@ OPERATIONS = {
     "relu": F.relu,
     "hard_swish": F.hardswish,
     "hard_sigmoid": F.hardsigmoid,
-    "softmax": lambda x: F.softmax(x, 1),
+    "softmax": lambda x, axis: F.softmax(x, axis),
 }
 
 
