@@ -75,7 +75,7 @@ def main() -> None:
     everything = [f"{library}:{name}" for library, names in NETWORKS.items() for name in names.split()]
     parser = argparse.ArgumentParser(description="Export the mobile networks of torchvision and timm to every format.")
     parser.add_argument("--networks", nargs="+", default=everything, help="library:name (default: 97 of them)")
-    parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=list(FORMATS))
+    parser.add_argument("--formats", nargs="+", default=["tflite", "onnx", "coreml"], choices=list(FORMATS))
     parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=list(TOLERANCES))
     parser.add_argument("--peers", action="store_true", help="time the exports of litert-torch and torch.onnx, too")
     parser.add_argument("--peer-python", default=sys.executable, help="the Python that has litert-torch")

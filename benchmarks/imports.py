@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from fbnet_mobile.blocks.network import restore
 from fbnet_mobile.errors import FbnetError, UserError
-from fbnet_mobile.formats.base import FORMATS, get_format
+from fbnet_mobile.formats.base import get_format
 from fbnet_mobile.formats.verify import export
 from fbnet_mobile.zoo import efficientnet_lite, importable
 from fbnet_mobile.zoo.importing import import_module, imported
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare imported networks with their libraries'.")
     parser.add_argument("--networks", nargs="*", help="names (default: all)")
     parser.add_argument("--resolution", type=int, default=64, help="at which they are compared (default: 64)")
-    parser.add_argument("--formats", nargs="*", default=list(FORMATS), help="(default: all)")
+    parser.add_argument("--formats", nargs="*", default=["tflite", "onnx", "coreml"], help="(default: %(default)s)")
     parser.add_argument("--most-params", type=float, default=150e6, help="of a network to export (default: 150e6)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after these; call again to continue")
     parser.add_argument("--list", type=Path, help="write the table of names and counts here, and nothing else")

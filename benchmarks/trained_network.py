@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare files of a trained network with PyTorch on photographs.")
     parser.add_argument("photographs", type=Path, help="folder of folders named by WordNet id")
     parser.add_argument("--calibration", type=int, default=10, help="photographs a class for int8 (default: 10)")
-    parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=list(FORMATS))
+    parser.add_argument("--formats", nargs="+", default=["tflite", "onnx", "coreml"], choices=list(FORMATS))
     parser.add_argument("--precisions", nargs="+", default=get_format("tflite").precisions)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for results.json")
