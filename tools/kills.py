@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import importlib
 import itertools
+import json
 import math
 import os
 import random
@@ -118,7 +119,7 @@ def plain(value: Any) -> Any:
         return {key: plain(each) for key, each in value.items() if key != "seconds"}
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
-    return value
+    return "nan" if isinstance(value, float) and math.isnan(value) else value
 
 
 def tensors(path: Path) -> Any:
@@ -128,7 +129,9 @@ def tensors(path: Path) -> Any:
 
 def log(path: Path) -> list[Any]:
     """The rows of a log, without the time that they took."""
-    rows: list[Any] = pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns="seconds").to_dict("records")
+    rows: list[Any] = (
+        pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns="seconds", errors="ignore").to_dict("records")
+    )
     return rows
 
 
@@ -186,16 +189,21 @@ def profile_whole(folder: Path, right: dict[str, Any]) -> None:
         same(table_content(folder / "host.csv"), right["table"], "host.csv")
 
 
+def exported(path: Path) -> Any:
+    """What an export wrote, or its record without the time that it took."""
+    return plain(json.loads(path.read_text())) if path.suffix == ".json" else digest(path)
+
+
 def export_content(folder: Path) -> dict[str, Any]:
     """Of an export."""
-    return {"names": names(folder), **{path.name: digest(path) for path in sorted(folder.iterdir())}}
+    return {"names": names(folder), **{path.name: exported(path) for path in sorted(folder.iterdir())}}
 
 
 def export_whole(folder: Path, right: dict[str, Any], before: Path) -> None:
     """The file is the old one, of the folder ``before``, or the new one."""
     for path in folder.iterdir():
-        rights = (right.get(path.name), digest(before / path.name) if (before / path.name).exists() else "")
-        if not path.name.startswith(".") and digest(path) not in rights:
+        rights = (right.get(path.name), exported(before / path.name) if (before / path.name).exists() else "")
+        if not path.name.startswith(".") and exported(path) not in rights:
             raise DifferentError(f"{path.name} is neither the old file nor the new one")
 
 

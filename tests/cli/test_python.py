@@ -132,6 +132,6 @@ def test_functions_say_what_is_wrong_as_the_commands_do() -> None:
         fm.search(data="digits")
     assert fm.search is fbnet_mobile.search, "the room of that name, which can be called"
     signature = inspect.signature(fm.search)
-    assert signature.parameters["epochs"].default == 90
+    assert signature.parameters["learning_rate"].default == 0.1
     assert signature.parameters["data"].default is inspect.Parameter.empty
-    assert "batch_size: Images a step, over all processes. [default: 64" in fbnet_mobile.api.search.search.__doc__
+    assert "momentum: Of the weights. [default: 0.9" in fbnet_mobile.api.search.search.__doc__

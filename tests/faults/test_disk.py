@@ -113,6 +113,7 @@ def test_with_ever_more_room_a_command_ends_as_if_there_had_been_enough(
 ) -> None:
     command = known[case]
     right = undisturbed(command, tmp_path / "undisturbed", monkeypatch)
+    right["names"] = [name for name in right["names"] if not name.endswith("report.html")]  # larger than the disk
     command.before(disk)
     failed = []
     for free_kb in range(0, MOST_KB, (2 if case in ("search", "profile") else 1) * PAGE_KB):

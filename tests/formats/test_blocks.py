@@ -10,8 +10,9 @@ from export_parity import TOLERANCES, compare
 
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks.network import build
-from fbnet_mobile.formats.base import FORMATS, get_format
+from fbnet_mobile.formats.base import get_format
 from fbnet_mobile.formats.verify import export
+from tests.formats.each import TOGETHER
 
 BLOCKS = """
 name: every-field
@@ -32,7 +33,9 @@ blocks:
 """
 
 
-@pytest.mark.parametrize(("resolution", "formats"), [(48, list(FORMATS)), (35, ["onnx", "tflite"])])
+@pytest.mark.parametrize(
+    ("resolution", "formats"), [(48, [entry.name for entry in TOGETHER]), (35, ["onnx", "tflite"])]
+)
 def test_every_field_of_every_kind_in_every_format(resolution: int, formats: list[str]) -> None:
     """At every stride an even map, and an odd one: "same" padding differs."""
     network = Architecture.from_yaml(BLOCKS.format(resolution=resolution))

@@ -182,7 +182,7 @@ def test_metadata_are_checked_where_they_are_read() -> None:
         ({"classes": "3"}, "m.onnx: classes: Input should be a valid"),
         ({"mean": "[NaN]"}, "m.onnx: mean.0: Input should be a finite number"),
         ({"std": "[0.2, 0, 0.4]"}, "m.onnx: cannot normalise pixels by .* std above 0"),
-        ({"input": "float16"}, "m.onnx: input: Input should be 'float32' or 'uint8'"),
+        ({"input": "float16"}, "m.onnx: input: Input should be 'float32', 'uint8' or 'int8'"),
     ):
         with pytest.raises(UserError, match=message) as error:
             ModelMetadata.from_strings({**strings, **change}, "m.onnx")

@@ -14,6 +14,7 @@ from fbnet_mobile.formats.base import FORMATS, format_of, get_format
 from fbnet_mobile.formats.verify import export
 from fbnet_mobile.graph.trace import trace
 
+from .each import EACH, each
 from .networks import EveryOtherOperation, mobile_network
 
 
@@ -35,8 +36,10 @@ class Detector(nn.Module):
 SHAPES = {"picture": (2, 3, 10, 14), "memory": (2, 4)}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("name", FORMATS.names())
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [each(entry.name, half) for entry in FORMATS.values() for half in ("fp32", "fp16") if half in entry.precisions],
+)
 def test_several_inputs_and_results_have_their_names_in_the_file(name: str, precision: str, tmp_path: Path) -> None:
     path = tmp_path / f"m{get_format(name).suffix}"
     network = Detector()
@@ -56,7 +59,7 @@ def test_several_inputs_and_results_have_their_names_in_the_file(name: str, prec
         session.run(given["picture"])
 
 
-@pytest.mark.parametrize("name", FORMATS.names())
+@pytest.mark.parametrize("name", EACH)
 def test_each_result_is_compared_by_itself(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault in a result of small numbers does not hide behind another's large ones."""
 
@@ -82,7 +85,7 @@ def test_each_result_is_compared_by_itself(name: str, tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", FORMATS.names())
+@pytest.mark.parametrize("name", EACH)
 def test_a_batch_and_a_picture_that_is_not_square(name: str, tmp_path: Path) -> None:
     path = tmp_path / f"m{get_format(name).suffix}"
     export(mobile_network(), path, format=name, input_shape=(3, 3, 17, 40), tolerance=1e-4)
