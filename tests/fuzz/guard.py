@@ -1,5 +1,6 @@
 """What a program may not do with an input, however odd: watched from inside the process that reads it."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from fbnet_mobile.errors import FbnetError
@@ -119,12 +121,15 @@ def guarded(folder: Path) -> Iterator[Outcome]:
     written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     begun, used_before_s = time.monotonic(), time.process_time()
 
-    def overdue(*_: object) -> None:
+    def overdue(_: int, frame: FrameType | None) -> None:
+        if frame is None or frame.f_code is ours or frame.f_code.co_filename == contextlib.__file__:
+            return  # the block has ended, and what ends it must not be stopped
         if time.process_time() - used_before_s >= TIME_LIMIT_S:
             _WATCH.stop(f"took more than {TIME_LIMIT_S} s")
         elif time.monotonic() - begun >= _HANG * TIME_LIMIT_S:
             _WATCH.stop(f"had not ended after {_HANG * TIME_LIMIT_S} s")
 
+    ours = sys._getframe().f_code
     previous = signal.signal(signal.SIGALRM, overdue)
     signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S, TIME_LIMIT_S / 20)
     _forget_peak()
