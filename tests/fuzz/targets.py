@@ -379,19 +379,20 @@ class Reader:
             kind, said = self._ours.recv()
         except (EOFError, OSError):
             self._process.join()
-            self._end()
+            self.end()
             raise MisbehavedError(f"killed by signal {-(self._process.exitcode or 0)}") from None
         except BaseException:  # it takes too long
-            self._end()
+            self.end()
             raise
         if self._left == 0:
-            self._end()
+            self.end()
         if kind == "found":
             raise MisbehavedError(said)
         if kind == "refused":
             raise JobError(said)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Stop it; the next file gets another."""
         self._process.kill()
         self._process.join()
         type(self)._now = None

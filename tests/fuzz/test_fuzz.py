@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ def read(target: Target, content: Any) -> bool:
     with own_folder() as folder, guarded(folder) as outcome:
         target.run(content, folder)
     return outcome.refused is None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _reader() -> Iterator[None]:
+    yield
+    Reader.of_all().end()
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=[target.kind for target in TARGETS])
@@ -162,3 +169,4 @@ def test_a_model_file_that_brings_its_reader_down_is_found(monkeypatch: pytest.M
         with pytest.raises(MisbehavedError, match="killed by signal 9"):
             read(target, seeds.models()[0])
     assert read(target, seeds.models()[0])
+    Reader.of_all().end()
