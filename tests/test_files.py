@@ -127,9 +127,9 @@ def test_what_a_killed_process_has_forked_holds_no_lock(taken: str, tmp_path: Pa
 path = pathlib.Path(sys.argv[1])
 from fbnet_mobile.{taken}
 if os.fork() == 0:
-    time.sleep(60)
-print("forked", flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
+    print("forked", flush=True)
+    os.kill(os.getppid(), signal.SIGKILL)
+time.sleep(60)
 """
     command = [sys.executable, "-c", program, str(tmp_path / "lock")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as killed:
