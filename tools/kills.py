@@ -107,7 +107,10 @@ def digest(path: Path) -> str:
 
 def names(folder: Path) -> list[str]:
     """What is in a folder and below, but for the insides of packages and TensorBoard's files."""
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    # A walk goes on where a folder is removed beneath it, by a command that is at work.
+    found = {
+        str((Path(at) / name).relative_to(folder)) for at, *below in os.walk(folder) for name in itertools.chain(*below)
+    }
     return sorted(name for name in found if ".mlpackage/" not in name and "/events." not in name)
 
 
