@@ -25,7 +25,9 @@ demo: .venv/installed
 test: .venv/installed
 	tools/need_sshd.sh
 	tools/need_chromium.sh
-	$(BIN)/python -m pytest
+	# The fuzzer's limits and watches are those of a process, so it has one of its own.
+	$(BIN)/python -m pytest tests/fuzz
+	$(BIN)/python -m pytest --ignore=tests/fuzz
 
 test-devices: .venv/installed
 	tools/need_sshd.sh

@@ -10,11 +10,11 @@ from torch import nn
 
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.formats import verify
-from fbnet_mobile.formats.base import FORMATS, format_of, get_format
+from fbnet_mobile.formats.base import format_of, get_format
 from fbnet_mobile.formats.verify import export
 from fbnet_mobile.graph.trace import trace
 
-from .each import EACH, each
+from .each import EACH, TOGETHER
 from .networks import EveryOtherOperation, mobile_network
 
 
@@ -38,7 +38,7 @@ SHAPES = {"picture": (2, 3, 10, 14), "memory": (2, 4)}
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [each(entry.name, half) for entry in FORMATS.values() for half in ("fp32", "fp16") if half in entry.precisions],
+    [(entry.name, half) for entry in TOGETHER for half in ("fp32", "fp16") if half in entry.precisions],
 )
 def test_several_inputs_and_results_have_their_names_in_the_file(name: str, precision: str, tmp_path: Path) -> None:
     path = tmp_path / f"m{get_format(name).suffix}"
@@ -59,7 +59,7 @@ def test_several_inputs_and_results_have_their_names_in_the_file(name: str, prec
         session.run(given["picture"])
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", [entry.name for entry in TOGETHER])
 def test_each_result_is_compared_by_itself(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault in a result of small numbers does not hide behind another's large ones."""
 

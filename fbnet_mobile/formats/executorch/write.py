@@ -21,8 +21,13 @@ def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
     """Write ``graph`` as the method ``forward``, and the metadata as a method that returns them.
 
     Raises:
-        UserError: there is no rule for an operation.
+        UserError: there is no rule for an operation, or not one input and one result.
     """
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise UserError(
+            f"cannot write {len(graph.inputs)} inputs and {len(graph.outputs)} results to ExecuTorch: it takes one each; "
+            "choose another format"
+        )
     for node in graph.nodes:
         if node.op not in _RULES:
             raise UserError(f"cannot write {node.name} (in '{node.source}') to ExecuTorch: it has no {node.op}")
