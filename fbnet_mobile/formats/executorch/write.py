@@ -25,8 +25,8 @@ def write(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise UserError(
-            f"cannot write {len(graph.inputs)} inputs and {len(graph.outputs)} results to ExecuTorch: it takes one each; "
-            "choose another format"
+            f"cannot write {len(graph.inputs)} inputs and {len(graph.outputs)} results to ExecuTorch: it takes "
+            "one each; choose another format"
         )
     for node in graph.nodes:
         if node.op not in _RULES:
