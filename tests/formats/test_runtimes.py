@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from pathlib import Path
 
@@ -77,6 +78,28 @@ def test_running_a_model_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFix
             if entry.name in runtime.formats:
                 assert runtime.load(path)(np.ones((1, 2, 4, 4), np.float32)).shape == (1, 3, 4, 4)
     assert capfd.readouterr() == ("", "")
+
+
+SIGNALLED = """
+import os, signal, sys
+from pathlib import Path
+from fbnet_mobile.formats.base import get_runtime
+
+path = Path(sys.argv[2])
+for _ in range(3):
+    first, second = (get_runtime(sys.argv[1]).load(path) for _ in range(2))
+    del first, second
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize(("name", "file_format"), WAYS)
+def test_a_signal_is_heard_after_models_were_given_up(name: str, file_format: str, tmp_path: Path) -> None:
+    path = tmp_path / f"m{get_format(file_format).suffix}"
+    write(trace(nn.Conv2d(2, 3, 1), (1, 2, 4, 4)), path, file_format)
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, name, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML itself runs there")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,17 @@ def version() -> str:
     return str(openvino.__version__.split("-")[0])
 
 
+@cache
+def _core() -> Any:
+    """The one of this process.
+
+    Each sets a stack for signals aside, and when two are given up in the order of their making it leaves the second
+    one's, which is gone, as the process's: the next signal with a handler, Ctrl-C too, is a segmentation fault
+    (OpenVINO 2026.4).
+    """
+    return openvino.Core()
+
+
 def compiled(path: str, threads: int) -> Any:
     """The model, compiled to answer one question as soon as it can."""
     options = {
@@ -22,7 +34,7 @@ def compiled(path: str, threads: int) -> Any:
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,  # whoever measures chooses the cores
     }
-    return openvino.Core().compile_model(path, "CPU", options)
+    return _core().compile_model(path, "CPU", options)
 
 
 def load(path: str, threads: int) -> Any:
