@@ -12,14 +12,15 @@ import importlib
 import tempfile
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fbnet_mobile.errors import FbnetError, JobError, UserError, shown
 from fbnet_mobile.files import write_whole
-from fbnet_mobile.formats.packages import needs
+from fbnet_mobile.formats.packages import needs, quiet
 from fbnet_mobile.registry import Registry, unknown
 
 if TYPE_CHECKING:  # choosing a format should not wait for numpy
@@ -37,40 +38,39 @@ FP32 = "fp32"
 
 
 class Session(ABC):
-    """A loaded model, whatever its own layout.
+    """A loaded model that takes and gives arrays in PyTorch's layout, whatever its own.
 
-    A call does all there is; whoever measures sets an input once and then calls :meth:`invoke` alone.
+    Attributes:
+        input_shapes: of every input, by name, (batch, channels, height, width) where it is of images; a batch of 0 if
+            any will do.
+        takes_pixels: whether the images are uint8, from 0 to 255, rather than float32 and normalised.
+        channels_last: whether the file has channels behind height and width, in inputs and results of four axes.
     """
 
+    def __init__(
+        self, input_shapes: Mapping[str, tuple[int, ...]], takes_pixels: bool = False, channels_last: bool = False
+    ) -> None:
+        """Keep what is known of the inputs, given in the layout of the file."""
+        order = (0, 3, 1, 2) if channels_last else (0, 1, 2, 3)
+        self.input_shapes = {
+            name: tuple(shape[axis] for axis in order) if len(shape) == 4 else tuple(shape)
+            for name, shape in input_shapes.items()
+        }
+        self.takes_pixels = takes_pixels
+        self.channels_last = channels_last
+
     @property
-    @abstractmethod
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of the first input, (batch, channels, height, width); a batch of 0 if any will do."""
-
-    @property
-    def input_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of every input, by name; the one of a network that has one is "input"."""
-        return {"input": self.input_shape}
-
-    takes_pixels: bool = False
-    """Whether the images are uint8, from 0 to 255, rather than float32 and normalised."""
+        """Shape of the first input."""
+        return next(iter(self.input_shapes.values()))
 
     @abstractmethod
-    def set_input(self, images: Any) -> None:
-        """Copy in images of :attr:`input_shape`, uint8 or float32, see :attr:`takes_pixels`; of several inputs, all by
-        name."""
+    def compute(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return every result, float32, by name; the one of a network that has one is "output".
 
-    @abstractmethod
-    def invoke(self) -> None:
-        """Run the network on what was set."""
-
-    @abstractmethod
-    def output(self) -> Array:
-        """Return the last result: (batch, classes), or a feature map (batch, channels, height, width)."""
-
-    def outputs(self) -> Mapping[str, Array]:
-        """Return all last results, by name; the one of a network that has one is "output"."""
-        return {"output": self.output()}
+        Args:
+            inputs: every one by name, of the batch that the file takes, in its layout; uint8 or float32.
+        """
 
     def __call__(self, images: NDArray[Any]) -> Array:
         """Run any number of images, as many at a time as the file takes, through a network of one result.
@@ -121,16 +121,20 @@ class Session(ABC):
         results: dict[str, list[Array]] = {}
         try:
             for start in range(0, whole, step):
-                part = {name: array[start : start + step] for name, array in arrays.items()}
-                self.set_input(part if len(part) > 1 else next(iter(part.values())))
-                self.invoke()
-                for name, array in self.outputs().items():
-                    results.setdefault(name, []).append(array)
+                part = {name: self._turned(array[start : start + step], (0, 2, 3, 1)) for name, array in arrays.items()}
+                for name, array in self.compute(part).items():
+                    results.setdefault(name, []).append(self._turned(array, (0, 3, 1, 2)))
             return {name: np.concatenate(found) for name, found in results.items()}
         except (FbnetError, MemoryError):
             raise
         except Exception as error:  # a runtime's own, of a file that could be loaded
             raise JobError(f"the model could not be run ({_first_line(error)}); export it again") from error
+
+    def _turned(self, array: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
+        """An array with its axes in another order, if the file has its own, and it is one of images."""
+        import numpy as np
+
+        return np.ascontiguousarray(array.transpose(axes)) if self.channels_last and array.ndim == 4 else array
 
 
 class Writer(Protocol):
@@ -156,7 +160,7 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Imported:
-    """A function whose module is imported when it is called.
+    """A function whose module is imported, in silence, when it is called.
 
     Attributes:
         place: "module:function".
@@ -171,7 +175,7 @@ class Imported:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Import the function and call it; UserError with what to install if its package is missing."""
         module, name = self.place.split(":")
-        with needs(self.package, self.install):
+        with needs(self.package, self.install), quiet():
             function = getattr(importlib.import_module(module), name)
         return function(*args, **kwargs)
 
@@ -474,9 +478,21 @@ def existing(path: Path) -> Path:
     return path
 
 
-def unreadable(path: Path, runtime: str, error: Exception) -> UserError:
-    """Return the error for a file that ``runtime`` cannot load."""
-    return UserError(f"{runtime} cannot load {path}: {_first_line(error)}; export the model again")
+@contextmanager
+def loading(path: Path, runtime: str) -> Iterator[None]:
+    """Let ``runtime``, as it is called in messages, load a file, in silence.
+
+    Raises:
+        UserError: nothing is there, or it cannot be loaded: whatever was raised within.
+    """
+    existing(path)
+    try:
+        with quiet():
+            yield
+    except FbnetError:
+        raise
+    except Exception as error:  # runtimes' own derive from Exception alone, and damaged files bring about any
+        raise UserError(f"{runtime} cannot load {path}: {_first_line(error)}; export the model again") from error
 
 
 def _first_line(error: Exception) -> str:

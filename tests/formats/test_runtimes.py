@@ -10,9 +10,11 @@ from torch import nn
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.formats.base import all_runtimes, format_of, get_format, get_runtime, write
 from fbnet_mobile.formats.coreml import run as coreml
+from fbnet_mobile.formats.verify import export
 from fbnet_mobile.graph.trace import trace
 
 from .each import TOGETHER, each
+from .networks import mobile_network
 
 WAYS = [each(entry.name, name) for entry in all_runtimes().values() for name in entry.formats]
 """Every runtime with each format that it runs."""
@@ -100,6 +102,17 @@ def test_a_signal_is_heard_after_models_were_given_up(name: str, file_format: st
     write(trace(nn.Conv2d(2, 3, 1), (1, 2, 4, 4)), path, file_format)
     done = subprocess.run([sys.executable, "-c", SIGNALLED, name, path], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
+@pytest.mark.parametrize("file_format", ["onnx", "tflite"])
+def test_a_runtime_of_others_formats_runs_their_int8(file_format: str, tmp_path: Path) -> None:
+    path = tmp_path / f"m{get_format(file_format).suffix}"
+    images = np.random.default_rng(0).standard_normal((8, 3, 16, 16), np.float32)
+    found = export(
+        mobile_network(), path, format=file_format, input_shape=(1, 3, 16, 16), runtime="openvino",
+        precision="int8", calibration=images, min_agreement=0,
+    )  # fmt: skip
+    assert found.relative_difference < 0.25
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML itself runs there")

@@ -10,7 +10,7 @@ from torch import nn
 
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.formats import verify
-from fbnet_mobile.formats.base import format_of, get_format
+from fbnet_mobile.formats.base import all_runtimes, format_of, get_format, get_runtime
 from fbnet_mobile.formats.verify import export
 from fbnet_mobile.graph.trace import trace
 
@@ -37,15 +37,23 @@ SHAPES = {"picture": (2, 3, 10, 14), "memory": (2, 4)}
 
 
 @pytest.mark.parametrize(
-    ("name", "precision"),
-    [(entry.name, half) for entry in TOGETHER for half in ("fp32", "fp16") if half in entry.precisions],
+    ("name", "runtime", "precision"),
+    [
+        (entry.name, runtime.name, half)
+        for entry in TOGETHER
+        for runtime in all_runtimes().values()
+        for half in ("fp32", "fp16")
+        if entry.name in runtime.formats and half in entry.precisions
+    ],
 )
-def test_several_inputs_and_results_have_their_names_in_the_file(name: str, precision: str, tmp_path: Path) -> None:
+def test_several_inputs_and_results_have_their_names_in_the_file(
+    name: str, runtime: str, precision: str, tmp_path: Path
+) -> None:
     path = tmp_path / f"m{get_format(name).suffix}"
     network = Detector()
-    report = export(network, path, format=name, input_shape=SHAPES, precision=precision)
+    report = export(network, path, format=name, input_shape=SHAPES, precision=precision, runtime=runtime)
     assert list(report.outputs) == ["fine", "coarse", "scores"]
-    session = format_of(path).load(path)
+    session = get_runtime(runtime).load(path)
     assert dict(session.input_shapes) == SHAPES
     rng = np.random.default_rng(1)
     given = {key: rng.standard_normal((4, *shape[1:]), np.float32) for key, shape in SHAPES.items()}

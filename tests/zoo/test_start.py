@@ -110,9 +110,7 @@ def test_a_network_that_was_fine_tuned_is_an_ordinary_checkpoint(theirs: nn.Modu
     assert metadata is not None
     assert metadata.mean == (0.485, 0.456, 0.406)
     session = format_of(tmp_path / "it.tflite").load(tmp_path / "it.tflite")
-    session.set_input(np.zeros((1, 3, 32, 32), np.float32))
-    session.invoke()
-    assert session.output().shape == (1, 10)
+    assert session(np.zeros((1, 3, 32, 32), np.float32)).shape == (1, 10)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.formats.base import Session, existing, unreadable
+from fbnet_mobile.formats.base import Session, loading
 from fbnet_mobile.formats.coreml.metadata import opening
 from fbnet_mobile.formats.packages import needs, quiet
 
@@ -34,23 +34,16 @@ def version() -> str:
 def load(path: Path, threads: int = 1) -> Session:
     """Load a package; it ignores ``threads``."""
     ct = _coremltools()
-    existing(path)
     native = sys.platform == "darwin"
-    try:
-        with quiet(), opening(path):
-            model = ct.models.MLModel(str(path), skip_model_load=not native)
-            description = model.get_spec().description
-    except Exception as error:  # coremltools' own are plain Exception and RuntimeError
-        raise unreadable(path, "coremltools", error) from error
-    arrays = _arrays(description)
-    if len(description.input) < 1 or len(arrays) < 1:
-        raise UserError(f"{path} has {len(description.input)} inputs and {len(arrays)} outputs; it needs one of each")
-    try:
+    with loading(path, "coremltools"), opening(path):
+        model = ct.models.MLModel(str(path), skip_model_load=not native)
+        description = model.get_spec().description
+        names = _arrays(description)
+        if len(description.input) < 1 or len(names) < 1:
+            raise UserError(
+                f"{path} has {len(description.input)} inputs and {len(names)} outputs; it needs one of each"
+            )
         return CoreMLSession(model) if native else EvaluatedSession(model)
-    except JobError:
-        raise
-    except Exception as error:  # whatever coremltools trips over in a damaged program, or weights that are not there
-        raise unreadable(path, "coremltools", error) from error
 
 
 class _DescribedSession(Session):
@@ -60,55 +53,32 @@ class _DescribedSession(Session):
         self.model = model
         description = model.get_spec().description
         self._names = _arrays(description)
-        self.takes_pixels = False
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        takes_pixels = False
+        shapes: dict[str, tuple[int, ...]] = {}
         for given in description.input:
             if given.type.WhichOneof("Type") == "imageType":
-                self.takes_pixels = True
+                takes_pixels = True
                 image = given.type.imageType
                 channels = 1 if image.colorSpace == image.ColorSpace.Value("GRAYSCALE") else 3
-                self._shapes[given.name] = (1, channels, int(image.height), int(image.width))
+                shapes[given.name] = (1, channels, int(image.height), int(image.width))
             else:
-                self._shapes[given.name] = tuple(int(size) for size in given.type.multiArrayType.shape)
-        self._given: dict[str, NDArray[Any]] = {}
-        self._results: dict[str, Array] = {}
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """See :attr:`Session.input_shape`."""
-        return next(iter(self._shapes.values()))
-
-    @property
-    def input_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """See :attr:`Session.input_shapes`."""
-        return self._shapes
-
-    def set_input(self, images: Any) -> None:
-        """See :meth:`Session.set_input`."""
-        self._given = dict(images) if isinstance(images, Mapping) else {next(iter(self._shapes)): images}
-
-    def output(self) -> Array:
-        """See :meth:`Session.output`."""
-        return self._results[self._names[0]]
-
-    def outputs(self) -> Mapping[str, Array]:
-        """See :meth:`Session.outputs`."""
-        return self._results
+                shapes[given.name] = tuple(int(size) for size in given.type.multiArrayType.shape)
+        super().__init__(shapes, takes_pixels)
 
 
 class CoreMLSession(_DescribedSession):
     """A package in Core ML."""
 
-    def invoke(self) -> None:
-        """See :meth:`Session.invoke`."""
-        given: dict[str, Any] = dict(self._given)
+    def compute(self, inputs: Mapping[str, Any]) -> Mapping[str, Array]:
+        """See :meth:`Session.compute`."""
+        given = dict(inputs)
         if self.takes_pixels:
             ((name, images),) = given.items()
             (pixels,) = images
             picture = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
             given[name] = Image.fromarray(picture)
         found = self.model.predict(given)
-        self._results = {name: np.asarray(found[name], np.float32) for name in self._names}
+        return {name: np.asarray(found[name], np.float32) for name in self._names}
 
 
 class EvaluatedSession(_DescribedSession):
@@ -130,11 +100,11 @@ class EvaluatedSession(_DescribedSession):
                 if _is_constant(operation)
             }
 
-    def invoke(self) -> None:
-        """See :meth:`Session.invoke`; JobError for an operation that neither coremltools nor we compute."""
+    def compute(self, inputs: Mapping[str, Any]) -> Mapping[str, Array]:
+        """See :meth:`Session.compute`; JobError for an operation that neither coremltools nor we compute."""
         # Core ML hands the program an image as the numbers that its pixels are.
         given = {
-            self._function.inputs[name]: images.astype(np.float32, copy=False) for name, images in self._given.items()
+            self._function.inputs[name]: images.astype(np.float32, copy=False) for name, images in inputs.items()
         }
         values: dict[Any, Any] = {**self._constants, **given}
         with quiet():
@@ -144,7 +114,7 @@ class EvaluatedSession(_DescribedSession):
                     continue
                 results = _evaluate(operation, values, self._function.opset_version)
                 values.update(zip(operation.outputs, results, strict=True))
-        self._results = {
+        return {
             value.name: np.asarray(values[value], np.float32)
             for value in self._function.outputs
             if value.name in self._names

@@ -14,7 +14,7 @@ FORMAT = Format(
         name="executorch",
         formats=("executorch",),
         load=Imported(f"{_HERE}.run:load", *_NEEDS),
-        version=Imported(f"{_HERE}.run:version", *_NEEDS),
+        version=Imported(f"{_HERE}.loader:version", *_NEEDS),
         install="python3 -m pip install executorch",
         loader=Path(__file__).with_name("loader.py"),
     ),

@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.formats.base import Session, existing, unreadable
-from fbnet_mobile.formats.packages import needs, quiet
-
-Array = NDArray[np.float32]
+from fbnet_mobile.formats.base import Session, loading
+from fbnet_mobile.formats.packages import needs
 
 
 def version() -> str:
@@ -24,17 +22,12 @@ def version() -> str:
 def load(path: Path, threads: int = 1) -> Session:
     """Load a file of float32 or uint8 inputs."""
     ort = _module()
-    existing(path)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    try:
-        with quiet():
-            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exception classes derive from Exception alone, and differ by release
-        raise unreadable(path, "ONNX Runtime", error) from error
-    return OnnxSession(path, session)
+    with loading(path, "ONNX Runtime"):
+        return OnnxSession(path, ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
 
 
 class OnnxSession(Session):
@@ -49,42 +42,17 @@ class OnnxSession(Session):
                 f"{path} has {len(inputs)} inputs of {', '.join(sorted(kinds)) or 'nothing'}; only float32 or uint8 "
                 "inputs can be run"
             )
-        self.takes_pixels = kinds == {"tensor(uint8)"}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for item in inputs:
-            shape = tuple(size if isinstance(size, int) else 0 for size in item.shape)
-            if 0 in shape[1:]:
+            shapes[item.name] = tuple(size if isinstance(size, int) else 0 for size in item.shape)
+            if 0 in shapes[item.name][1:]:
                 raise UserError(f"{path} leaves the size of its input open: {item.shape}; export it for one size")
-            self._shapes[item.name] = shape
+        super().__init__(shapes, kinds == {"tensor(uint8)"})
         self._names = [item.name for item in outputs]
-        self._given: dict[str, NDArray[Any]] = {}
-        self._results: list[Array] = []
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """See :attr:`Session.input_shape`."""
-        return next(iter(self._shapes.values()))
-
-    @property
-    def input_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """See :attr:`Session.input_shapes`."""
-        return self._shapes
-
-    def set_input(self, images: Any) -> None:
-        """See :meth:`Session.set_input`."""
-        self._given = dict(images) if isinstance(images, Mapping) else {next(iter(self._shapes)): images}
-
-    def invoke(self) -> None:
-        """See :meth:`Session.invoke`."""
-        self._results = self.session.run(None, self._given)
-
-    def output(self) -> Array:
-        """See :meth:`Session.output`."""
-        return self._results[0]
-
-    def outputs(self) -> Mapping[str, Array]:
-        """See :meth:`Session.outputs`."""
-        return dict(zip(self._names, self._results, strict=True))
+    def compute(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[np.float32]]:
+        """See :meth:`Session.compute`."""
+        return dict(zip(self._names, self.session.run(None, dict(inputs)), strict=True))
 
 
 def _module() -> ModuleType:

@@ -9,12 +9,13 @@ from pathlib import Path
 from fbnet_mobile.formats.base import Imported, Runtime
 
 _HERE = "fbnet_mobile.formats.openvino"
+_NEEDS = ("openvino", "fbnet-mobile[openvino]")
 
 RUNTIME = Runtime(
     name="openvino",
     formats=("onnx", "tflite"),
-    load=Imported(f"{_HERE}.run:load"),
-    version=Imported(f"{_HERE}.run:version"),
+    load=Imported(f"{_HERE}.run:load", *_NEEDS),
+    version=Imported(f"{_HERE}.loader:version", *_NEEDS),
     install="python3 -m pip install openvino",
     loader=Path(__file__).with_name("loader.py"),
 )

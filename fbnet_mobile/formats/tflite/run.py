@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.formats.base import Session, existing, unreadable
-from fbnet_mobile.formats.packages import needs, quiet
+from fbnet_mobile.formats.base import Session, loading
+from fbnet_mobile.formats.packages import needs
 from fbnet_mobile.formats.tflite.metadata import METADATA
 from fbnet_mobile.graph.operations import INPUT
 
@@ -37,16 +37,10 @@ def version() -> str:
 def load(path: Path, threads: int = 1) -> Session:
     """Load a file of float32 inputs, or one of uint8, and float32 outputs."""
     module = _interpreter_module()
-    existing(path)
-    try:
-        with quiet():
-            interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
-            interpreter.allocate_tensors()
+    with loading(path, "LiteRT"):
+        interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
+        interpreter.allocate_tensors()
         return LiteRTSession(path, interpreter)
-    except UserError:
-        raise
-    except Exception as error:  # names that are no UTF-8, types that numpy has not, as well as what LiteRT says
-        raise unreadable(path, "LiteRT", error) from error
 
 
 class LiteRTSession(Session):
@@ -57,8 +51,8 @@ class LiteRTSession(Session):
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         # Plain numbers, or integers of which a step is a pixel's.
         pixels = ((np.uint8, 0.0, 0), (np.uint8, 1.0, 0), (np.int8, 1.0, -128))
-        self.takes_pixels = all((item["dtype"], *item["quantization"]) in pixels for item in inputs)
-        known = self.takes_pixels or all(item["dtype"] == np.float32 for item in inputs)
+        takes_pixels = all((item["dtype"], *item["quantization"]) in pixels for item in inputs)
+        known = takes_pixels or all(item["dtype"] == np.float32 for item in inputs)
         gives = all(item["dtype"] in (np.float32, np.int8, np.uint8) for item in outputs)
         if not inputs or not outputs or not known or not gives:
             raise UserError(
@@ -74,43 +68,18 @@ class LiteRTSession(Session):
         # few input channels, the axis that holds them is plain to see.
         shape = tuple(int(size) for size in inputs[0]["shape"])
         looks_first = len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3)
-        self._channels_last = not looks_first or self._is_ours(path)
-        self._shapes = {name: self._first(tuple(map(int, item["shape"]))) for name, item in self._inputs.items()}
+        channels_last = not looks_first or self._is_ours(path)
+        shapes = {name: tuple(map(int, item["shape"])) for name, item in self._inputs.items()}
+        super().__init__(shapes, takes_pixels, channels_last)
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """See :attr:`Session.input_shape`."""
-        return next(iter(self._shapes.values()))
-
-    @property
-    def input_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """See :attr:`Session.input_shapes`."""
-        return self._shapes
-
-    def set_input(self, images: Any) -> None:
-        """See :meth:`Session.set_input`."""
-        given = images if isinstance(images, Mapping) else {next(iter(self._inputs)): images}
-        for name, array in given.items():
-            if self._channels_last and array.ndim == 4:
-                array = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
-            item = self._inputs[name]
-            self.interpreter.set_tensor(item["index"], as_taken(array, item))
-
-    def invoke(self) -> None:
-        """See :meth:`Session.invoke`."""
+    def compute(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, Array]:
+        """See :meth:`Session.compute`."""
+        for name, item in self._inputs.items():
+            self.interpreter.set_tensor(item["index"], as_taken(inputs[name], item))
         self.interpreter.invoke()
-
-    def output(self) -> Array:
-        """See :meth:`Session.output`."""
-        return next(iter(self.outputs().values()))
-
-    def outputs(self) -> Mapping[str, Array]:
-        """See :meth:`Session.outputs`."""
-        found: dict[str, Array] = {}
-        for name, item in self._outputs.items():
-            result: Array = as_reals(self.interpreter.get_tensor(item["index"]), item)
-            found[name] = result.transpose(0, 3, 1, 2) if self._channels_last and result.ndim == 4 else result
-        return found
+        return {
+            name: as_reals(self.interpreter.get_tensor(item["index"]), item) for name, item in self._outputs.items()
+        }
 
     def _named(self, items: list[Any], names: list[str], details: str) -> dict[str, Any]:
         """Tensors by the names that the signature has for them; of a file without one, by their own."""
@@ -121,13 +90,6 @@ class LiteRTSession(Session):
         found: dict[str, Any] = getattr(self.interpreter.get_signature_runner(), details)()
         order = [item["index"] for item in items]
         return dict(sorted(found.items(), key=lambda entry: order.index(entry[1]["index"])))
-
-    def _first(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """A shape with its channels before height and width."""
-        if self._channels_last and len(shape) == 4:
-            batch, height, width, channels = shape
-            return batch, channels, height, width
-        return shape
 
     def _is_ours(self, path: Path) -> bool:
         """Tell by its signature and by its metadata's name, which alone says nothing: litert-torch, for one, writes

@@ -7,7 +7,7 @@ import format_loader
 import numpy as np
 
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.formats.base import FORMATS, Format, Runtime, Session, existing, unreadable
+from fbnet_mobile.formats.base import FORMATS, Format, Runtime, Session, loading
 
 
 def write(graph, path, metadata):
@@ -47,29 +47,17 @@ class NpzSession(Session):
     """A file in this process."""
 
     def __init__(self, model):
+        super().__init__({"input": tuple(model.head["input_shape"])}, model.head["pixels"])
         self.model = model
-        self.takes_pixels = model.head["pixels"]
 
-    @property
-    def input_shape(self):
-        return tuple(self.model.head["input_shape"])
-
-    def set_input(self, images):
-        self.images = images
-
-    def invoke(self):
-        self.result = self.model.run(self.images)
-
-    def output(self):
-        return self.result.numpy()
+    def compute(self, inputs):
+        return {"output": self.model.run(inputs["input"]).numpy()}
 
 
 def load(path, threads=1):
     """Load a file to run it here."""
-    try:
-        return NpzSession(format_loader.Model(existing(path)))
-    except (OSError, ValueError, KeyError) as error:
-        raise unreadable(path, "npz", error) from error
+    with loading(path, "npz"):
+        return NpzSession(format_loader.Model(path))
 
 
 FORMATS.add(
