@@ -2,12 +2,19 @@
 
     python benchmarks/export_matrix.py -o runs/export_matrix
     python benchmarks/export_matrix.py -o runs/export_matrix --precisions fp16 --formats onnx tflite
+    python benchmarks/export_matrix.py -o runs/export_matrix --features
 
 Each network is exported at its own resolution, with random weights of which the output depends on every one, and run
 in the format's runtime on an input. It is ``right`` if it differs from PyTorch by no more than the default tolerance
-of ``fbnet-export`` (int8, whose error depends on the network, by a quarter of the largest logit), ``refused`` if the
-export says by name which operation it has not, and ``wrong`` otherwise. Shown as well is how far PyTorch's logits are
-apart between the inputs; were that small, agreement would prove nothing.
+of ``fbnet-export`` (int8, whose error depends on the network, by a quarter of the largest logit), ``lossy`` if by no
+more than twice what PyTorch loses when it rounds all weights and values to that precision, ``refused`` if the export
+says by name which operation it has not, and ``wrong`` otherwise. ``fbnet-export`` keeps no lossy fp16 file by default,
+and an int8 one by its answers on real images. Random networks lose more than trained ones, and int8 has the ranges
+that were seen here and nothing in float32, whatever an export would choose. Shown as well is how far PyTorch's logits
+are apart between the inputs; were that small, agreement would prove nothing.
+
+With ``--features`` it is the networks' feature maps, all that timm's ``features_only`` has of each, and of some of ours
+one for each stride; a file is right if every one of them is.
 
 With ``--peers`` the same modules are exported by ``litert_torch.convert`` and ``torch.onnx.export(dynamo=True)`` too,
 in turns with ours, and the seconds of each are shown (``--repeats``; the median); ``--peer-python`` names the Python
@@ -18,6 +25,7 @@ file is wrong, or fewer than 90 networks are right in all formats in fp32.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import subprocess
@@ -25,21 +33,26 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from calibrated import calibrated
 from results_file import write_results
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from fbnet_mobile.blocks.network import build as build_ours
 from fbnet_mobile.errors import FbnetError, UserError
 from fbnet_mobile.formats.base import FORMATS, get_format, write
 from fbnet_mobile.formats.verify import export
-from fbnet_mobile.graph.trace import trace
+from fbnet_mobile.graph.trace import named_outputs, trace
+from fbnet_mobile.zoo import load_network
+from fbnet_mobile.zoo.features import backbone
 from fbnet_mobile.zoo.peers import load_peer
 
 NETWORKS = {
@@ -63,8 +76,13 @@ NETWORKS = {
     """,
 }
 """97 of them: each family of mobile networks in one or two sizes, and what people export beside them."""
+OURS = ("fbnetv2-f1", "fbnetv2-l1", "dmasking-f4", "fbnet-c")
+"""Of our own, for their feature maps."""
 ENOUGH = 90
 TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.25}
+PLAIN = {"ranges": "min-max", "keep": ()}
+"""Of int8: what is looked at is the file, and choosing by calibration would take most of the time."""
+WEIGHT_BITS = {"onnx": 7}
 _INPUTS = 2
 """That PyTorch's results are compared between; files run on the first alone, as evaluating Core ML's takes long."""
 PACKAGES = ("timm", "torchvision", "onnx", "onnxruntime", "ai-edge-litert", "litert-converter", "coremltools")
@@ -73,16 +91,23 @@ PACKAGES = ("timm", "torchvision", "onnx", "onnxruntime", "ai-edge-litert", "lit
 def main() -> None:
     """Export, compare and report."""
     everything = [f"{library}:{name}" for library, names in NETWORKS.items() for name in names.split()]
+    of_timm = [name for name in everything if name.startswith("timm:")]
     parser = argparse.ArgumentParser(description="Export the mobile networks of torchvision and timm to every format.")
     parser.add_argument("--networks", nargs="+", default=everything, help="library:name (default: 97 of them)")
     parser.add_argument("--formats", nargs="+", default=["tflite", "onnx", "coreml"], choices=list(FORMATS))
     parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=list(TOLERANCES))
+    parser.add_argument("--features", action="store_true", help="feature maps in the place of logits")
     parser.add_argument("--peers", action="store_true", help="time the exports of litert-torch and torch.onnx, too")
     parser.add_argument("--peer-python", default=sys.executable, help="the Python that has litert-torch")
     parser.add_argument("--repeats", type=int, default=3, help="exports by each side, with --peers (default: 3)")
     parser.add_argument("--seconds", type=float, help="stop after as many, to go on with another time")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of what is done, and of results.json")
     options = parser.parse_args()
+    if options.features:
+        options.networks = [name for name in options.networks if not name.startswith("torchvision:")]
+        options.networks += [f"ours:{name}" for name in OURS] if options.networks == of_timm else []
+        if "int8" in options.precisions:
+            parser.error("int8 is judged by one result; take fp32 or fp16 with --features")
     torch.set_num_threads(1)
     options.output.mkdir(parents=True, exist_ok=True)
     kept = options.output / "rows.json"
@@ -103,23 +128,28 @@ def main() -> None:
 def jobs(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """What there is to do, under the name that it is kept by."""
     for name in options.networks:
-        built = cache(partial(build, name))
+        built = cache(partial(build, name, options.features))
         for precision in options.precisions:
             for format_ in options.formats:
-                yield f"{name} {format_} {precision}", partial(compared, built, format_, precision)
+                yield key_of(name, format_, precision, options), partial(compared, built, format_, precision)
         for format_ in options.formats if options.peers else ():
             if format_ in PEERS:
                 yield f"{name} {format_} peer", partial(raced, name, built, format_, options)
+
+
+def key_of(name: str, format_: str, precision: str, options: argparse.Namespace) -> str:
+    """What a file's row is kept under."""
+    return f"{name} {format_} {precision}" + " features" * options.features
 
 
 Shape = tuple[int, int, int, int]
 Built = tuple[nn.Module, Shape, float]
 
 
-def build(name: str) -> Built:
+def build(name: str, features: bool) -> Built:
     """A network of random weights, its input's shape, and how far its results are apart between inputs."""
     torch.manual_seed(0)
-    module, shape, _ = load_peer(name)
+    module, shape = feature_maps(name) if features else load_peer(name)[:2]
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
         # What starts as a constant is moved, and what starts next to nothing, as the scale of a branch, made larger.
@@ -128,8 +158,20 @@ def build(name: str) -> Built:
     calibrated(module, shape[1], shape[2:])
     inputs = torch.from_numpy(images(shape))
     with torch.no_grad():
-        results = module(inputs)
-    return module, shape, float((results - results[:1]).abs().max() / results.abs().max())
+        results = named_outputs(module(inputs)).values()
+    return module, shape, min(float((each - each[:1]).abs().max() / each.abs().max()) for each in results)
+
+
+def feature_maps(name: str) -> tuple[nn.Module, Shape]:
+    """A network that gives all feature maps that there are, and its input's shape."""
+    library, _, own = name.partition(":")
+    if library == "timm":
+        found: Any = timm.create_model(own, features_only=True).feature_info
+        return load_peer(name, features=found.module_name())[:2]
+    network = load_network(own)
+    strides = np.cumprod([block.stride for block in network.blocks[:-1]])
+    maps = [f"stride{stride}" for stride in sorted({*map(int, strides)})]
+    return backbone(network, build_ours(network), maps), network.input_shape
 
 
 def images(shape: Shape) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -154,19 +196,72 @@ def compared(built: Callable[[], Built], format_: str, precision: str) -> dict[s
                 calibration=images(shape),
                 tolerance=float("inf"),
                 min_agreement=0,
+                options=PLAIN if precision == "int8" else None,
             )
         except UserError as error:
             return {**asked, "outcome": "refused", "why": str(error)}
         except FbnetError as error:
             return {**asked, "outcome": "wrong", "why": str(error)}
+    maps = {output: relative for output, (_, relative) in found.outputs.items()}
+    lost = 0.0
+    if found.relative_difference > TOLERANCES[precision]:
+        lost = max(lost_by_rounding(module, shape, precision, WEIGHT_BITS.get(format_, 8)).values())
     return {
         **asked,
-        "outcome": "right" if found.relative_difference <= TOLERANCES[precision] else "wrong",
+        "outcome": judged(found.relative_difference, precision, lost),
         "relative_difference": found.relative_difference,
+        **({"maps": maps} if len(maps) > 1 else {}),
+        **({"lost_by_rounding": lost} if lost else {}),
         "between_inputs": between,
         "size_bytes": found.size,
         "seconds": found.seconds,
     }
+
+
+def judged(relative: float, precision: str, lost: float) -> str:
+    """What a difference from PyTorch says of a file."""
+    if relative <= TOLERANCES[precision]:
+        return "right"
+    return "lossy" if relative <= 2 * lost else "wrong"
+
+
+class Rounding(TorchFunctionMode):
+    """What PyTorch's functions give is rounded to a precision."""
+
+    def __init__(self, precision: str) -> None:
+        super().__init__()
+        self.precision = precision
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See the class."""
+        found = function(*args, **(kwargs or {}))
+        return rounded(found, self.precision) if isinstance(found, Tensor) and found.is_floating_point() else found
+
+
+def rounded(values: Tensor, precision: str, axes: tuple[int, ...] | None = None, bits: int = 8) -> Tensor:
+    """In float16, or on levels from the smallest to the largest, of all or over some of the axes."""
+    if precision == "fp32" or not values.numel():
+        return values
+    if precision == "fp16":
+        return values.half().float()
+    axes = tuple(range(values.ndim)) if axes is None else axes
+    low, high = values.amin(axes, keepdim=True).clamp(max=0), values.amax(axes, keepdim=True).clamp(min=0)
+    step = ((high - low) / (2**bits - 1)).clamp_min(1e-12)
+    return (values / step).round() * step
+
+
+def lost_by_rounding(module: nn.Module, shape: Shape, precision: str, weight_bits: int) -> Mapping[str, float]:
+    """How far PyTorch's results are, relative to the largest, from those with all weights and values rounded."""
+    inputs = torch.from_numpy(images(shape)[:1])
+    coarse = copy.deepcopy(module)
+    with torch.no_grad():
+        for parameter in coarse.parameters():
+            if precision == "fp16" or parameter.ndim > 1:  # biases have more than eight bits
+                parameter.data = rounded(parameter.data, precision, tuple(range(1, parameter.ndim)), weight_bits)
+        exact = named_outputs(module(inputs))
+        with Rounding(precision):
+            found = named_outputs(coarse(inputs))
+    return {name: float((found[name] - each).abs().max() / each.abs().max()) for name, each in exact.items()}
 
 
 _LITERT_TORCH = """
@@ -250,6 +345,10 @@ def line(row: dict[str, Any]) -> str:
     if "why" in row:
         return f"{row['key']:55} {row['outcome']:8} {row['why']}"
     differs = f"differs by {row['relative_difference']:.1e}, between inputs {row['between_inputs']:.2f}"
+    if "maps" in row:
+        differs = f"{len(row['maps'])} maps, the worst {differs}"
+    if "lost_by_rounding" in row:
+        differs += f", PyTorch's rounding {row['lost_by_rounding']:.1e}"
     return f"{row['key']:55} {row['outcome']:8} {differs}, {row['seconds']:.1f} s"
 
 
@@ -258,7 +357,7 @@ def report(rows: dict[str, dict[str, Any]], options: argparse.Namespace) -> bool
     wrong, full = 0, True
     for precision in options.precisions:
         outcomes = {
-            name: [rows[f"{name} {format_} {precision}"]["outcome"] for format_ in options.formats]
+            name: [rows[key_of(name, format_, precision, options)]["outcome"] for format_ in options.formats]
             for name in options.networks
         }
         everywhere = sum(set(found) == {"right"} for found in outcomes.values())
@@ -267,8 +366,17 @@ def report(rows: dict[str, dict[str, Any]], options: argparse.Namespace) -> bool
         full &= precision != "fp32" or everywhere >= min(ENOUGH, len(outcomes))
         print(
             f"{precision}: {everywhere} of {len(outcomes)} networks right in {', '.join(options.formats)}; files: "
-            + ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("right", "refused", "wrong"))
+            + ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("right", "lossy", "refused", "wrong"))
         )
+        if options.features:
+            found_maps = [
+                relative
+                for name in options.networks
+                for format_ in options.formats
+                for relative in rows[key_of(name, format_, precision, options)].get("maps", {}).values()
+            ]
+            right = sum(relative <= TOLERANCES[precision] for relative in found_maps)
+            print(f"{precision}: {right} of {len(found_maps)} feature maps right, each compared by itself")
     write_results(options.output / "results.json", {"rows": list(rows.values())}, options, PACKAGES)
     return full and not wrong
 

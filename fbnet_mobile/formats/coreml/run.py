@@ -103,9 +103,7 @@ class EvaluatedSession(_DescribedSession):
     def compute(self, inputs: Mapping[str, Any]) -> Mapping[str, Array]:
         """See :meth:`Session.compute`; JobError for an operation that neither coremltools nor we compute."""
         # Core ML hands the program an image as the numbers that its pixels are.
-        given = {
-            self._function.inputs[name]: images.astype(np.float32, copy=False) for name, images in inputs.items()
-        }
+        given = {self._function.inputs[name]: images.astype(np.float32, copy=False) for name, images in inputs.items()}
         values: dict[Any, Any] = {**self._constants, **given}
         with quiet():
             for operation in self._function.operations:
