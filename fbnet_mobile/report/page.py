@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fbnet_mobile import __version__
+from fbnet_mobile.arch import Architecture
 from fbnet_mobile.cost.quantity import QUANTITIES
 from fbnet_mobile.errors import FbnetError, UserError
 from fbnet_mobile.files import write_whole
@@ -274,6 +275,14 @@ class Page:
             f"{plot}{ask}{table}",
         )
 
+    def timed_by_block(self, network: Architecture) -> Mapping[str, Any] | None:
+        """A file of this network whose blocks were timed one by one."""
+        keys = [block.key for block in network.blocks]
+        for point in self.points:
+            if keys == [time["block"] for time in point.model["blocks"]]:
+                return point.model
+        return None
+
     def targets_us(self) -> list[float]:
         """Latencies that searches were asked for."""
         return sorted(
@@ -288,13 +297,15 @@ class Page:
     def network(self, search: Search, name: str, of: str) -> Section:
         """The network drawn."""
         network, times, fixed = search.architecture, {}, 0.0
-        table_name = ""
+        table_name = runtime = ""
         for path, table in self.found.tables.items():
             if not table.missing(network.blocks):
                 times = {block.key: us for block, us in table.by_block(network)}
-                table_name, fixed = path.name, table.fixed_us
+                table_name, runtime, fixed = path.name, table.conditions.runtime, table.fixed_us
                 break
-        drawn = places(network, search.space, search.result["assignment"], times)
+        timed = self.timed_by_block(network)
+        measured_us = [float(time["measured_us"]) for time in timed["blocks"]] if timed else []
+        drawn = places(network, search.space, search.result["assignment"], times, measured_us)
         key = [
             ('<i style="background:var(--c3)"></i>', "convolution"),
             ('<i style="background:var(--c1)"></i>', "inverted residual"),
@@ -304,12 +315,14 @@ class Page:
         ]
         if times:
             key.append(('<i style="background:var(--c2);opacity:.8"></i>', "predicted time, us"))
+        if timed:
+            key.append(('<i style="background:var(--c5);opacity:.8"></i>', "measured time, us"))
         legend = "".join(f"<span>{mark}{text}</span>" for mark, text in key)
         total = sum(times[block.key] for block in network.blocks) if times else 0.0
         rows = []
         for place in drawn:
             if place.block is None:
-                rows.append([place.name, "left out", "", "", "", "", ""])
+                rows.append([place.name, "left out", "", "", "", "", "", ""])
                 continue
             block, us = place.block, place.predicted_us
             fields = block.model_dump()
@@ -327,14 +340,24 @@ class Page:
                     f"{block.macs / 1e6:.2f} M",
                     "" if us is None else f"{us:.1f} us",
                     "" if us is None or not total else f"{us / total:.0%}",
+                    "" if place.measured_us is None else f"{place.measured_us:.1f} us",
                 ]
             )
-        listed = html.table(["place", "block", "channels", "pixels", "MACs", "predicted", "share"], rows, texts=(0, 1))
+        head = ["place", "block", "channels", "pixels", "MACs", "predicted", "share", "measured"]
+        if not timed:  # a column without anything
+            head, rows = head[:-1], [row[:-1] for row in rows]
+        listed = html.table(head, rows, texts=(0, 1))
         said = (
-            f" Times are what the table {escape(table_name)} predicts, {fixed:.1f} us of invocation besides."
+            f" Times are what the table {escape(table_name)} predicts for {escape(runtime)}, {fixed:.1f} us of "
+            "invocation besides."
             if times
             else ""
         )
+        if timed:
+            said += (
+                f" Measured times are what the profiler of {escape(str(timed['runtime']))} saw in "
+                f"{escape(Path(timed['model']).name)}, {timed['between_us'] or 0.0:.1f} us between blocks besides."
+            )
         body = (
             f'<div class="scroll">{draw(drawn)}</div><div class="key">{legend}</div>'
             f'<p class="note">Width is output channels, height is output pixels, both by the square root.{said}</p>'
