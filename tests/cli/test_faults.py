@@ -27,8 +27,8 @@ def call(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> int:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("profile", "-o", "a.csv", "--classes", "0"), "classes is 0; give a whole number from 1 to"),
-        (("profile", "-o", "a.csv", "--classes", "1000000000"), "classes is 1000000000; give a whole number from 1"),
+        (("profile", "-o", "a.csv", "--num-classes", "0"), "num_classes is 0; give a whole number from 1 to"),
+        (("profile", "-o", "a.csv", "--num-classes", "1000000000"), "num_classes is 1000000000; give a whole"),
         (("profile", "-o", "a.csv", "--networks", "1000000000"), "networks is 1000000000; give a whole number from 0"),
         (("profile", "-o", ""), "output is empty; give a path"),
         (("profile", "-o", "/"), "cannot write '/': it names no file; choose another output path"),
