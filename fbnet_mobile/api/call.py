@@ -1,4 +1,4 @@
-"""What the five functions share: options from keywords, outputs checked at the start, options kept with a result."""
+"""What the functions share: options from keywords, outputs checked at the start, options kept with a result."""
 
 import errno
 import functools

@@ -108,7 +108,9 @@ def run(program: Program) -> NoReturn:
     except FbnetError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _interrupted("; the same command continues where it was" if program.continues else "; nothing was written")
+        _interrupted(
+            "; the same command continues where it was" if program.continues else "; the same command begins again"
+        )
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -139,7 +139,7 @@ def test_an_interrupted_command_promises_only_what_is_so(
     monkeypatch.setattr("fbnet_mobile.zoo.load_network", interrupt)
     for words, said in (
         (("profile", "-o", "a.csv"), "interrupted; the same command continues where it was\n"),
-        (("export", "--model", "fbnetv2-f1", "-o", "m.onnx"), "interrupted; nothing was written\n"),
+        (("export", "--model", "fbnetv2-f1", "-o", "m.onnx"), "interrupted; the same command begins again\n"),
         (("benchmark", "--list-models"), "interrupted\n"),
     ):
         assert call(words, monkeypatch) == 130
