@@ -255,7 +255,7 @@ class LatencyTable:
             "--device": own.device,
             "--runtime": own.runtime,
             "--space": space or own.space,
-            **({"--classes": classes} if classes is not None else {}),
+            **({"--num-classes": classes} if classes is not None else {}),
             "--threads": own.threads,
             "--precision": own.precision,
             "--statistic": own.statistic,

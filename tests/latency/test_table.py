@@ -238,7 +238,7 @@ def test_a_missing_block_is_never_counted_as_nothing(table: LatencyTable, networ
     with pytest.raises(UserError) as caught:
         table.require(load_space("small"), "small", Path("mine.csv"))
     assert "lacks 1685 of the 1686 candidate blocks of space small" in str(caught.value)
-    command = "fbnet-profile --device host --runtime litert --space small --classes 10 --threads 1 --precision fp32"
+    command = "fbnet-profile --device host --runtime litert --space small --num-classes 10 --threads 1 --precision fp32"
     assert str(caught.value).endswith(f"{command} --statistic min -o mine.csv")
     medians = LatencyTable(replace(CONDITIONS, statistic="median", space="small"), table.rows)
     command = "fbnet-profile --device host --runtime litert --space small --threads 1 --precision fp32"
