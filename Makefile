@@ -1,8 +1,10 @@
 # make demo    sets everything up, then profiles, searches, trains, exports and benchmarks on this machine
 # make test    sets everything up, OpenSSH's daemon and Chromium too, then passes the tests
+# make docs    sets everything up, then builds docs/ as a site, into site/; a dead link fails it
 # make test-devices  those against Android's own daemon and an aarch64 system, which it builds first (Debian, as root)
 # make test-clients  those with what apps open files with (MediaPipe, OpenVINO, TFLite Micro, MNN, onnxruntime-web) and with ExecuTorch, which it installs
 # make fuzz    sets everything up, a fuzzer too, then gives every parser and command 100,000 inputs that nobody would write
+# make dist    builds the source distribution and the wheel into dist/, installs the wheel in an environment of its own, tries each command there
 # make mutations     breaks the code on purpose, change by change, and sees that a test fails each time
 #
 # DATA=digits | path/to/images | CIFAR10   what the demo learns from
@@ -16,7 +18,7 @@ PIP_ARGS ?=
 FUZZ ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-devices test-clients mutations fuzz lint
+.PHONY: demo test docs test-devices test-clients mutations fuzz lint dist
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -28,6 +30,9 @@ test: .venv/installed
 	# The fuzzer's limits and watches are those of a process, so it has one of its own.
 	$(BIN)/python -m pytest tests/fuzz
 	$(BIN)/python -m pytest --ignore=tests/fuzz
+
+docs: .venv/installed-docs
+	$(BIN)/zensical build --clean --strict
 
 test-devices: .venv/installed
 	tools/need_sshd.sh
@@ -44,6 +49,9 @@ mutations: .venv/installed
 	tools/need_chromium.sh
 	$(BIN)/python tools/mutations.py
 
+dist: .venv/installed
+	tools/try_wheel.sh $(BIN)/python $(PIP_ARGS)
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,6 +65,10 @@ lint: .venv/installed
 
 .venv/installed-executorch: .venv/installed
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) -c constraints.txt -e '.[executorch]'
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) -c constraints.txt -e '.[docs]'
 	touch $@
 
 .venv/installed-fuzz: .venv/installed

@@ -139,7 +139,7 @@ def jobs(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[s
 
 def key_of(name: str, format_: str, precision: str, options: argparse.Namespace) -> str:
     """What a file's row is kept under."""
-    return f"{name} {format_} {precision}" + " features" * options.features
+    return f"{name} {format_} {precision}" + (" features" if options.features else "")
 
 
 Shape = tuple[int, int, int, int]
@@ -247,7 +247,8 @@ def rounded(values: Tensor, precision: str, axes: tuple[int, ...] | None = None,
     axes = tuple(range(values.ndim)) if axes is None else axes
     low, high = values.amin(axes, keepdim=True).clamp(max=0), values.amax(axes, keepdim=True).clamp(min=0)
     step = ((high - low) / (2**bits - 1)).clamp_min(1e-12)
-    return (values / step).round() * step
+    result: Tensor = (values / step).round() * step
+    return result
 
 
 def lost_by_rounding(module: nn.Module, shape: Shape, precision: str, weight_bits: int) -> Mapping[str, float]:

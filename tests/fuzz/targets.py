@@ -137,7 +137,8 @@ def table(content: bytes, folder: Path) -> None:
     described = show(path)
     for line in profile_lines(described):
         assert line.isprintable(), line
-        assert "nan" not in line.split(), line
+        # A governor, or a device, may be called that.
+        assert "nan" not in line.split() or b"nan" in content.lower(), line
     to_json(described)
     if len(content) % 2:
         for line in comparison_lines(compare(path, path)):

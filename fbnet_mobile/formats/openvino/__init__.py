@@ -18,4 +18,5 @@ RUNTIME = Runtime(
     version=Imported(f"{_HERE}.loader:version", *_NEEDS),
     install="python3 -m pip install openvino",
     loader=Path(__file__).with_name("loader.py"),
+    operation_times_us=Imported(f"{_HERE}.profile:operation_times_us", *_NEEDS),
 )
