@@ -172,6 +172,9 @@ def test_columns_of_others_are_kept(table: LatencyTable, network: Architecture, 
     other = LatencyTable(CONDITIONS, {stem: row(1.0)}, {"energy_mj": {stem: 9.0}, "more": {stem: 1.0}})
     merged = loaded.merged(other)
     assert merged.extra == {"energy_mj": {**energy, stem: 9.0}, "more": {stem: 1.0}}
+    frame.rename(columns={"energy_mj": "e\x00\n"}).assign(**{"e\x00\n": "-1"}).to_csv(tmp_path / "odd.csv", index=False)
+    with pytest.raises(UserError, match=r"line 2: e\\x00\\n is '-1': it must be a number"):
+        LatencyTable.load(tmp_path / "odd.csv")
     for odd in ("-1", "inf", "1e300", "much"):
         frame.loc[2, "energy_mj"] = odd
         frame.to_csv(path, index=False)
