@@ -20,6 +20,7 @@ from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.measure.recipe import BenchmarkRecipe, DeviceOptions
 from fbnet_mobile.report.records import (
     BenchmarkResult,
+    BlockTime,
     ImportableNetwork,
     ModelResult,
     PublishedNetwork,
@@ -27,6 +28,7 @@ from fbnet_mobile.report.records import (
 )
 
 if TYPE_CHECKING:
+    from fbnet_mobile.arch import Architecture
     from fbnet_mobile.devices import Device
     from fbnet_mobile.formats.base import Runtime
     from fbnet_mobile.latency.table import LatencyTable
@@ -73,6 +75,8 @@ def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
 
         table = LatencyTable.load(recipe.latency_table)
     device = get_device(options.device.device)
+    if recipe.by_block:
+        _check_profilers(recipe, device, ways)
     device.use(benchmark_binary=options.device.runtime.benchmark_binary)
     threads = options.device.runtime.threads or device.settings.threads or 1
     statistic = table.conditions.statistic if table is not None else "min"
@@ -80,6 +84,8 @@ def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
         facts = device.facts()
         models = [_described(model, runtime, threads, statistic) for model, runtime in ways]
         models = _measured(models, device)
+        if recipe.by_block:
+            models = [_by_block(model, runtime) for model, (_, runtime) in zip(models, ways, strict=True)]
     if table is not None:
         models = [_predicted(model, table, device.name, facts.cpu) for model in models]
     if images.data is not None:
@@ -196,17 +202,50 @@ def _measured(models: Sequence[ModelResult], device: "Device") -> list[ModelResu
     return list(found.values())
 
 
-def _predicted(model: ModelResult, table: "LatencyTable", device: str, cpu: str) -> ModelResult:
+def _check_profilers(recipe: BenchmarkRecipe, device: "Device", ways: "Sequence[tuple[Path, Runtime | None]]") -> None:
+    from fbnet_mobile.devices import HostDevice
+    from fbnet_mobile.formats.base import all_runtimes
+
+    if not isinstance(device, HostDevice):
+        raise UserError(f"--by-block asks a profiler on this machine, not on {device.name}; use --device host")
+    if not any(runtime is not None and runtime.operation_times_us for _, runtime in ways):
+        able = [name for name, runtime in all_runtimes().items() if runtime.operation_times_us]
+        raise UserError(f"--by-block: no file is run by {' or '.join(able)}; name an .onnx file")
+
+
+def _by_block(model: ModelResult, run_by: "Runtime | None") -> ModelResult:
+    """With the time of each block, or why there is no telling."""
+    from fbnet_mobile.measure.by_block import time_by_block
+
+    if run_by is None or run_by.operation_times_us is None:
+        return replace(model, no_blocks=f"the profiler of {model.runtime} cannot be asked")
+    network = _network(model.model)
+    if network is None:
+        return replace(model, no_blocks="the file does not hold its architecture")
+    try:
+        times = time_by_block(model.model, run_by, model.threads, network.blocks)
+    except UserError as error:
+        return replace(model, no_blocks=str(error))
+    blocks = [BlockTime(block.key, us) for block, us in zip(network.blocks, times.blocks_us, strict=True)]
+    return replace(model, blocks=tuple(blocks), between_us=times.between_us)
+
+
+def _network(path: Path) -> "Architecture | None":
+    """The architecture that a file holds, if it does."""
     from fbnet_mobile.arch import Architecture
     from fbnet_mobile.formats.base import read_metadata
     from fbnet_mobile.formats.metadata import ModelMetadata
 
+    metadata = ModelMetadata.from_strings(read_metadata(path), str(path))
+    if metadata is None or not metadata.architecture:
+        return None
+    return Architecture.from_yaml(metadata.architecture, str(path))
+
+
+def _predicted(model: ModelResult, table: "LatencyTable", device: str, cpu: str) -> ModelResult:
     if model.latency is None:
         return model
-    metadata = ModelMetadata.from_strings(read_metadata(model.model), str(model.model))
-    network = None
-    if metadata is not None and metadata.architecture:
-        network = Architecture.from_yaml(metadata.architecture, str(model.model))
+    network = _network(model.model)
     predicted_us, why_not = predict(
         table,
         network,
@@ -217,6 +256,9 @@ def _predicted(model: ModelResult, table: "LatencyTable", device: str, cpu: str)
         threads=model.threads,
         precision=model.precision,
     )
+    if predicted_us is not None and network is not None:
+        by_key = {block.key: us for block, us in table.by_block(network)}
+        model = replace(model, blocks=tuple(replace(time, predicted_us=by_key[time.block]) for time in model.blocks))
     return replace(model, predicted_us=predicted_us, no_prediction=why_not)
 
 

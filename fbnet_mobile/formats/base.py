@@ -213,6 +213,9 @@ class Runtime:
         loader: how a device loads a file to time it: a Python file, without imports of this project, with
             ``version() -> str`` and ``load(path, threads)``, which returns the function to be timed. It is put on the
             device beside the runner. None if the runner itself knows the runtime.
+        operation_times_us: what each operation of a file takes of one inference, in us, by the names that the file
+            gives them: from the path, threads, inferences before those that count and those that count, the median of
+            these. UserError if the file cannot be run. None if the runtime's profiler cannot be asked from Python.
     """
 
     name: str
@@ -222,6 +225,7 @@ class Runtime:
     install: str = ""
     anywhere: bool = True
     loader: Path | None = None
+    operation_times_us: Callable[[Path, int, int, int], Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True)

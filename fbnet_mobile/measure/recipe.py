@@ -122,6 +122,12 @@ class BenchmarkRecipe:
     latency_table: Path | None = option(
         None, group=_DEVICE, shown="none", help="Table to predict by, if the file holds its architecture."
     )
+    by_block: bool = option(
+        False,
+        group=_DEVICE,
+        help="Also time each block within the file, by the profiler of onnxruntime or openvino on this machine: .onnx "
+        "files of fbnet-export.",
+    )
     images: int | None = option(
         None, group="Images", low=1, shown="all", help="Use about this many of the test images."
     )

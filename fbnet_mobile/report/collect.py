@@ -77,6 +77,11 @@ class _Times(_Read):
     latency_us: Annotated[float, Field(gt=0)]
 
 
+class _BlockTime(_Read):
+    block: str
+    measured_us: Annotated[float, Field(ge=0)]
+
+
 class _Model(_Read):
     model: str
     precision: str | None = None
@@ -87,6 +92,8 @@ class _Model(_Read):
     predicted_us: float | None = None
     accuracy: float | None = None
     images: int | None = None
+    blocks: list[_BlockTime] = []
+    between_us: Annotated[float, Field(ge=0)] | None = None
 
 
 class _Facts(_Read):

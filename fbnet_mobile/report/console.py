@@ -328,8 +328,26 @@ def _model_lines(model: ModelResult, device: str, cpu: str) -> Iterator[str]:
         yield "  latency: not timed; Core ML is, on a Mac, with --device coreml"
     elif model.runtime != "torch":
         yield f"  latency: not timed; {device} does not run {model.runtime}"
+    yield from _block_lines(model)
     if model.accuracy is not None:
         yield f"  accuracy {model.accuracy:.2%} on {model.images} test images"
+
+
+def _block_lines(model: ModelResult) -> Iterator[str]:
+    if model.no_blocks:
+        yield f"  no time of each block: {model.no_blocks}"
+    if not model.blocks:
+        return
+    total_us = sum(time.measured_us for time in model.blocks)
+    yield (
+        f"  {model.runtime}'s profiler: {latency(total_us)} in the blocks, {latency(model.between_us or 0.0)} between "
+        "them"
+    )
+    yield f"  {'measured':>10} {'share':>5} {'predicted':>10}  block"
+    for time in model.blocks:
+        predicted = "" if time.predicted_us is None else latency(time.predicted_us)
+        share = time.measured_us / total_us
+        yield f"  {latency(time.measured_us):>10} {share:>5.0%} {predicted:>10}  {time.block}"
 
 
 def report_lines(result: ReportResult) -> Iterator[str]:

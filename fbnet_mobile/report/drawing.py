@@ -23,19 +23,22 @@ class Drawn:
         block: that stands there; None if it is left out.
         largest: that might; None if that is not known.
         predicted_us: what the block takes by the table; None without one.
+        measured_us: what it takes in a file, by the runtime's profiler; None without one.
     """
 
     name: str
     block: Block | None
     largest: Block | None
-    predicted_us: float | None
+    predicted_us: float | None = None
+    measured_us: float | None = None
 
 
 def places(
     network: Architecture,
     space: SearchSpace | None,
     assignment: Mapping[str, Option],
-    latency_us: Mapping[str, float],
+    predicted_us: Mapping[str, float],
+    measured_us: Sequence[float] = (),
 ) -> list[Drawn]:
     """The places of a network, those that were left out too if its space is known.
 
@@ -43,30 +46,34 @@ def places(
         network: the network.
         space: that it was found in.
         assignment: its choices there.
-        latency_us: of blocks by their keys.
+        predicted_us: of blocks by their keys.
+        measured_us: of the network's blocks in their order; empty without.
     """
+    standing: list[tuple[str, Block | None, Block | None]]
     if space is None:
-        return [
-            Drawn(f"block {number}", block, None, latency_us.get(block.key))
-            for number, block in enumerate(network.blocks, start=1)
-        ]
-    found = []
-    for position in space.positions:
-        block = position.block(assignment)
-        found.append(Drawn(position.name, block, position.largest(), latency_us.get(block.key) if block else None))
-    return found
+        standing = [(f"block {number}", block, None) for number, block in enumerate(network.blocks, start=1)]
+    else:
+        standing = [(place.name, place.block(assignment), place.largest()) for place in space.positions]
+    measured = iter(measured_us)
+    return [
+        Drawn(name, block, largest)
+        if block is None
+        else Drawn(name, block, largest, predicted_us.get(block.key), next(measured, None))
+        for name, block, largest in standing
+    ]
 
 
 def draw(drawn: Sequence[Drawn]) -> str:
     """The places as SVG: width is output channels, height is output resolution, colour is kind, dashes are the space.
 
-    Bars below are the time of each block. Everything has a title, which browsers show where the pointer is.
+    Bars below are the time of each block, predicted and measured. Everything has a title, which browsers show where the
+    pointer is.
     """
     widest = [max(_channels(place.block), _channels(place.largest)) for place in drawn]
     tallest = max(max(_pixels(place.block), _pixels(place.largest)) for place in drawn)
     # By the square root, so that the narrow ones can be seen beside the head.
     scale = (_WIDTH - _GAP * (len(drawn) + 1)) / sum(width**0.5 for width in widest)
-    longest = max((place.predicted_us or 0.0 for place in drawn), default=0.0)
+    longest = max((us or 0.0 for place in drawn for us in (place.predicted_us, place.measured_us)), default=0.0)
     height = _TALL + 3 * _TEXT + (_BARS + 2 * _TEXT if longest else 0) + 34
     parts, left = [], float(_GAP)
     base = _TALL + _TEXT
@@ -94,7 +101,7 @@ def draw(drawn: Sequence[Drawn]) -> str:
             kernel = fields.get("kernel_size")
             parts.append(_text(middle, base + 27, f"{kernel}×{kernel}" if kernel else "", "faint"))
         if longest:
-            parts.append(_bar(place, middle, room, base + 3 * _TEXT + _BARS, longest))
+            parts.append(_bars(place, middle, room, base + 3 * _TEXT + _BARS, longest))
         parts.append("</g>")
         left += room + _GAP
     for name, ends in stages.items():
@@ -136,16 +143,28 @@ def _text(x: float, y: float, text: str, kind: str, *, turned: bool = False) -> 
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}"{turn}>{escape(text)}</text>'
 
 
-def _bar(place: Drawn, middle: float, room: float, base: float, longest: float) -> str:
-    if place.predicted_us is None:
+def _bars(place: Drawn, middle: float, room: float, base: float, longest: float) -> str:
+    """The times of a block side by side; the number is the measured one's where there is one."""
+    times = [
+        (kind, us)
+        for kind, us in (("time", place.predicted_us), ("time measured", place.measured_us))
+        if us is not None
+    ]
+    if not times:
         return ""
-    tall = max(1.0, _BARS * place.predicted_us / longest)
-    wide = min(room, 34.0)
-    number = f"{place.predicted_us:.0f}" if place.predicted_us >= 10 else f"{place.predicted_us:.1f}"
-    return (
-        f'<rect x="{middle - wide / 2:.1f}" y="{base - tall:.1f}" width="{wide:.1f}" height="{tall:.1f}" rx="2" '
-        f'class="time"/>{_text(middle, base - tall - 4, number, "faint")}'
-    )
+    wide = min(room, 34.0) / len(times)
+    left = middle - wide * len(times) / 2
+    parts, highest = [], 0.0
+    for number, (kind, us) in enumerate(times):
+        tall = max(1.0, _BARS * us / longest)
+        highest = max(highest, tall)
+        parts.append(
+            f'<rect x="{left + number * wide:.1f}" y="{base - tall:.1f}" width="{wide:.1f}" height="{tall:.1f}" rx="2" '
+            f'class="{kind}"/>'
+        )
+    last_us = times[-1][1]
+    parts.append(_text(middle, base - highest - 4, f"{last_us:.0f}" if last_us >= 10 else f"{last_us:.1f}", "faint"))
+    return "".join(parts)
 
 
 def _title(place: Drawn) -> str:
@@ -165,6 +184,8 @@ def _title(place: Drawn) -> str:
     ]
     if place.predicted_us is not None:
         lines.append(f"predicted {place.predicted_us:.1f} us")
+    if place.measured_us is not None:
+        lines.append(f"measured {place.measured_us:.1f} us")
     if place.largest is not None:
         lines.append(
             f"the space goes up to {_channels(place.largest)} channels at {place.largest.out_resolution} pixels"

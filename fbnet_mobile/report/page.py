@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from fbnet_mobile import __version__
+from fbnet_mobile.arch import Architecture
 from fbnet_mobile.cost.quantity import QUANTITIES
 from fbnet_mobile.errors import FbnetError, UserError
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.report import charts, html
-from fbnet_mobile.report.collect import Found, Search, Training, collect
+from fbnet_mobile.report.collect import Found, Rows, Search, Training, collect
 from fbnet_mobile.report.console import latency
 from fbnet_mobile.report.drawing import draw, places
 
@@ -112,6 +113,26 @@ class Page:
         self.charts.append({"id": f"plot-{name}", "data": list(data), "layout": layout})
         caption = f"<h3>{escape(title)}</h3>" if title else ""
         return f'<div>{caption}<div class="plot" id="plot-{name}"></div></div>'
+
+    def curves(
+        self,
+        name: str,
+        title: str,
+        log: Rows,
+        columns: Iterable[str],
+        number_format: str,
+        yaxis: Mapping[str, Any] | None = None,
+        names: Mapping[str, str] | None = None,
+    ) -> str:
+        """A plot of those columns of a log that there are, over its epochs; nothing where there are none."""
+        epochs = log.get("epoch", [])
+        data = [
+            charts.line(
+                epochs, log[column], (names or {}).get(column, column.replace("_", " ")), f"--c{n}", number_format
+            )
+            for n, column in enumerate((column for column in columns if column in log), start=1)
+        ]
+        return self.plot(name, data, title=title, xaxis=charts.epochs(epochs), yaxis=yaxis or {}) if data else ""
 
     def sections(self) -> Iterator[Section]:
         """Those for which there is something."""
@@ -274,6 +295,14 @@ class Page:
             f"{plot}{ask}{table}",
         )
 
+    def timed_by_block(self, network: Architecture) -> Mapping[str, Any] | None:
+        """A file of this network whose blocks were timed one by one."""
+        keys = [block.key for block in network.blocks]
+        for point in self.points:
+            if keys == [time["block"] for time in point.model["blocks"]]:
+                return point.model
+        return None
+
     def targets_us(self) -> list[float]:
         """Latencies that searches were asked for."""
         return sorted(
@@ -288,13 +317,15 @@ class Page:
     def network(self, search: Search, name: str, of: str) -> Section:
         """The network drawn."""
         network, times, fixed = search.architecture, {}, 0.0
-        table_name = ""
+        table_name = runtime = ""
         for path, table in self.found.tables.items():
             if not table.missing(network.blocks):
                 times = {block.key: us for block, us in table.by_block(network)}
-                table_name, fixed = path.name, table.fixed_us
+                table_name, runtime, fixed = path.name, table.conditions.runtime, table.fixed_us
                 break
-        drawn = places(network, search.space, search.result["assignment"], times)
+        timed = self.timed_by_block(network)
+        measured_us = [float(time["measured_us"]) for time in timed["blocks"]] if timed else []
+        drawn = places(network, search.space, search.result["assignment"], times, measured_us)
         key = [
             ('<i style="background:var(--c3)"></i>', "convolution"),
             ('<i style="background:var(--c1)"></i>', "inverted residual"),
@@ -304,12 +335,14 @@ class Page:
         ]
         if times:
             key.append(('<i style="background:var(--c2);opacity:.8"></i>', "predicted time, us"))
+        if timed:
+            key.append(('<i style="background:var(--c5);opacity:.8"></i>', "measured time, us"))
         legend = "".join(f"<span>{mark}{text}</span>" for mark, text in key)
         total = sum(times[block.key] for block in network.blocks) if times else 0.0
         rows = []
         for place in drawn:
             if place.block is None:
-                rows.append([place.name, "left out", "", "", "", "", ""])
+                rows.append([place.name, "left out", "", "", "", "", "", ""])
                 continue
             block, us = place.block, place.predicted_us
             fields = block.model_dump()
@@ -327,14 +360,24 @@ class Page:
                     f"{block.macs / 1e6:.2f} M",
                     "" if us is None else f"{us:.1f} us",
                     "" if us is None or not total else f"{us / total:.0%}",
+                    "" if place.measured_us is None else f"{place.measured_us:.1f} us",
                 ]
             )
-        listed = html.table(["place", "block", "channels", "pixels", "MACs", "predicted", "share"], rows, texts=(0, 1))
+        head = ["place", "block", "channels", "pixels", "MACs", "predicted", "share", "measured"]
+        if not timed:  # a column without anything
+            head, rows = head[:-1], [row[:-1] for row in rows]
+        listed = html.table(head, rows, texts=(0, 1))
         said = (
-            f" Times are what the table {escape(table_name)} predicts, {fixed:.1f} us of invocation besides."
+            f" Times are what the table {escape(table_name)} predicts for {escape(runtime)}, {fixed:.1f} us of "
+            "invocation besides."
             if times
             else ""
         )
+        if timed:
+            said += (
+                f" Measured times are what the profiler of {escape(str(timed['runtime']))} saw in "
+                f"{escape(Path(timed['model']).name)}, {timed['between_us'] or 0.0:.1f} us between blocks besides."
+            )
         body = (
             f'<div class="scroll">{draw(drawn)}</div><div class="key">{legend}</div>'
             f'<p class="note">Width is output channels, height is output pixels, both by the square root.{said}</p>'
@@ -460,56 +503,21 @@ class Page:
                     shapes=[line],
                 )
             )
-        moving = [
-            charts.line(epochs, values, name.replace("_", " "), f"--c{n}", ".3g")
-            for n, (name, values) in enumerate(
-                (
-                    (name, values)
-                    for name, values in log.items()
-                    if name.startswith("multiplier_") or name == "temperature"
-                ),
-                start=1,
-            )
+        moving = [name for name in log if name.startswith("multiplier_") or name == "temperature"]
+        judged = ("architecture_accuracy", "confidence")
+        from_zero, to_one = {"rangemode": "tozero"}, {"tickformat": ".0%", "range": [0, 1.02]}
+        plots += [
+            self.curves(f"multiplier{number}", "Multiplier and temperature", log, moving, ".3g", from_zero),
+            self.curves(f"loss{number}", "Cross-entropy", log, ("weight_loss", "architecture_loss"), ".3f", from_zero),
+            self.curves(
+                f"share{number}",
+                "Accuracy on the architecture's images, and confidence",
+                log,
+                judged,
+                ".1%",
+                to_one,
+            ),
         ]
-        if moving:
-            plots.append(
-                self.plot(
-                    f"multiplier{number}",
-                    moving,
-                    title="Multiplier and temperature",
-                    xaxis=charts.epochs(epochs),
-                    yaxis={"rangemode": "tozero"},
-                )
-            )
-        losses = [
-            charts.line(epochs, log[name], name.replace("_", " "), f"--c{n}", ".3f")
-            for n, name in enumerate(("weight_loss", "architecture_loss"), start=1)
-            if name in log
-        ]
-        plots.append(
-            self.plot(
-                f"loss{number}",
-                losses,
-                title="Cross-entropy",
-                xaxis=charts.epochs(epochs),
-                yaxis={"rangemode": "tozero"},
-            )
-        )
-        shares = [
-            charts.line(epochs, log[name], name.replace("_", " "), f"--c{n}", ".1%")
-            for n, name in enumerate(("architecture_accuracy", "confidence"), start=1)
-            if name in log
-        ]
-        if shares:
-            plots.append(
-                self.plot(
-                    f"share{number}",
-                    shares,
-                    title="Accuracy on the architecture's images, and confidence",
-                    xaxis=charts.epochs(epochs),
-                    yaxis={"tickformat": ".0%", "range": [0, 1.02]},
-                )
-            )
         body += f'<div class="pair">{"".join(plots)}</div>'
         body += self.choices(search, number)
         last = {name: values[-1] for name, values in log.items() if values}
@@ -562,34 +570,10 @@ class Page:
         """Curves, confusion matrix, worst mistakes."""
         log = training.log
         epochs = log.get("epoch", [])
-        accuracies = [
-            charts.line(epochs, log[name], title, f"--c{n}", ".2%")
-            for n, (name, title) in enumerate(
-                (("train_accuracy", "training, augmented"), ("val_accuracy", "validation")), start=1
-            )
-            if name in log
-        ]
-        losses = [
-            charts.line(epochs, log[name], name.replace("_", " "), f"--c{n}", ".3f")
-            for n, name in enumerate(("train_loss", "val_loss"), start=1)
-            if name in log
-        ]
-        body = '<div class="pair">' + self.plot(
-            f"accuracy{number}",
-            accuracies,
-            title="Accuracy",
-            xaxis=charts.epochs(epochs),
-            yaxis={"tickformat": ".0%"},
-        )
-        body += (
-            self.plot(
-                f"trainloss{number}",
-                losses,
-                title="Loss",
-                xaxis=charts.epochs(epochs),
-            )
-            + "</div>"
-        )
+        names = {"train_accuracy": "training, augmented", "val_accuracy": "validation"}
+        shares = self.curves(f"accuracy{number}", "Accuracy", log, names, ".2%", {"tickformat": ".0%"}, names)
+        losses = self.curves(f"trainloss{number}", "Loss", log, ("train_loss", "val_loss"), ".3f")
+        body = f'<div class="pair">{shares}{losses}</div>'
         best = (
             max(range(len(epochs)), key=lambda index: log["val_accuracy"][index]) if log.get("val_accuracy") else None
         )

@@ -362,6 +362,21 @@ class ExportResult:
 
 
 @dataclass(frozen=True)
+class BlockTime:
+    """A block within a file that was run.
+
+    Attributes:
+        block: its key.
+        measured_us: by the runtime's profiler.
+        predicted_us: by the table; None without one, or without a prediction.
+    """
+
+    block: str
+    measured_us: float
+    predicted_us: float | None = None
+
+
+@dataclass(frozen=True)
 class ModelResult:
     """A model file that was benchmarked.
 
@@ -378,6 +393,9 @@ class ModelResult:
         no_prediction: why the table predicts nothing; empty if it does or there is none.
         accuracy: on the test images; None if not asked for.
         images: how many those are.
+        blocks: what each takes; empty if not asked for, or if there is no telling.
+        between_us: what is spent between blocks; None without blocks.
+        no_blocks: why there is no telling; empty if there is, or if not asked for.
     """
 
     model: Path
@@ -392,6 +410,9 @@ class ModelResult:
     no_prediction: str = ""
     accuracy: float | None = None
     images: int | None = None
+    blocks: tuple[BlockTime, ...] = ()
+    between_us: float | None = None
+    no_blocks: str = ""
 
 
 @dataclass(frozen=True)

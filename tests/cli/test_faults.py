@@ -40,6 +40,7 @@ def call(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> int:
         (("profile", "-o", "a.csv", "--space", "a\nb"), "unknown space 'a\\nb'"),
         (("profile", "-o", "a.csv", "--space", LONG), "unknown space 'xxxxx"),
         (("train", "--architecture", LONG, "--data", "digits", "-o", "out"), "unknown network 'xxxxx"),
+        (("benchmark", "m.tflite", "--by-block"), "--by-block: no file is run by onnxruntime or openvino"),
         (("benchmark", f"{LONG}.tflite"), "there is no model at xxxxx"),
         (("profile", "--check-device", LONG), "unknown device"),
         ((*TRAIN, "-o", "out", "--seed", "4294967296"), "seed is 4294967296; give a whole number from 0 to 4294967295"),

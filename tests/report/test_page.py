@@ -94,6 +94,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     facts = {"cpu": "AMD EPYC", "cores": 2, "memory_mb": 1, "operating_system": "Linux", "governor": "x"}
     models = [_model(f"{EVIL[:8]}.tflite", 80.0, 0.9, 78.0), _model("b.onnx", 60.0, 0.85, None)]
+    times = [{"block": block.key, "measured_us": n + 0.25} for n, block in enumerate(found.architecture.blocks, 30)]
+    models[1] |= {"blocks": times, "between_us": 4.75}
     write_json(
         root / "benchmark.json", {"kind": "fbnet-mobile benchmark", "device": "host", "facts": facts, "models": models}
     )
@@ -191,7 +193,11 @@ def test_the_drawing_has_every_block_and_what_was_left_out(runs: Path, page: Pat
     assert drawing.count('class="block ') == len(network.blocks)
     left_out = len(load_space("small").positions) - len(network.blocks)
     assert drawing.count(">skipped<") == left_out
-    assert drawing.count('class="time"') == len(network.blocks)
+    assert drawing.count('class="time"') == drawing.count('class="time measured"') == len(network.blocks)
+    blocks = page.read_text().partition("Every block as a table")[2].partition("</table>")[0]
+    last_column = re.findall(r">([\d.]+) us</td></tr>", blocks)
+    assert last_column == [f"{number + 0.25:.1f}" for number, _ in enumerate(network.blocks, 30)]
+    assert "onnxruntime saw in b.onnx, 4.8 us between blocks" in page.read_text()
     assert drawing.count('class="se"') == sum(
         block.model_dump().get("se_channels") is not None for block in network.blocks
     )

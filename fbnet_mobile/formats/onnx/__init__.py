@@ -20,6 +20,7 @@ FORMAT = Format(
         load=Imported(f"{_HERE}.run:load"),
         version=Imported(f"{_HERE}.run:version"),
         install="python3 -m pip install onnxruntime",
+        operation_times_us=Imported(f"{_HERE}.profile:operation_times_us"),
     ),
     write=Imported(f"{_HERE}.write:write", *_NEEDS),
     read_metadata=Imported(f"{_HERE}.metadata:read_metadata", *_NEEDS),

@@ -17,4 +17,5 @@ RUNTIME = Runtime(
     version=Imported(f"{_HERE}.run:version"),
     install="python3 -m pip install openvino",
     loader=Path(__file__).with_name("loader.py"),
+    operation_times_us=Imported(f"{_HERE}.profile:operation_times_us"),
 )
