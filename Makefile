@@ -4,6 +4,7 @@
 # make test-devices  those against Android's own daemon and an aarch64 system, which it builds first (Debian, as root)
 # make test-clients  those with what apps open files with (MediaPipe, OpenVINO, TFLite Micro, MNN, onnxruntime-web) and with ExecuTorch, which it installs
 # make fuzz    sets everything up, a fuzzer too, then gives every parser and command 100,000 inputs that nobody would write
+# make dist    builds the source distribution and the wheel into dist/, installs the wheel in an environment of its own, tries each command there
 # make mutations     breaks the code on purpose, change by change, and sees that a test fails each time
 #
 # DATA=digits | path/to/images | CIFAR10   what the demo learns from
@@ -17,7 +18,7 @@ PIP_ARGS ?=
 FUZZ ?=
 BIN := .venv/bin
 
-.PHONY: demo test docs test-devices test-clients mutations fuzz lint
+.PHONY: demo test docs test-devices test-clients mutations fuzz lint dist
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -47,6 +48,9 @@ mutations: .venv/installed
 	tools/need_sshd.sh
 	tools/need_chromium.sh
 	$(BIN)/python tools/mutations.py
+
+dist: .venv/installed
+	tools/try_wheel.sh $(BIN)/python $(PIP_ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,6 +1,5 @@
 """A progress bar on a terminal; a few lines, or silence, elsewhere."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -9,6 +8,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from fbnet_mobile.remarks import on_terminal, say
 
 
 class _Rate(TextColumn):
@@ -35,7 +36,10 @@ class ProgressBar:
     """
 
     def __init__(self, title: str, total: int, *, unit: str = "images", done: int = 0, show: bool = True) -> None:
-        console = Console(stderr=True, quiet=not show, soft_wrap=True, highlight=False)
+        draw = show and on_terminal()
+        self._show = show
+        # FORCE_COLOR means colours, not bars in a file; NO_COLOR is rich's affair.
+        console = Console(stderr=True, force_terminal=draw, soft_wrap=True, highlight=False)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=12),
@@ -43,7 +47,7 @@ class ProgressBar:
             _Rate(unit),
             TimeRemainingColumn(),
             console=console,
-            disable=not (show and console.is_terminal),
+            disable=not draw,
         )
         self._task = self._progress.add_task(title, total=total, completed=done, note="")
 
@@ -65,7 +69,11 @@ class ProgressBar:
 
     def say(self, line: str) -> None:
         """Write one lasting line, above the bar on a terminal; this is shown elsewhere too."""
-        self._progress.console.print(line, markup=False)
+        if self._progress.disable:
+            if self._show:
+                say(line)
+        else:
+            self._progress.console.print(line, markup=False)
 
 
 @contextmanager
@@ -86,7 +94,7 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
                 bar = shown.enter_context(ProgressBar(step, total, unit="models", done=done))
             bar.advance(done - before)
             before = done
-            if done == total > 1 and not sys.stderr.isatty():
+            if done == total > 1 and not on_terminal():
                 bar.say(f"{step}: {done} of {total}")
 
         yield advance

@@ -38,6 +38,7 @@ class Option:
         shown: what ``--help`` says of the default where its value would not say it, such as "all".
         metavar: what stands for the value in ``--help``.
         argument: whether it is written without a name, after the options.
+        known: what a text may be the name of, or else a path, for completion: a word of ``cli/completion.py``.
         commas: whether several values are written as one word with commas, not as the option again.
         given: other defaults, by the name of an option of the command: where that is given, this is the default.
         each: for a field that is a mapping of texts: gives the options that it is made of, by key.
@@ -54,6 +55,7 @@ class Option:
     shown: str = ""
     metavar: str = ""
     argument: bool = False
+    known: str = ""
     commas: bool = False
     given: Mapping[str, Any] = field(default_factory=dict)
     each: Callable[[], Mapping[str, "Option"]] | None = None
@@ -74,6 +76,11 @@ def option(default: Any = MISSING, **known: Any) -> Any:
     if default == {}:
         return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def output_option(default: Any = MISSING, **known: Any) -> Any:
+    """The field for what is written, which has the same name in all commands; see ``option``."""
+    return option(default, names=("--output", "-o"), **known)
 
 
 @dataclass(frozen=True)
@@ -286,6 +293,45 @@ def span(option: Option) -> str:
     }
     given = [f"{word} {bound:.10g}" for word, bound in words.items() if bound is not None]
     return " " + " and ".join(given) if given else ""
+
+
+_NETWORK = "Network"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Which network, and with what weights."""
+
+    checkpoint: Path | None = option(
+        None,
+        group=_NETWORK,
+        shown="none",
+        help="Checkpoint that fbnet-train wrote: its network and its weights. With --model, fbnet-export takes one of "
+        "mobile_cv.",
+    )
+    architecture: str | None = option(
+        None,
+        group=_NETWORK,
+        known="network",
+        shown="none",
+        help="Or an architecture file, such as fbnet-search wrote, or a published network's name, without weights.",
+    )
+    model: str | None = option(
+        None,
+        group=_NETWORK,
+        known="network",
+        shown="none",
+        help="Or a network by its name: a published one (fbnet-benchmark --list-models), timm:NAME, torchvision:NAME "
+        "or efficientnet_lite0.",
+    )
+    pretrained: bool = option(
+        False,
+        group=_NETWORK,
+        help="With the weights that are published of --model: of timm or torchvision, downloaded, or of a package.",
+    )
+    weights: Path | None = option(
+        None, group=_NETWORK, shown="none", help="With a file of weights that timm or torchvision saved of --model."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,5 +126,5 @@ def test_search_refuses_a_table_of_another_space(folder: Path, table: Path) -> N
     assert done.returncode == 2
     # A few blocks of the two spaces are the same.
     assert re.search(r"lacks 1\d{3} of the 1686 candidate blocks of space small", done.stderr)
-    assert "fbnet-profile --device host --runtime litert --space small --classes 10" in done.stderr
+    assert "fbnet-profile --device host --runtime litert --space small --num-classes 10" in done.stderr
     assert not (folder / "other").exists()

@@ -1,1 +1,1 @@
-"""The five functions behind the five commands and behind ``import fbnet_mobile as fm``, one module each."""
+"""The functions behind the commands and behind ``import fbnet_mobile as fm``, one module each."""

@@ -10,7 +10,6 @@ from fbnet_mobile.api.call import (
     arguments_path,
     check_arguments,
     check_output,
-    say,
     takes,
     write_arguments,
 )
@@ -18,6 +17,7 @@ from fbnet_mobile.api.prediction import predict
 from fbnet_mobile.data.recipe import TestData
 from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.measure.recipe import BenchmarkRecipe, DeviceOptions
+from fbnet_mobile.remarks import say
 from fbnet_mobile.report.records import (
     BenchmarkResult,
     BlockTime,

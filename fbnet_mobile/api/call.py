@@ -1,11 +1,10 @@
-"""What the five functions share: options from keywords, outputs checked at the start, options kept with a result."""
+"""What the functions share: options from keywords, outputs checked at the start, options kept with a result."""
 
 import errno
 import functools
 import inspect
 import os
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,11 +65,6 @@ def described(item: RecipeField) -> str:
     bounds = span(item.option).removeprefix(" of").strip()
     choices = f"one of {', '.join(item.option.choices)}" if item.option.choices else ""
     return f"[default: {'; '.join(filter(None, (default, bounds, choices)))}]"
-
-
-def say(line: str) -> None:
-    """A remark while the work is done; on stderr, as stdout is for results."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def check_output(

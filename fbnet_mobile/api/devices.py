@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fbnet_mobile.api.call import say
+from fbnet_mobile.remarks import say
 from fbnet_mobile.report.records import DeviceCheck, DeviceFound, DeviceList, Finding
 
 if TYPE_CHECKING:

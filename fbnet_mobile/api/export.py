@@ -54,9 +54,10 @@ def export(options: ExportOptions) -> ExportResult:
     from fbnet_mobile.formats.clients import suit
 
     recipe, data = options.recipe, options.images.data
-    if recipe.architecture is None and recipe.model is None and recipe.checkpoint is None:
+    given = recipe.network
+    if given.architecture is None and given.model is None and given.checkpoint is None:
         raise UserError("no network; give --checkpoint, --architecture or --model")
-    if recipe.architecture is not None and (recipe.model is not None or recipe.checkpoint is not None):
+    if given.architecture is not None and (given.model is not None or given.checkpoint is not None):
         raise UserError("--architecture exports an untrained network; leave out --checkpoint and --model")
     chosen = check_suffix(recipe.output, recipe.format) if recipe.format else format_of(recipe.output)
     chosen = chosen.run_by(recipe.runtime)
@@ -98,9 +99,9 @@ def export(options: ExportOptions) -> ExportResult:
         raise UserError("--latency-table predicts what --device measures; add --device host, or leave it out")
     kept, record = arguments_path(recipe.output), recipe.output.with_name(f"{recipe.output.name}.export.json")
     inputs_given = [
-        recipe.checkpoint,
-        recipe.weights,
-        recipe.architecture,
+        given.checkpoint,
+        given.weights,
+        given.architecture,
         recipe.latency_table,
         data,
         calibration_data,
@@ -113,25 +114,26 @@ def export(options: ExportOptions) -> ExportResult:
     refuse_foreign(record, _is_record)
     device = _device(recipe.device, chosen.runtime.name, options.runtime) if recipe.device is not None else None
     table = _table(recipe.latency_table) if recipe.latency_table is not None else None
-    peer = recipe.model if recipe.model is not None and _is_of_others(recipe.model) else None
-    for given in ("pretrained", "weights", "channels"):
-        if peer is None and getattr(recipe, given):
+    peer = given.model if given.model is not None and _is_of_others(given.model) else None
+    of_peers = {"pretrained": given.pretrained, "weights": given.weights, "channels": recipe.channels}
+    for option, value in of_peers.items():
+        if peer is None and value:
             raise UserError(
-                f"--{given} is for networks of timm and torchvision, as in --model timm:NAME, and efficientnet_lite0; "
+                f"--{option} is for networks of timm and torchvision, as in --model timm:NAME, and efficientnet_lite0; "
                 "leave it out"
             )
-    if peer is not None and recipe.checkpoint is not None:
+    if peer is not None and given.checkpoint is not None:
         raise UserError(
             f"the weights of {peer} are its own (--pretrained), those of a file (--weights) or fresh; leave out "
             "--checkpoint"
         )
-    if recipe.pretrained and recipe.weights is not None:
+    if given.pretrained and given.weights is not None:
         raise UserError("--pretrained and --weights both say which weights; leave one out")
     if recipe.features and recipe.scores == "probabilities":
         raise UserError("feature maps are no probabilities of classes; leave out --scores")
     if recipe.batch > 1 and (recipe.dynamic_batch or recipe.device is not None or recipe.client is not None):
         raise UserError("a batch of several is for files alone; leave out --dynamic-batch, --device and --for")
-    fresh = recipe.checkpoint is None and not recipe.pretrained and recipe.weights is None
+    fresh = given.checkpoint is None and not given.pretrained and given.weights is None
     module, input_shape, metadata, whole = _network(recipe, fresh)
     # What is told of an architecture, as its latency, is of the whole of it at its own resolution.
     network = whole if metadata.architecture else None
@@ -213,14 +215,13 @@ def _network(
 
     Of fresh weights the batch norm has the statistics of noise.
     """
-    from fbnet_mobile.arch import Architecture
-    from fbnet_mobile.zoo import load_network
+    from fbnet_mobile.zoo import load_architecture, load_network
 
-    network = None
-    if recipe.architecture is not None:
-        network = Architecture.load(recipe.architecture)
-    elif recipe.model is not None and not _is_of_others(recipe.model):
-        network = load_network(recipe.model)
+    network, given = None, recipe.network
+    if given.architecture is not None:
+        network = load_architecture(given.architecture)
+    elif given.model is not None and not _is_of_others(given.model):
+        network = load_network(given.model)
 
     import torch
     from torch import nn
@@ -276,20 +277,21 @@ def _module(
     from fbnet_mobile.zoo.mobile_cv import MEAN, STD, load_mobile_cv
     from fbnet_mobile.zoo.peers import load_peer
 
-    checkpoint = recipe.checkpoint
+    given = recipe.network
+    checkpoint = given.checkpoint
     if network is not None:
         module = build(network) if checkpoint is None else load_mobile_cv(checkpoint, network)
         mean, std = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)) if checkpoint is None else (MEAN, STD)
         names = tuple(str(number) for number in range(network.classes))
         return module, network.input_shape, ModelMetadata(network.to_yaml(), names, mean, std), network
-    if recipe.model is not None:
+    if given.model is not None:
         # A number for both sides is told of the architecture; anything else is not that of an architecture.
         side = size[0] if size is not None and size[0] == size[1] else None
         other = recipe.channels is not None or bool(recipe.features)
-        if ":" in recipe.model and other and recipe.weights is None:
+        if ":" in given.model and other and given.weights is None:
             peer = load_peer(
-                recipe.model,
-                pretrained=recipe.pretrained,
+                given.model,
+                pretrained=given.pretrained,
                 resolution=size,
                 channels=recipe.channels,
                 features=recipe.features,
@@ -297,15 +299,15 @@ def _module(
             return *peer, None
         try:
             network, state, known = imported(
-                recipe.model, weights=recipe.weights, pretrained=recipe.pretrained, resolution=side
+                given.model, weights=given.weights, pretrained=given.pretrained, resolution=side
             )
         except ForeignPartError:
-            if recipe.weights is not None:
+            if given.weights is not None:
                 raise
         else:
             assert known is not None
-            return restore(network, state, recipe.model), network.input_shape, known, network
-        return *load_peer(recipe.model, pretrained=recipe.pretrained, resolution=size), None
+            return restore(network, state, given.model), network.input_shape, known, network
+        return *load_peer(given.model, pretrained=given.pretrained, resolution=size), None
     assert checkpoint is not None
     trained = load_checkpoint(checkpoint)
     network = Architecture.from_yaml(trained.architecture, str(checkpoint))

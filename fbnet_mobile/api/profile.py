@@ -10,13 +10,14 @@ from fbnet_mobile.api.call import (
     check_arguments,
     check_output,
     command_line,
-    say,
     takes,
     write_arguments,
 )
+from fbnet_mobile.data.recipe import TestData
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.measure.recipe import DeviceOptions, ProfileRecipe
 from fbnet_mobile.registry import unknown
+from fbnet_mobile.remarks import say
 from fbnet_mobile.report.records import BlockChange, ProfileResult, TableComparison
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class ProfileOptions:
     """Everything that a profile is asked for."""
 
     recipe: ProfileRecipe
+    images: TestData
     device: DeviceOptions
 
 
@@ -41,11 +43,11 @@ def profile(options: ProfileOptions) -> ProfileResult:
     continues where it was when it is started again in the same way. All options are kept beside the table, in
     NAME.args.yaml.
     """
-    recipe = options.recipe
+    recipe, images = options.recipe, options.images
     budget_s = None if recipe.budget is None else parse_seconds(recipe.budget)
     kept = arguments_path(recipe.output)
     check_output(
-        recipe.output, inputs=[recipe.space, recipe.within, recipe.data, options.device.runtime.benchmark_binary]
+        recipe.output, inputs=[recipe.space, recipe.within, images.data, options.device.runtime.benchmark_binary]
     )
     check_arguments(kept)
 
@@ -57,10 +59,11 @@ def profile(options: ProfileOptions) -> ProfileResult:
     if recipe.output.exists():
         LatencyTable.load(recipe.output)  # refuses another file before anything is done
     seen = None
-    if recipe.data is not None:
+    if images.data is not None:
         from fbnet_mobile.data.data import glimpse
 
-        seen = glimpse(recipe.data, root=recipe.data_root)
+        place = images.place
+        seen = glimpse(images.data, root=place.data_root, classes=place.classes, seed=place.split_seed)
     space_name, why = recipe.space or "small", ""
     if recipe.within is not None:
         space_name = _written_space(recipe)
@@ -70,7 +73,7 @@ def profile(options: ProfileOptions) -> ProfileResult:
         space, why = choose_space(seen)
         space_name = space.name
     space = load_space(space_name)
-    classes = recipe.classes or (len(seen.classes) if seen else space.classes)
+    classes = recipe.num_classes or (len(seen.classes) if seen else space.classes)
     space = space.with_classes(classes)
     if recipe.resolution is not None:
         space = space.with_resolution(recipe.resolution)

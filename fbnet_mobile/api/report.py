@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fbnet_mobile.api.call import check_output, say, takes
+from fbnet_mobile.api.call import check_output, takes
 from fbnet_mobile.errors import FbnetError, UserError
-from fbnet_mobile.recipe import option
+from fbnet_mobile.recipe import option, output_option
+from fbnet_mobile.remarks import say
 from fbnet_mobile.report.records import ReportResult
 
 
@@ -20,7 +21,7 @@ class ReportOptions:
         shown="none",
         help="Folders of runs, or folders of such folders; latency tables; results of fbnet-benchmark.",
     )
-    output: Path = option(Path("report.html"), group="Result", names=("--output", "-o"), help="The page to write.")
+    output: Path = output_option(Path("report.html"), group="Result", help="The page to write.")
 
 
 @takes(ReportOptions)

@@ -10,7 +10,6 @@ from fbnet_mobile.api.call import (
     arguments_path,
     check_arguments,
     check_output,
-    say,
     takes,
     write_arguments,
 )
@@ -18,6 +17,7 @@ from fbnet_mobile.api.report import write_page
 from fbnet_mobile.data.recipe import TestData, TrainingData
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.recipe import MachineOptions, option
+from fbnet_mobile.remarks import say
 from fbnet_mobile.report.records import LimitMet, NetworkFound, PlannedLimit, PlannedNetwork, SearchPlan, SearchResult
 from fbnet_mobile.search.recipe import SearchRecipe, SearchTask, Wanted
 

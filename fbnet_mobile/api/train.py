@@ -8,13 +8,13 @@ from fbnet_mobile.api.call import (
     arguments_path,
     check_arguments,
     check_output,
-    say,
     takes,
     write_arguments,
 )
 from fbnet_mobile.data.recipe import TrainingData
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.recipe import MachineOptions
+from fbnet_mobile.remarks import say
 from fbnet_mobile.report.records import TrainResult
 from fbnet_mobile.train.recipe import TrainRecipe, TrainTask, with_recipe
 
@@ -47,9 +47,10 @@ def train(options: TrainOptions) -> TrainResult:
     each epoch in results.csv, and what the network is worth on the test images in evaluation.json and pictures.
     """
     task, images, recipe = options.task, options.images, options.recipe
+    asked = task.network
     kept = arguments_path(task.output, folder=True)
     inputs = [
-        *(images.data, task.architecture, task.inherit, task.weights, task.init, task.checkpoint, task.unlabelled),
+        *(images.data, asked.architecture, asked.checkpoint, asked.weights, task.inherit, task.unlabelled),
         recipe.teacher or None,
     ]
     check_output(task.output, replaces=Path.is_dir, inputs=inputs)
@@ -79,10 +80,11 @@ def train(options: TrainOptions) -> TrainResult:
     if start.mean is not None and start.std is not None:
         data = replace(data, mean=start.mean, std=start.std)
     module: nn.Module
-    if task.checkpoint is not None:
+    if task.quantize is not None:
+        assert asked.checkpoint is not None
         from fbnet_mobile.train.quantise import begin as quantised
 
-        module, initial_weights = quantised(task.checkpoint, data, say if fabric.is_global_zero else lambda _: None)
+        module, initial_weights = quantised(asked.checkpoint, data, say if fabric.is_global_zero else lambda _: None)
         recipe = replace(recipe, learning_rate=QUANTIZED_RATE * recipe.learning_rate)
     network, remarks = start.for_classes(data.classes)
     if fabric.is_global_zero:
@@ -96,7 +98,7 @@ def train(options: TrainOptions) -> TrainResult:
         if found.colours is not None:
             mean, std = found.colours
             data = replace(data, mean=mean, std=std)
-    elif task.checkpoint is None:
+    elif task.quantize is None:
         with seeded(fabric, recipe.seed):
             module = start.network(data.classes)
         initial_weights = "random" if start.weights is None else f"those of {start.name}"
@@ -139,20 +141,19 @@ def start_of(task: TrainTask) -> "Start":
     Raises:
         UserError: it is not one network, or weights were asked for that are not its own.
     """
-    given = [name for name in ("architecture", "model", "init", "checkpoint") if getattr(task, name) is not None]
-    if (task.checkpoint is None) != (task.quantize is None):
-        raise UserError(
-            "--quantize trains a checkpoint on; give both --checkpoint and --quantize int8, or neither of them"
-        )
+    asked = task.network
+    given = [name for name in ("checkpoint", "architecture", "model") if getattr(asked, name) is not None]
     if len(given) > 1 or (not given and task.inherit is None):
         raise UserError(
-            f"{' and '.join(f'--{name}' for name in given) or 'no network'} to train; give one of --architecture, "
-            "--model and --init, --inherit with the folder of a search, or --checkpoint with --quantize int8"
+            f"{' and '.join(f'--{name}' for name in given) or 'no network'} to train; give one of --checkpoint, "
+            "--architecture and --model, or --inherit with the folder of a search"
         )
-    if task.model is None and (task.pretrained or task.weights is not None):
-        asked = "--pretrained" if task.pretrained else "--weights"
-        raise UserError(f"{asked} is for a network with a name; give --model, or leave it out")
-    if task.pretrained and task.weights is not None:
+    if task.quantize is not None and asked.checkpoint is None:
+        raise UserError("--quantize trains what is trained already; give its --checkpoint, alone")
+    if asked.model is None and (asked.pretrained or asked.weights is not None):
+        option = "--pretrained" if asked.pretrained else "--weights"
+        raise UserError(f"{option} is for a network with a name; give --model, or leave it out")
+    if asked.pretrained and asked.weights is not None:
         raise UserError("--pretrained and --weights both say what to start from; leave one out")
     if task.inherit is not None and given not in ([], ["architecture"]):
         raise UserError(f"--inherit has the weights of what the search found; leave out --{given[0]}")
@@ -160,12 +161,12 @@ def start_of(task: TrainTask) -> "Start":
     from fbnet_mobile.search.results import ARCHITECTURE
     from fbnet_mobile.zoo.start import from_architecture, from_checkpoint, from_model
 
-    if task.init is not None or task.checkpoint is not None:
-        start = from_checkpoint(Path(task.init or task.checkpoint or ""))
-    elif task.model is not None:
-        start = from_model(task.model, pretrained=task.pretrained, weights=task.weights)
+    if asked.checkpoint is not None:
+        start = from_checkpoint(asked.checkpoint)
+    elif asked.model is not None:
+        start = from_model(asked.model, pretrained=asked.pretrained, weights=asked.weights)
     else:
-        start = from_architecture(task.architecture or str(Path(task.inherit or "") / ARCHITECTURE))
+        start = from_architecture(asked.architecture or str(Path(task.inherit or "") / ARCHITECTURE))
     if task.resolution is None:
         return start
     return replace(start, architecture=start.architecture.with_resolution(task.resolution))

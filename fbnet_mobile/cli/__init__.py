@@ -1,1 +1,1 @@
-"""The five commands: options made from recipes, one call, printing of its record; torch is imported late."""
+"""The six commands: options made from recipes, one call, printing of its record; torch is imported late."""

@@ -1,4 +1,4 @@
-"""What the five commands share: options from recipes, error lines, printing of records."""
+"""What the commands share: options from recipes, completion of them, error lines, printing of records."""
 
 import contextlib
 import os
@@ -7,14 +7,17 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import click
 
+from fbnet_mobile import __version__
 from fbnet_mobile.api.call import described, option_names
+from fbnet_mobile.cli import completion
 from fbnet_mobile.errors import FbnetError, JobError, UserError, is_out_of_memory, shown
 from fbnet_mobile.recipe import RecipeField, build, option, recipe_fields
 from fbnet_mobile.registry import nearest
+from fbnet_mobile.remarks import quiet
 
 Lines = Callable[[Any], Iterable[str]]
 Look = Callable[[Any, dict[str, Any]], "tuple[Any, Lines] | None"]
@@ -35,12 +38,24 @@ class CommonOptions:
     """What every command has besides its own options."""
 
     json: bool = option(False, group=_COMMON, help="Print the result as one JSON document.")
+    quiet: bool = option(
+        False, group=_COMMON, names=("--quiet", "-q"), help="Print the result and errors, and nothing meanwhile."
+    )
     config: Path | None = option(
         None,
         group=_COMMON,
         shown="none",
         help="YAML file with options, such as the args.yaml beside a result; those given here count before it.",
     )
+    completion: Literal["bash", "zsh", "fish"] | None = option(
+        None,
+        group=_COMMON,
+        shown="none",
+        metavar="SHELL",
+        help='Only print what completes all six commands by the Tab key: put eval "$(fbnet-train --completion bash)" '
+        "into ~/.bashrc.",
+    )
+    version: bool = option(False, group=_COMMON, help="Only print the version.")
 
 
 @dataclass(frozen=True)
@@ -78,9 +93,12 @@ def run(program: Program) -> NoReturn:
     # OpenMP's threads spin while they wait for one another, which beside another busy program slows a training step
     # several times over. Read when torch is loaded, hence set here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    name = f"fbnet-{program.name}"
     try:
         command = _command(program)
-        with command.make_context(f"fbnet-{program.name}", sys.argv[1:]) as context:
+        if (answered := completion.asked(command, name)) is not None:
+            sys.exit(answered)
+        with command.make_context(name, sys.argv[1:]) as context:
             command.invoke(context)
         sys.exit(0)
     except click.exceptions.Exit as ended:  # after --help
@@ -90,7 +108,9 @@ def run(program: Program) -> NoReturn:
     except FbnetError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _interrupted("; the same command continues where it was" if program.continues else "; nothing was written")
+        _interrupted(
+            "; the same command continues where it was" if program.continues else "; the same command begins again"
+        )
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -156,10 +176,10 @@ class _Option(click.Option):
 
 class _Argument(click.Argument):
     group = "Arguments"
-    help = ""
+    about = ""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
-        return self.make_metavar(ctx), self.help
+        return self.make_metavar(ctx), self.about
 
 
 def _command(program: Program) -> click.Command:
@@ -170,7 +190,7 @@ def _command(program: Program) -> click.Command:
     def called(ctx: click.Context, /, **values: Any) -> None:
         source = click.core.ParameterSource.COMMANDLINE
         given = {name: value for name, value in values.items() if ctx.get_parameter_source(name) is source}
-        _called(program, known, given)
+        _called(program, given)
 
     return _Command(
         name=f"fbnet-{program.name}",
@@ -184,13 +204,13 @@ def _command(program: Program) -> click.Command:
 
 def _parameter(item: RecipeField) -> click.Parameter:
     about = f"{item.option.help} {described(item)}"
+    several: dict[str, Any] = {"shell_complete": completion.completer(item)}
     if item.option.argument:
-        argument = _Argument([item.name], nargs=-1, required=False, type=_TYPES[item.kind])
-        argument.help = about
+        argument = _Argument([item.name], nargs=-1, required=False, type=_TYPES[item.kind], **several)
+        argument.about = about
         return argument
-    several: dict[str, Any] = {}
     if item.count is not None and not item.option.commas:
-        several = {"nargs": item.count} if item.count else {"multiple": True}
+        several |= {"nargs": item.count} if item.count else {"multiple": True}
     if item.kind is bool:
         several["is_flag"] = True
     else:
@@ -206,24 +226,10 @@ def _parameter(item: RecipeField) -> click.Parameter:
     return made
 
 
-def _called(program: Program, known: Mapping[str, RecipeField], given: dict[str, Any]) -> None:
+def _called(program: Program, given: dict[str, Any]) -> None:
     common = build(CommonOptions, _part(CommonOptions, given))
-    with _stdout_for_the_result(common.json):
-        done = None
-        if common.config is not None:
-            given = {**_configured(common.config, program), **given}
-        own = _part(program.options, given)
-        if program.instead is not None:
-            try:
-                done = program.look(build(program.instead, _part(program.instead, given)), own)
-            except KeyboardInterrupt:
-                _interrupted()
-        if done is None:
-            for item in recipe_fields(program.options):
-                if item.required and not item.option.argument and item.name not in own:
-                    raise UserError(f"missing option {option_names(item)[0]}; see --help")
-            done = program.work(**own), program.lines
-    record, lines = done
+    with _stdout_for_the_result(common.json), quiet() if common.quiet else contextlib.nullcontext():
+        record, lines = _done(program, common, given)
     if not _first_process():
         return
     if common.json:
@@ -241,6 +247,27 @@ def _called(program: Program, known: Mapping[str, RecipeField], given: dict[str,
         raise JobError(f"cannot print the result: {(error.strerror or str(error)).lower()}") from error
     if failure := getattr(record, "failure", ""):
         raise JobError(failure)
+
+
+def _done(program: Program, common: CommonOptions, given: dict[str, Any]) -> tuple[Any, Lines]:
+    """The record of what was asked for, with its lines."""
+    if common.version:
+        return f"fbnet-mobile {__version__}", str.splitlines
+    if common.completion is not None:
+        return completion.script(common.completion), str.splitlines
+    if common.config is not None:
+        given = {**_configured(common.config, program), **given}
+    own = _part(program.options, given)
+    if program.instead is not None:
+        try:
+            if looked := program.look(build(program.instead, _part(program.instead, given)), own):
+                return looked
+        except KeyboardInterrupt:
+            _interrupted()
+    for item in recipe_fields(program.options):
+        if item.required and not item.option.argument and item.name not in own:
+            raise UserError(f"missing option {option_names(item)[0]}; see --help")
+    return program.work(**own), program.lines
 
 
 def _part(recipe: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class TrainingData:
 
     data: str = option(
         group=_IMAGES,
+        known="data",
         help="Labelled images: a folder of class folders, shards such as train-{000..146}.tar, a torchvision data "
         "set's name, or digits.",
     )
@@ -43,7 +44,9 @@ class TrainingData:
 
 @dataclass(frozen=True, kw_only=True)
 class TestData:
-    """Labelled images to compare on, if any."""
+    """Labelled images to look at, if any."""
 
-    data: str | None = option(None, group=_IMAGES, shown="none", help="Labelled images, as for fbnet-train.")
+    data: str | None = option(
+        None, group=_IMAGES, known="data", shown="none", help="Labelled images, as for fbnet-train."
+    )
     place: DataPlace

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fbnet_mobile.recipe import option
+from fbnet_mobile.recipe import NetworkOptions, option, output_option
 
 _NETWORK, _FILE, _APPS, _CHECK = "Network", "File", "What apps read of it", "Check"
 
@@ -13,28 +13,7 @@ _NETWORK, _FILE, _APPS, _CHECK = "Network", "File", "What apps read of it", "Che
 class ExportRecipe:
     """Which network becomes which file, and how it is checked."""
 
-    checkpoint: Path | None = option(
-        None,
-        group=_NETWORK,
-        shown="none",
-        help="Checkpoint that fbnet-train wrote; with --model, one of mobile_cv.",
-    )
-    architecture: Path | None = option(
-        None, group=_NETWORK, shown="none", help="Or an architecture file: its untrained network, to measure."
-    )
-    model: str | None = option(
-        None,
-        group=_NETWORK,
-        shown="none",
-        help="Or a published network (see fbnet-benchmark --list-models), timm:NAME or torchvision:NAME; untrained "
-        "without --checkpoint, --pretrained or --weights.",
-    )
-    pretrained: bool = option(
-        False, group=_NETWORK, help="With the weights of timm or torchvision, downloaded, or of a package."
-    )
-    weights: Path | None = option(
-        None, group=_NETWORK, shown="none", help="With a file of weights that timm or torchvision saved of --model."
-    )
+    network: NetworkOptions
     resolution: str | None = option(
         None, group=_NETWORK, shown="its own", help="Pixels a side, or height and width as in 192x320."
     )
@@ -50,11 +29,13 @@ class ExportRecipe:
         help="Give feature maps instead of logits, with commas between: stride8,stride16,stride32, or names of timm's "
         "features_only, or numbers of blocks.",
     )
-    output: Path = option(group=_FILE, names=("--output", "-o"), help="File: .tflite, .onnx, .mlpackage or .pte.")
+    output: Path = output_option(group=_FILE, help="File: .tflite, .onnx, .mlpackage or .pte.")
     format: str | None = option(
-        None, group=_FILE, shown="by the file's suffix", help="tflite, onnx, coreml or executorch."
+        None, group=_FILE, known="format", shown="by the file's suffix", help="tflite, onnx, coreml or executorch."
     )
-    precision: str = option("fp32", group=_FILE, help="fp32, fp16, or int8: 8-bit integers, calibrated on images.")
+    precision: str = option(
+        "fp32", group=_FILE, known="precision", help="fp32, fp16, or int8: 8-bit integers, calibrated on images."
+    )
     client: Literal["mediapipe", "openvino", "tflm", "ort-web", "mnn", "ml-kit"] | None = option(
         None,
         group=_FILE,
@@ -79,6 +60,7 @@ class ExportRecipe:
     calibration_data: str | None = option(
         None,
         group=_FILE,
+        known="data",
         shown="those of --data",
         help="Images whose training part int8 takes its ranges from, 256 at most.",
     )
@@ -113,6 +95,7 @@ class ExportRecipe:
     runtime: str | None = option(
         None,
         group=_CHECK,
+        known="runtime",
         shown="the format's own",
         help="What runs the file, to compare it and on --device: litert, onnxruntime, openvino, executorch or coreml.",
     )
@@ -135,6 +118,7 @@ class ExportRecipe:
     device: str | None = option(
         None,
         group="Device",
+        known="device",
         shown="not measured",
         help="Measure the file's latency there; host is this machine.",
     )

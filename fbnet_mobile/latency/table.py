@@ -255,7 +255,7 @@ class LatencyTable:
             "--device": own.device,
             "--runtime": own.runtime,
             "--space": space or own.space,
-            **({"--classes": classes} if classes is not None else {}),
+            **({"--num-classes": classes} if classes is not None else {}),
             "--threads": own.threads,
             "--precision": own.precision,
             "--statistic": own.statistic,
@@ -532,7 +532,7 @@ def _is_number(text: str) -> bool:
 def _number(name: str, text: str) -> float:
     value = float(text) if _is_number(text) else math.nan
     if not 0 <= value <= _MOST_EXTRA:
-        raise ValueError(f"{name} is '{shown(text, 40)}': it must be a number from 0 to {_MOST_EXTRA:g}, or empty")
+        raise ValueError(f"{shown(name, 40)} is '{shown(text, 40)}': it must be a number from 0 to {_MOST_EXTRA:g}, or empty")
     return value
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from fbnet_mobile.measure.plan import MeasuringPlan
-from fbnet_mobile.recipe import SEEDS, option
+from fbnet_mobile.recipe import SEEDS, option, output_option
 
 _BLOCKS, _MEASURING, _DEVICE = "Blocks", "Measuring", "Device"
 
@@ -29,6 +29,7 @@ class DeviceOptions:
     device: str = option(
         "host",
         group=_DEVICE,
+        known="device",
         help="Where to measure: host is this machine; ssh:user@board, adb, coreml, or a name of devices.yaml.",
     )
     runtime: RuntimeOptions
@@ -38,11 +39,12 @@ class DeviceOptions:
 class ProfileRecipe:
     """What is measured into a latency table, and how thoroughly."""
 
-    output: Path = option(group=_BLOCKS, names=("--output", "-o"), help="Table (CSV) to write, or to complete.")
+    output: Path = output_option(group=_BLOCKS, help="Table (CSV) to write, or to complete.")
     space: str | None = option(
         None,
         group=_BLOCKS,
-        shown="one for the images; small without any",
+        known="space",
+        shown="one for the images of --data; small without any",
         help="Search space: the name of a packaged one or a YAML file.",
     )
     within: Path | None = option(
@@ -55,24 +57,22 @@ class ProfileRecipe:
     resolution: str | None = option(
         None, group=_BLOCKS, shown="the space's", help="Pixels of the input, instead of the space's: 96, or 64,96."
     )
-    data: str | None = option(
+    num_classes: int | None = option(
         None,
         group=_BLOCKS,
-        shown="none",
-        help="Labelled images to come, as for fbnet-search: from them follow the number of classes, and the space if "
-        "none is named.",
-    )
-    data_root: Path | None = option(None, group=_BLOCKS, shown="./data", help="Where torchvision keeps its data sets.")
-    classes: int | None = option(
-        None, group=_BLOCKS, low=1, high=100_000, shown="as the images have, or the space says", help="Of the images."
+        low=1,
+        high=100_000,
+        shown="as --data has, or the space says",
+        help="Of the networks to come.",
     )
     runtime: str | None = option(
         None,
         group=_BLOCKS,
+        known="runtime",
         shown="as devices.yaml says, or litert",
         help="What runs the models: litert, onnxruntime, openvino, executorch or coreml.",
     )
-    precision: str = option("fp32", group=_BLOCKS, help="Of the models: fp32, fp16 or int8.")
+    precision: str = option("fp32", group=_BLOCKS, known="precision", help="Of the models: fp32, fp16 or int8.")
     networks: int = option(
         40,
         group=_MEASURING,
@@ -116,6 +116,7 @@ class BenchmarkRecipe:
     runtime: str | None = option(
         None,
         group=_DEVICE,
+        known="runtime",
         shown="each format's own",
         help="What runs the files; with commas, each file by all of them that run its format.",
     )
@@ -131,6 +132,4 @@ class BenchmarkRecipe:
     images: int | None = option(
         None, group="Images", low=1, shown="all", help="Use about this many of the test images."
     )
-    output: Path | None = option(
-        None, group="Result", names=("--output", "-o"), shown="none", help="Also write the results as JSON."
-    )
+    output: Path | None = output_option(None, group="Result", shown="none", help="Also write the results as JSON.")

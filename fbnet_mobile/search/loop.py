@@ -1,6 +1,5 @@
 """The search: the supernet's weights trained on samples of a strategy, until it derives one network."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -24,6 +23,7 @@ from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs, se
 from fbnet_mobile.engine.losses import Teacher
 from fbnet_mobile.engine.processes import in_first_process
 from fbnet_mobile.engine.run_folder import RunFolder, data_settings
+from fbnet_mobile.remarks import say
 from fbnet_mobile.search.board import Board
 from fbnet_mobile.search.confirm import Confirmation, Measure, confirm
 from fbnet_mobile.search.derive import require_feasible
@@ -118,7 +118,7 @@ def _in_one_process(fabric: Fabric, measure: Measure, network: Architecture) -> 
 
 def _say_first(fabric: Fabric, line: str) -> None:
     if fabric.is_global_zero:
-        print(line, file=sys.stderr, flush=True)  # noqa: T201 - as the epochs are said
+        say(line)
 
 
 class _Search(Task[SearchEpoch]):

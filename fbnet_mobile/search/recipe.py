@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from fbnet_mobile.recipe import SEEDS, Option, check, option
+from fbnet_mobile.recipe import SEEDS, Option, check, option, output_option
 
 Mode = Literal["shared", "candidates", "paths"]
 Objective = Literal["constraint", "product"]
@@ -231,6 +231,7 @@ class Wanted:
     space: str | None = option(
         None,
         group=_TASK,
+        known="space",
         shown="the first table's; without a table by the images and the limits",
         help="Search space: a packaged one or a YAML file.",
     )
@@ -249,11 +250,12 @@ class Wanted:
 class SearchTask:
     """What is searched for."""
 
-    output: Path = option(group=_TASK, names=("--output", "-o"), help="Folder of the run.")
+    output: Path = output_option(group=_TASK, help="Folder of the run.")
     wanted: Wanted
     device: str | None = option(
         None,
         group=_TASK,
+        known="device",
         shown="none",
         help="The table's device: measure there what is found, correct the table by it, and derive again until it "
         "takes at most the target and at least 97 % of it; at most four times.",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fbnet_mobile.errors import UserError, shown
-from fbnet_mobile.recipe import SEEDS, build, check, option
+from fbnet_mobile.recipe import SEEDS, NetworkOptions, build, check, option, output_option
 from fbnet_mobile.registry import unknown
 
 _NETWORK, _TRAINING, _IMAGES, _TEACHER = "Network", "Training", "Augmentation", "Teacher"
@@ -236,46 +236,18 @@ def read_recipe(name: str) -> dict[str, Any]:
 class TrainTask:
     """What is trained."""
 
-    architecture: str | None = option(
-        None,
-        group=_NETWORK,
-        shown="what the search of --inherit found",
-        help="Architecture file, such as fbnet-search wrote, or a published network's name, with random weights "
-        "(fbnet-benchmark --list-models).",
-    )
-    model: str | None = option(
-        None,
-        group=_NETWORK,
-        shown="none",
-        help="Instead a network by its name: timm:NAME, torchvision:NAME, efficientnet_lite0, or a published one.",
-    )
-    pretrained: bool = option(False, group=_NETWORK, help="Start from the weights that are published of --model.")
-    weights: Path | None = option(
-        None,
-        group=_NETWORK,
-        shown="none",
-        help="Start from a file of weights that timm or torchvision saved of --model, of any number of classes.",
-    )
-    init: Path | None = option(
-        None,
-        group=_NETWORK,
-        shown="none",
-        help="Instead the network and the weights of a checkpoint that fbnet-train wrote, of any number of classes.",
-    )
-    checkpoint: Path | None = option(
-        None, group=_NETWORK, shown="none", help="With --quantize: checkpoint of the network, that fbnet-train wrote."
-    )
+    network: NetworkOptions
     quantize: Literal["int8"] | None = option(
         None,
         group=_NETWORK,
         shown="none",
-        help="Train on with weights and activations rounded as in an int8 file, for one that loses too much without. "
-        "Ranges are learned, and fbnet-export takes them from the checkpoint.",
+        help="Train --checkpoint on with weights and activations rounded as in an int8 file, for one that loses too "
+        "much without. Ranges are learned, and fbnet-export takes them from the checkpoint.",
     )
     resolution: int | None = option(
         None, group=_NETWORK, low=1, high=8192, shown="the network's", help="Pixels a side of its input."
     )
-    output: Path = option(group=_NETWORK, names=("--output", "-o"), help="Folder of the run.")
+    output: Path = output_option(group=_NETWORK, help="Folder of the run.")
     inherit: Path | None = option(
         None,
         group=_NETWORK,
@@ -294,6 +266,7 @@ class TrainTask:
     recipe: str = option(
         "",
         group=_TRAINING,
+        known="recipe",
         shown="none",
         help=f"Options of training by name: {', '.join(RECIPES)}, or a YAML file; those given here count before it.",
     )

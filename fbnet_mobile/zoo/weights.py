@@ -54,7 +54,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if isinstance(content, Mapping) and str(content.get("format", "")).startswith("fbnet-mobile checkpoint"):
         raise UserError(
             f"{name} is a checkpoint that fbnet-train wrote, which brings its network; give it without --model "
-            "(fbnet-train --init, fbnet-export --checkpoint)"
+            "(--checkpoint)"
         )
     for key in _WITHIN:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

@@ -27,8 +27,8 @@ def call(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> int:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("profile", "-o", "a.csv", "--classes", "0"), "classes is 0; give a whole number from 1 to"),
-        (("profile", "-o", "a.csv", "--classes", "1000000000"), "classes is 1000000000; give a whole number from 1"),
+        (("profile", "-o", "a.csv", "--num-classes", "0"), "num_classes is 0; give a whole number from 1 to"),
+        (("profile", "-o", "a.csv", "--num-classes", "1000000000"), "num_classes is 1000000000; give a whole"),
         (("profile", "-o", "a.csv", "--networks", "1000000000"), "networks is 1000000000; give a whole number from 0"),
         (("profile", "-o", ""), "output is empty; give a path"),
         (("profile", "-o", "/"), "cannot write '/': it names no file; choose another output path"),
@@ -140,7 +140,7 @@ def test_an_interrupted_command_promises_only_what_is_so(
     monkeypatch.setattr("fbnet_mobile.zoo.load_network", interrupt)
     for words, said in (
         (("profile", "-o", "a.csv"), "interrupted; the same command continues where it was\n"),
-        (("export", "--model", "fbnetv2-f1", "-o", "m.onnx"), "interrupted; nothing was written\n"),
+        (("export", "--model", "fbnetv2-f1", "-o", "m.onnx"), "interrupted; the same command begins again\n"),
         (("benchmark", "--list-models"), "interrupted\n"),
     ):
         assert call(words, monkeypatch) == 130

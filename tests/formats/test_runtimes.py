@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,18 @@ def test_a_package_is_read_from_its_files_and_unknown_operations_are_refused(
     monkeypatch.delitem(coreml._WITHOUT_INFERENCE, "conv")
     with pytest.raises(JobError, match="the operation conv on this system"):
         coreml.load(path)(images)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML itself runs there")
+def test_numbers_that_are_none_are_computed_with_in_silence(tmp_path: Path) -> None:
+    path = tmp_path / "m.mlpackage"
+    layer = nn.Linear(64, 32)
+    write(trace(layer, (1, 64)), path, "coreml")
+    weights = path / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
+    content = weights.read_bytes()
+    start = content.index(layer.weight.detach().numpy().tobytes())
+    infinite = np.tile(np.float32([np.inf, -np.inf]), 32).tobytes()
+    weights.write_bytes(content[:start] + infinite + content[start + len(infinite) :])
+    with warnings.catch_warnings():  # numpy's word on it would stand among a command's own
+        warnings.simplefilter("error")
+        assert np.isnan(coreml.load(path)(np.ones((1, 64), np.float32))).any()

@@ -174,7 +174,7 @@ METADATA = json.dumps(
 )
 COMMANDS = (
     ["profile", "--device", "host", "--runtime", "litert", "--space", "small", "-o", "new.csv"],
-    ["profile", "--space", "space.yaml", "--classes", "7", "--budget", "90s", "--networks", "4", "-o", "a.csv"],
+    ["profile", "--space", "space.yaml", "--num-classes", "7", "--budget", "90s", "--networks", "4", "-o", "a.csv"],
     ["profile", "--show", "a.csv"],
     ["profile", "--compare", "a.csv", "b.csv"],
     ["search", "--latency-table", "a.csv", "--data", "images", "--target-latency", "1ms", "-o", "run"],

@@ -172,6 +172,9 @@ def test_columns_of_others_are_kept(table: LatencyTable, network: Architecture, 
     other = LatencyTable(CONDITIONS, {stem: row(1.0)}, {"energy_mj": {stem: 9.0}, "more": {stem: 1.0}})
     merged = loaded.merged(other)
     assert merged.extra == {"energy_mj": {**energy, stem: 9.0}, "more": {stem: 1.0}}
+    frame.rename(columns={"energy_mj": "e\x00\n"}).assign(**{"e\x00\n": "-1"}).to_csv(tmp_path / "odd.csv", index=False)
+    with pytest.raises(UserError, match=r"line 2: e\\x00\\n is '-1': it must be a number"):
+        LatencyTable.load(tmp_path / "odd.csv")
     for odd in ("-1", "inf", "1e300", "much"):
         frame.loc[2, "energy_mj"] = odd
         frame.to_csv(path, index=False)
@@ -235,7 +238,7 @@ def test_a_missing_block_is_never_counted_as_nothing(table: LatencyTable, networ
     with pytest.raises(UserError) as caught:
         table.require(load_space("small"), "small", Path("mine.csv"))
     assert "lacks 1685 of the 1686 candidate blocks of space small" in str(caught.value)
-    command = "fbnet-profile --device host --runtime litert --space small --classes 10 --threads 1 --precision fp32"
+    command = "fbnet-profile --device host --runtime litert --space small --num-classes 10 --threads 1 --precision fp32"
     assert str(caught.value).endswith(f"{command} --statistic min -o mine.csv")
     medians = LatencyTable(replace(CONDITIONS, statistic="median", space="small"), table.rows)
     command = "fbnet-profile --device host --runtime litert --space small --threads 1 --precision fp32"

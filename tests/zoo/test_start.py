@@ -100,7 +100,7 @@ def test_a_network_that_was_fine_tuned_is_an_ordinary_checkpoint(theirs: nn.Modu
     assert "has 7 classes, the data 10" in full.remarks[0]
     saved = load_checkpoint(full.checkpoint)
     assert (saved.resolution, saved.mean, len(saved.classes)) == (32, (0.485, 0.456, 0.406), 10)  # not the data's mean
-    again = fm.train(init=full.checkpoint, output=tmp_path / "again", **few)
+    again = fm.train(checkpoint=full.checkpoint, output=tmp_path / "again", **few)
     assert again.remarks == ()
     start = from_checkpoint(full.checkpoint)
     assert start.for_classes(saved.classes)[1] == []
@@ -118,10 +118,10 @@ def test_a_network_that_was_fine_tuned_is_an_ordinary_checkpoint(theirs: nn.Modu
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({}, "no network to train; give one of --architecture, --model and --init"),
+        ({}, "no network to train; give one of --checkpoint, --architecture and --model"),
         ({"model": NAME, "architecture": "fbnet-c"}, "--architecture and --model to train; give one"),
         ({"architecture": "fbnet-c", "pretrained": True}, "--pretrained is for a network with a name"),
-        ({"init": Path("x"), "weights": Path("y")}, "--weights is for a network with a name"),
+        ({"checkpoint": Path("x"), "weights": Path("y")}, "--weights is for a network with a name"),
         ({"model": NAME, "pretrained": True, "weights": Path("y")}, "leave one out"),
         (
             {"model": NAME, "inherit": Path("y")},

@@ -137,7 +137,8 @@ class EvaluatedSession(_DescribedSession):
             self._function.inputs[name]: images.astype(np.float32, copy=False) for name, images in self._given.items()
         }
         values: dict[Any, Any] = {**self._constants, **given}
-        with quiet():
+        # A damaged file's weights may be any numbers; whoever compares its results sees those that are not finite.
+        with quiet(), np.errstate(all="ignore"):
             for operation in self._function.operations:
                 # What classifies puts names to what is computed without it.
                 if _is_constant(operation) or operation.op_type == "classify":
