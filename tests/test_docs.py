@@ -29,7 +29,7 @@ from fbnet_mobile.recipe import build, recipe_fields
 from fbnet_mobile.space import load_space
 
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
+DOCS, PACKAGE = ROOT / "docs", ROOT / "fbnet_mobile"
 README = ROOT / "README.md"
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("latency_tables/*.md")})
 PROGRAMS = {
@@ -95,6 +95,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         elif DOCS in page.parents and (DOCS not in target.parents or target.is_dir()):
             dead.append(f"{link} (no file in docs/, so not on the site)")
     assert not dead, f"{page.relative_to(ROOT)} links to {', '.join(dead)}"
+
+
+def test_files_that_the_text_names_are_there() -> None:
+    form = re.compile(r"`((?!runs?/)[a-z_]+(?:/[\w.-]+)+\.(?:py|sh|md|json|csv|txt|yaml))`")
+    named = {name for page in PAGES for name in form.findall(page.read_text(encoding="utf-8"))}
+    assert {"cost/within.py", "benchmarks/results/int8.json"} <= named
+    assert [name for name in sorted(named) if not any((place / name).exists() for place in (ROOT, PACKAGE))] == []
 
 
 def test_every_page_is_reached_from_the_index() -> None:
@@ -208,7 +215,7 @@ def test_a_space_is_one(block: Block, tmp_path: Path) -> None:
 
 def test_messages_that_are_explained_are_those_of_the_code() -> None:
     said = []
-    for path in (ROOT / "fbnet_mobile").rglob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 said.append(node.value)
