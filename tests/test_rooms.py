@@ -90,10 +90,3 @@ for name in {LIGHT}:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-
-
-def test_files_that_the_documentation_names_are_there() -> None:
-    pages = [*ROOT.glob("docs/**/*.md"), ROOT / "latency_tables" / "README.md"]
-    named = {name for page in pages for name in re.findall(r"`([a-z_]+(?:/[a-z_]+)+\.(?:py|sh|md))`", page.read_text())}
-    assert "cost/within.py" in named
-    assert [name for name in sorted(named) if not ((ROOT / name).exists() or (PACKAGE / name).exists())] == []

@@ -22,7 +22,7 @@ from fbnet_mobile.remarks import quiet
 Lines = Callable[[Any], Iterable[str]]
 Look = Callable[[Any, dict[str, Any]], "tuple[Any, Lines] | None"]
 
-_TYPES: Mapping[type, click.ParamType[Any]] = {
+_TYPES: "Mapping[type, click.ParamType[Any]]" = {  # older versions of click have no brackets
     int: click.INT,
     float: click.FLOAT,
     str: click.STRING,

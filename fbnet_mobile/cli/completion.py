@@ -33,14 +33,14 @@ def _variable(command: str) -> str:
     return f"_{command.replace('-', '_').upper()}_COMPLETE"
 
 
-def completer(item: RecipeField) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]:
+def completer(item: RecipeField) -> "Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]":
     """What may follow: the names that begin so, or else a file where the value may be one."""
     return partial(_follow, item)
 
 
 def _follow(
     item: RecipeField, ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem[str]]:
+) -> "list[CompletionItem[str]]":
     given, comma, last = incomplete.rpartition(",") if item.option.commas else ("", "", incomplete)
     names: Collection[str] = item.option.choices
     with contextlib.suppress(FbnetError):  # a plugin, or devices.yaml, that a command would complain of

@@ -32,7 +32,9 @@ class Instead:
 
 def _look(asked: Instead, others: dict[str, Any]) -> tuple[Any, Lines] | None:
     if asked.evaluate is not None:
-        known = {item.name for item in recipe_fields(evaluate.EvaluateOptions)}
+        known = {item.name for item in recipe_fields(evaluate.EvaluateOptions)} - {
+            "checkpoint"
+        }  # which it names itself
         for name in others:
             if name not in known:
                 raise UserError(

@@ -532,7 +532,9 @@ def _is_number(text: str) -> bool:
 def _number(name: str, text: str) -> float:
     value = float(text) if _is_number(text) else math.nan
     if not 0 <= value <= _MOST_EXTRA:
-        raise ValueError(f"{shown(name, 40)} is '{shown(text, 40)}': it must be a number from 0 to {_MOST_EXTRA:g}, or empty")
+        raise ValueError(
+            f"{shown(name, 40)} is '{shown(text, 40)}': it must be a number from 0 to {_MOST_EXTRA:g}, or empty"
+        )
     return value
 
 

@@ -14,9 +14,11 @@ from fbnet_mobile import __version__
 from fbnet_mobile.cli import benchmark, export, profile, report, search, train
 from fbnet_mobile.cli.common import Program, run
 from fbnet_mobile.cli.completion import COMMANDS, script
+from fbnet_mobile.errors import JobError
 from fbnet_mobile.recipe import RecipeField, recipe_fields
 from fbnet_mobile.remarks import say
-from fbnet_mobile.space import packaged_spaces
+from fbnet_mobile.space import SearchSpace, packaged_spaces
+from tests.conftest import MakeFolder
 
 PROGRAMS = [module.PROGRAM for module in (profile, search, train, export, benchmark, report)]
 Type = Callable[..., tuple[str, str]]
@@ -67,6 +69,31 @@ def test_quiet_leaves_the_result(typed: Type) -> None:
     assert typed(program, "-q") == ("result\n", "")
     assert typed(program, "--quiet", "--json") == ('"result"\n', "")
     assert typed(program) == ("result\n", "meanwhile\n"), "quiet no longer than asked for"
+
+
+@pytest.mark.parametrize(
+    ("words", "classes"),
+    [((), 3), (("--classes", "red,blue"), 2), (("--num-classes", "7", "--classes", "red,blue"), 7)],
+)
+def test_a_profile_finds_images_as_a_search_does(
+    words: tuple[str, ...],
+    classes: int,
+    make_folder: MakeFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def measure(space: SearchSpace, *_: object, **__: object) -> None:
+        raise JobError(f"{space.classes} classes")
+
+    monkeypatch.setattr("fbnet_mobile.measure.profile.profile", measure)
+    images = make_folder({"blue": 10, "green": 10, "red": 10})
+    monkeypatch.setattr(
+        "sys.argv", ["fbnet-profile", "-q", "--data", str(images), *words, "-o", str(tmp_path / "t.csv")]
+    )
+    with pytest.raises(SystemExit) as ended:
+        profile.main()
+    assert (ended.value.code, capfd.readouterr().err) == (1, f"error: {classes} classes\n")
 
 
 @pytest.fixture(scope="module")

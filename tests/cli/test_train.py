@@ -73,6 +73,7 @@ def test_a_run_from_its_plan_to_its_evaluation(call: Call, make_folder: Callable
     assert found["evaluation"] == json.loads(Path("judged/evaluation.json").read_text())
     assert [item["name"] for item in found["evaluation"]["classes"]] == ["blue", "green", "red"]
     assert "has no meaning; leave it out" in call(*WORDS, "--evaluate", "run/best.pt", fails=True)
+    assert "so --checkpoint has no meaning" in call(*words, "--checkpoint", "run/best.pt", fails=True)
 
 
 def test_a_part_of_the_classes_is_evaluated_on_that_part(call: Call, make_folder: Callable[..., Path]) -> None:
