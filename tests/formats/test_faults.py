@@ -228,9 +228,9 @@ def test_a_model_that_fails_while_it_runs_is_one_line(tmp_path: Path, monkeypatc
     write(trace(calibrated(mobile_network(), 3, 33), SHAPE), tmp_path / "m.onnx", "onnx")
     session = get_format("onnx").load(tmp_path / "m.onnx")
 
-    def fail() -> None:
+    def fail(inputs: object) -> None:
         raise RuntimeError("node 7 is odd\nand so on")
 
-    monkeypatch.setattr(session, "invoke", fail)
+    monkeypatch.setattr(session, "compute", fail)
     with pytest.raises(JobError, match=r"^the model could not be run \(node 7 is odd\); export it again$"):
         session(images(1, 3, 33, 33))
