@@ -341,7 +341,7 @@ def _block_lines(model: ModelResult) -> Iterator[str]:
     total_us = sum(time.measured_us for time in model.blocks)
     yield (
         f"  {model.runtime}'s profiler: {latency(total_us)} in the blocks, {latency(model.between_us or 0.0)} between "
-        "them"
+        "them, its own work included: compare shares"
     )
     yield f"  {'measured':>10} {'share':>5} {'predicted':>10}  block"
     for time in model.blocks:

@@ -376,7 +376,8 @@ class Page:
         if timed:
             said += (
                 f" Measured times are what the profiler of {escape(str(timed['runtime']))} saw in "
-                f"{escape(Path(timed['model']).name)}, {timed['between_us'] or 0.0:.1f} us between blocks besides."
+                f"{escape(Path(timed['model']).name)}, {timed['between_us'] or 0.0:.1f} us between blocks "
+                "besides, its own work in them: compare shares."
             )
         body = (
             f'<div class="scroll">{draw(drawn)}</div><div class="key">{legend}</div>'
