@@ -4,10 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fbnet_mobile.blocks.network import build
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import all_runtimes, get_runtime, write
+from fbnet_mobile.formats.openvino import loader
 from fbnet_mobile.graph.trace import trace
 from fbnet_mobile.measure.by_block import shared_out, time_by_block
 from fbnet_mobile.space import load_space
@@ -24,11 +26,11 @@ def test_times_go_to_the_blocks_that_operations_are_named_after() -> None:
     assert (found.blocks_us, found.between_us) == ((1.0, 6.0), 56.0)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize(("precision", "batch"), [("fp32", 1), ("fp32", 2), ("int8", 1)])
 @pytest.mark.parametrize("name", PROFILERS)
-def test_profilers_know_every_block_of_a_file(name: str, precision: str, tmp_path: Path) -> None:
+def test_profilers_know_every_block_of_a_file(name: str, precision: str, batch: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    shape = (1, 3, NETWORK.resolution, NETWORK.resolution)
+    shape = (batch, 3, NETWORK.resolution, NETWORK.resolution)
     images = np.random.default_rng(0).standard_normal((8, *shape[1:]), np.float32) if precision == "int8" else None
     path = tmp_path / "m.onnx"
     write(trace(build(NETWORK).eval(), shape), path, "onnx", precision=precision, calibration=images)
@@ -36,6 +38,14 @@ def test_profilers_know_every_block_of_a_file(name: str, precision: str, tmp_pat
     assert times is not None
     named = {operation.partition(".")[0] for operation in times(path, 1, 0, 2)}
     assert {str(number) for number in range(len(NETWORK.blocks))} <= named
+
+
+def test_openvino_times_one_image_where_the_batch_is_open(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    write(trace(nn.Conv2d(3, 4, 1), (1, 3, 5, 6)), path, "onnx", options={"dynamic_batch": True})
+    made = loader.request(str(path), 1)
+    made.infer()
+    assert [tensor.data.shape for tensor in (*made.input_tensors, *made.output_tensors)] == [(1, 3, 5, 6), (1, 4, 5, 6)]
 
 
 def test_names_that_say_nothing_are_refused(tmp_path: Path) -> None:

@@ -30,12 +30,14 @@ def operation_times_us(path: Path, threads: int, warmup: int, runs: int) -> Mapp
         with loading(path, "ONNX Runtime"):
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         draw = np.random.default_rng(0)
-        given = {
-            item.name: draw.integers(0, 256, [1, *item.shape[1:]], np.uint8)
-            if item.type == "tensor(uint8)"
-            else draw.standard_normal([1, *item.shape[1:]], np.float32)
-            for item in session.get_inputs()
-        }
+        given = {}
+        for item in session.get_inputs():
+            shape = [size if isinstance(size, int) else 1 for size in item.shape]  # a batch may be open
+            given[item.name] = (
+                draw.integers(0, 256, shape, np.uint8)
+                if item.type == "tensor(uint8)"
+                else draw.standard_normal(shape, np.float32)
+            )
         for _ in range(warmup + runs):
             session.run(None, given)
         events = json.loads(Path(session.end_profiling()).read_text())

@@ -49,6 +49,7 @@ def request(path: str, threads: int, more: Mapping[str, Any] | None = None) -> A
     made = compiled(read(path), threads, more).create_infer_request()
     rng = np.random.RandomState(0)
     for tensor in made.input_tensors:
+        tensor.shape = [size or 1 for size in tensor.shape]  # a batch that is open would be one of no images
         if np.issubdtype(tensor.data.dtype, np.integer):
             limits = np.iinfo(tensor.data.dtype)
             tensor.data[:] = rng.randint(limits.min, limits.max + 1, size=tensor.data.shape)
