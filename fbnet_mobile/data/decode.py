@@ -145,6 +145,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     image.load()
+    if image.mode == "RGB":
+        return image  # where Pillow's convert would copy it
     if image.mode == "F" or image.mode.startswith("I"):
         return Image.fromarray(_to_bytes(np.asarray(image), image.mode)).convert("RGB")
     if image.mode in ("P", "PA"):
