@@ -6,11 +6,15 @@ has ``profile, plan, search, train, evaluate, export, benchmark, report, load_sp
 load what they need when they are first used.
 """
 
+from __future__ import annotations
+
 import importlib
-import inspect
 import sys
 from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False  # typing's takes as long to load as all else here, in which Ctrl-C is a traceback
+if TYPE_CHECKING:
+    from typing import Any
 
 _FACADE = {
     "profile": "fbnet_mobile.api.profile",
@@ -52,6 +56,8 @@ class _CallableRoom(ModuleType):
 
     @property
     def __signature__(self) -> Any:
+        import inspect
+
         return inspect.signature(self._function)
 
     def __call__(self, **options: Any) -> Any:

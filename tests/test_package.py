@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 
 from fbnet_mobile.cli.completion import COMMANDS
 
@@ -21,7 +22,7 @@ LEFT_OUT = ("__pycache__", ".venv", ".git", ".*cache", ".hypothesis", "site", "r
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """The files of the source distribution, without its folder, and those of the wheel that is built from it."""
+    """The files of the source distribution, without its folder, those of the wheel from it, and its description."""
     folder = tmp_path_factory.mktemp("built")
     shutil.copytree(ROOT, folder / "tree", ignore=shutil.ignore_patterns(*LEFT_OUT))
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(folder / "tree")]
@@ -32,6 +33,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         return {
             "source": {member.name.partition("/")[2] for member in opened if member.isfile()},
             "wheel": set(zipped.namelist()),
+            "description": {
+                zipped.read(name).decode().partition("\n\n")[2]
+                for name in zipped.namelist()
+                if name.endswith("/METADATA")
+            },
         }
 
 
@@ -56,6 +62,18 @@ def test_the_source_distribution_holds_what_tests_and_tools_need(built: dict[str
         assert files(ROOT / folder) <= built["source"]
     pages = {"README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "mkdocs.yml"}
     assert pages <= built["source"]
+
+
+def test_the_description_is_the_readme_without_links_that_lead_nowhere_on_a_package_index(
+    built: dict[str, set[str]],
+) -> None:
+    (description,) = built["description"]
+    each = [child for token in MarkdownIt("commonmark").parse(description) for child in token.children or ()]
+    links = [str(child.attrs.get("href", child.attrs.get("src", ""))) for child in each if child.attrs]
+    assert links == ["https://arxiv.org/abs/2004.05565"]
+    assert "\n- use my own images: data (docs/data.md); my own search space: spaces (docs/spaces.md)\n" in description
+    headings = re.findall(r"^#+ .+", (ROOT / "README.md").read_text(), re.M)
+    assert re.findall(r"^#+ .+", description, re.M) == headings
 
 
 def test_the_version_and_the_commands_are_the_same_everywhere() -> None:
