@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +43,9 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def forecast(network: nn.Module, loss: Callable[[int], Tensor], batch_size: int, steps: float) -> Forecast:
+def forecast(
+    network: nn.Module, passes: Sequence[tuple[float, Callable[[int], Tensor]]], batch_size: int, steps: float
+) -> Forecast:
     """Estimate a run by a step of a few images, which leaves the network as it was.
 
     What a step keeps for its backward pass is counted and grows with the images in it, as its time does; a step of few
@@ -51,36 +53,40 @@ def forecast(network: nn.Module, loss: Callable[[int], Tensor], batch_size: int,
 
     Args:
         network: whose step is tried; its buffers and gradients are given back as they were.
-        loss: a forward pass of so many images to a scalar.
+        passes: forward passes of so many images to a scalar, of which each step does one, each with its share of the
+            steps.
         batch_size: images a step of this process.
         steps: how many the run has left.
     """
     used, images = memory_used() or 0, min(batch_size, _TRIAL_IMAGES)
     buffers = [buffer.clone() for buffer in network.buffers()]
+    weights = {parameter.data_ptr(): parameter.nbytes for parameter in network.parameters()}
     kept: dict[int, int] = {}
+    step_seconds, features = 0.0, 0
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    seconds = math.inf
-    for _ in range(3):  # the first sets things up
-        kept.clear()
-        started = time.monotonic()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            value = loss(images)
-        torch.autograd.backward(value)
-        value.item()  # waits for an accelerator
-        seconds = min(seconds, time.monotonic() - started)
-        network.zero_grad(set_to_none=True)
+    for share, loss in passes:
+        seconds = math.inf
+        for _ in range(3):  # the first sets things up
+            kept.clear()
+            started = time.monotonic()
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                value = loss(images)
+            torch.autograd.backward(value)
+            value.item()  # waits for an accelerator
+            seconds = min(seconds, time.monotonic() - started)
+            network.zero_grad(set_to_none=True)
+        step_seconds += share * seconds
+        features = max(features, sum(size for pointer, size in kept.items() if pointer not in weights))
     with torch.no_grad():
         for buffer, before in zip(network.buffers(), buffers, strict=True):
             buffer.copy_(before)
-    weights = {parameter.data_ptr(): parameter.nbytes for parameter in network.parameters()}
-    features = sum(size for pointer, size in kept.items() if pointer not in weights)
     memory = used + _COPIES * sum(weights.values()) + features * batch_size / images
-    return Forecast(seconds * batch_size / images * steps, int(memory))
+    return Forecast(step_seconds * batch_size / images * steps, int(memory))
 
 
 def memory_used() -> int | None:
