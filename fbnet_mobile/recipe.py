@@ -340,6 +340,6 @@ class MachineOptions:
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = option("auto", group="Machine", help="What computes.")
     devices: str = option("1", group="Machine", help="How many accelerators or processes, or auto.")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = option(
-        "32-true", group="Machine", help="Of the numbers: float32, or mixed with bfloat16 or float16."
+    mixed_precision: Literal["bf16", "fp16"] | None = option(
+        None, group="Machine", shown="none", help="Compute in bfloat16 or float16 where float32 is not needed."
     )

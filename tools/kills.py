@@ -182,7 +182,7 @@ def profile_content(folder: Path) -> dict[str, Any]:
     return {
         "names": names(folder),
         "table": table_content(folder / "host.csv"),
-        "options": (folder / "host.args.yaml").read_text(),
+        "options": (folder / "host.csv.args.yaml").read_text(),
     }
 
 

@@ -50,7 +50,7 @@ def benchmark(options: BenchmarkOptions) -> BenchmarkResult:
     """Measure the latency of model files on a device, and their accuracy on labelled images.
 
     Latency is the time of one inference, of one image, without copying the input; the statistic that the table uses, or
-    else "min", is compared with the prediction. With an output, all options are kept beside it in NAME.args.yaml.
+    else "min", is compared with the prediction. With an output, all options are kept beside it in FILE.args.yaml.
     """
     recipe, images = options.recipe, options.images
     if not recipe.models:

@@ -117,8 +117,8 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def arguments_path(output: Path, *, folder: bool = False) -> Path:
-    """Where the options of a result are kept: in its folder, or beside its file."""
-    return output / "args.yaml" if folder else output.parent / f"{output.stem}.args.yaml"
+    """Where the options of a result are kept: in its folder, or beside its file, under all of its name."""
+    return output / "args.yaml" if folder else output.parent / f"{output.name}.args.yaml"
 
 
 def check_arguments(path: Path) -> None:

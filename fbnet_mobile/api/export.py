@@ -48,7 +48,7 @@ def export(options: ExportOptions) -> ExportResult:
 
     The file is run in its own runtime and compared with PyTorch before it is put in place: on test images of the data,
     or on random inputs without. With a device it is then measured where it will run. All options are kept beside the
-    file, in NAME.args.yaml.
+    file, in FILE.args.yaml.
     """
     from fbnet_mobile.formats.base import check_suffix, format_of
     from fbnet_mobile.formats.clients import suit

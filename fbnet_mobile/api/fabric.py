@@ -1,6 +1,7 @@
 """Where weights are trained, from the options."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
 from fbnet_mobile.api.call import first_line
 from fbnet_mobile.errors import UserError, shown
@@ -10,6 +11,11 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 _MOST = 1024
+_PRECISIONS: "Mapping[str | None, Literal['32-true', 'bf16-mixed', '16-mixed']]" = {
+    None: "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
 
 
 def make_fabric(machine: MachineOptions) -> "Fabric":
@@ -28,7 +34,7 @@ def make_fabric(machine: MachineOptions) -> "Fabric":
         fabric = Fabric(
             accelerator=machine.accelerator,
             devices=devices if devices == "auto" else int(devices),
-            precision=machine.precision,
+            precision=_PRECISIONS[machine.mixed_precision],
         )
     # Lightning has an exception of its own besides, MisconfigurationException, which is none of its public names.
     except Exception as error:

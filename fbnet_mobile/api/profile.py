@@ -41,7 +41,7 @@ def profile(options: ProfileOptions) -> ProfileResult:
 
     Rows measured in the table at the output path are kept, and estimated ones are measured; an interrupted run
     continues where it was when it is started again in the same way. All options are kept beside the table, in
-    NAME.args.yaml.
+    FILE.args.yaml.
     """
     recipe, images = options.recipe, options.images
     budget_s = None if recipe.budget is None else parse_seconds(recipe.budget)

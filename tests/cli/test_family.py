@@ -1,5 +1,8 @@
 """What all commands have in the same way: names of options, the version, quiet, and completion in a real bash."""
 
+import os
+import pty
+import select
 import shutil
 import subprocess
 import sys
@@ -13,7 +16,7 @@ import pytest
 from fbnet_mobile import __version__
 from fbnet_mobile.cli import benchmark, export, profile, report, search, train
 from fbnet_mobile.cli.common import Program, run
-from fbnet_mobile.cli.completion import COMMANDS, script
+from fbnet_mobile.cli.completion import COMMANDS
 from fbnet_mobile.errors import JobError
 from fbnet_mobile.recipe import RecipeField, recipe_fields
 from fbnet_mobile.remarks import say
@@ -22,6 +25,10 @@ from tests.conftest import MakeFolder
 
 PROGRAMS = [module.PROGRAM for module in (profile, search, train, export, benchmark, report)]
 Type = Callable[..., tuple[str, str]]
+
+
+def needs(shell: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(shell) is None, reason=f"no {shell}")
 
 
 @pytest.fixture
@@ -55,8 +62,8 @@ def test_an_option_of_several_commands_is_of_one_kind() -> None:
         for item in recipe_fields(program.options):
             kinds.setdefault(item.name, {})[program.name] = kind(item)
     differ = {name: found for name, found in kinds.items() if len(set(found.values())) > 1}
-    # Training computes in a precision, a file has one; a network has one resolution, a space several, a file two sides.
-    assert set(differ) == {"precision", "resolution"}
+    # A network has one resolution, a space several, a file two sides.
+    assert set(differ) == {"resolution"}
 
 
 def test_quiet_leaves_the_result(typed: Type) -> None:
@@ -127,7 +134,7 @@ def complete(bin_folder: Path, *words: str) -> list[str]:
     return done.stdout.split("\n")[:-1]
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@needs("bash")
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
@@ -146,6 +153,50 @@ def test_bash_completes(words: tuple[str, ...], offered: list[str], bin_folder: 
     assert complete(bin_folder, *words) == offered
 
 
-def test_other_shells_have_a_script_for_each_command() -> None:
-    for shell, begins in (("zsh", "#compdef {}"), ("fish", "complete --no-files --command {}")):
-        assert all(begins.format(name) in script(shell) for name in COMMANDS)
+SHELLS = {
+    "zsh": (["zsh", "-f", "-i"], 'autoload -U compinit; compinit -u -D; eval "$(fbnet-report --completion zsh)"'),
+    "fish": (["fish", "--no-config", "-i"], "fbnet-report --completion fish | source"),
+}
+"""How each is started on a terminal, without anybody's settings, and what our page says to put into its own."""
+
+
+def press_tab(shell: str, typed: str, expected: str, bin_folder: Path, home: Path) -> None:
+    """Type a line and the Tab key into a shell on a terminal, in a folder, until what is expected stands there."""
+    started, prepares = SHELLS[shell]
+    control, terminal = pty.openpty()
+    environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "HOME": str(home), "TERM": "dumb"}
+    process = subprocess.Popen(
+        ["setsid", "--ctty", *started], stdin=terminal, stdout=terminal, stderr=terminal, env=environment, cwd=home
+    )
+    os.close(terminal)
+
+    def until(text: str) -> None:
+        seen = ""
+        while text not in seen:
+            assert select.select([control], [], [], 60)[0], seen
+            seen += os.read(control, 65536).decode(errors="replace")
+
+    try:
+        os.write(control, f"{prepares}; echo rea''dy\n".encode())
+        until("ready\r\n")
+        os.write(control, f"{typed}\t".encode())
+        until(expected)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(control)
+
+
+@pytest.mark.parametrize("shell", [pytest.param(name, marks=needs(name)) for name in SHELLS])
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("fbnet-train --le", "--learning-rate "),
+        ("fbnet-profile --space pho", "--space photo "),
+        ("fbnet-export --checkpoint train/be", "--checkpoint train/best.pt "),
+    ],
+)
+def test_zsh_and_fish_complete(shell: str, typed: str, shown: str, bin_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "best.pt").touch()
+    press_tab(shell, typed, shown, bin_folder, tmp_path)

@@ -46,7 +46,7 @@ def call(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> int:
         ((*TRAIN, "-o", "out", "--seed", "4294967296"), "seed is 4294967296; give a whole number from 0 to 4294967295"),
         ((*TRAIN, "-o", "out", "--learning-rate", "nan"), "learning_rate is nan; give a finite number above 0"),
         ((*TRAIN, "-o", "out", "--accelerator", "tpu"), "unknown accelerator 'tpu'"),
-        ((*TRAIN, "-o", "out", "--precision", "8-bit"), "unknown precision '8-bit'"),
+        ((*TRAIN, "-o", "out", "--mixed-precision", "8-bit"), "unknown mixed precision '8-bit'"),
         ((*TRAIN, "-o", "out", "--devices", "0"), "'0' is not a number of devices; give one from 1 to 1024, or auto"),
         ((*TRAIN, "-o", "net.yaml"), "cannot write net.yaml: a file stands there that is no earlier result"),
         ((*TRAIN, "-o", f"deep/{LONG}"), "the name is too long; choose a shorter output path"),
@@ -60,7 +60,7 @@ def call(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> int:
         (("benchmark", "m.tflite", "-o", "other.json"), "other.json: a file stands there that is no earlier"),
         (("benchmark", "m.tflite", "-o", "/dev/null"), "no regular file"),
         (("benchmark", "m.tflite", "-o", "images"), "a folder stands there that is no earlier result"),
-        (("benchmark", "m.tflite", "-o", "kept.json"), "cannot write kept.args.yaml: a file stands there that is"),
+        (("benchmark", "m.tflite", "-o", "kept.json"), "cannot write kept.json.args.yaml: a file stands there that is"),
     ],
 )  # fmt: skip
 def test_one_line_at_once_and_nothing_is_written(
@@ -77,7 +77,7 @@ def test_one_line_at_once_and_nothing_is_written(
         ("m.tflite", "a model"),
         ("best.pt", "weights"),
         ("other.json", '{"models": []}'),
-        ("kept.args.yaml", "of something else"),
+        ("kept.json.args.yaml", "of something else"),
     ):
         (tmp_path / name).write_text(text)
     (tmp_path / "link.json").symlink_to("m.tflite")

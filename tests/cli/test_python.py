@@ -20,23 +20,14 @@ from fbnet_mobile.latency.table import LatencyTable
 
 ROOT = Path(__file__).parents[2]
 
-SPACE = """
-name: tiny
-resolution: 16
-classes: 10
-stem: {out_channels: 8, stride: 2}
-stages:
-  - {out_channels: [8, 16], depth: 1, expansion_ratio: [2, 3], kernel_size: 3, squeeze_excite: false, activation: relu}
-head: {conv_channels: 32}
-"""
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the example was run."""
     path = tmp_path_factory.mktemp("python")
-    (path / "tiny.yaml").write_text(SPACE)
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
+    page = (ROOT / "docs" / "python.md").read_text()
+    (space,), (example,) = (re.findall(rf"```{language}\n(.*?)```", page, re.S) for language in ("yaml", "python"))
+    (path / "tiny.yaml").write_text(space)
     done = subprocess.run([sys.executable, "-c", example], cwd=path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"predicted \S+ us, measured \S+ us\naccuracy \S+% on 179 images\n", done.stdout), (
@@ -67,13 +58,13 @@ def again(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
 
 def test_a_profile_is_repeated(folder: Path, again: Again) -> None:
-    record = again("profile", "run/host.args.yaml", "again.csv")
+    record = again("profile", "run/host.csv.args.yaml", "again.csv")
     first, second = (LatencyTable.load(folder / name) for name in ("run/host.csv", "again.csv"))
     assert set(first.blocks()) == set(second.blocks())
     assert record["table"] == "again.csv"
     assert (record["blocks"], record["networks"]) == (len(first.blocks()), len(first.networks()))
     assert (record["estimated"], record["complete_with"]) == (0, "")
-    kept = [yaml.safe_load((folder / name).read_text()) for name in ("run/host.args.yaml", "again.args.yaml")]
+    kept = [yaml.safe_load((folder / name).read_text()) for name in ("run/host.csv.args.yaml", "again.csv.args.yaml")]
     assert kept[1] == {**kept[0], "output": "again.csv"}
 
 
@@ -105,14 +96,16 @@ def test_a_training_is_repeated(again: Again) -> None:
 
 
 def test_an_export_is_repeated(folder: Path, again: Again) -> None:
-    record = again("export", "run/model.args.yaml", "again.tflite")
-    assert (folder / "run/model.tflite").read_bytes() == (folder / "again.tflite").read_bytes()
+    of_table = (folder / "run/host.csv.args.yaml").read_text()
+    record = again("export", "run/model.tflite.args.yaml", "run/host.tflite")
+    assert (folder / "run/model.tflite").read_bytes() == (folder / "run/host.tflite").read_bytes()
+    assert (folder / "run/host.csv.args.yaml").read_text() == of_table, "that of a table of the same stem"
     assert record["file"]["inputs"] == 179
     assert record["latency"] is None
 
 
 def test_a_benchmark_is_repeated_and_its_file_is_what_it_prints(folder: Path, again: Again) -> None:
-    record = again("benchmark", "run/benchmark.args.yaml", "again.json")
+    record = again("benchmark", "run/benchmark.json.args.yaml", "again.json")
     assert record == json.loads((folder / "again.json").read_text())
     (model,) = record["models"]
     assert model["model"] == "run/model.tflite"
@@ -120,7 +113,7 @@ def test_a_benchmark_is_repeated_and_its_file_is_what_it_prints(folder: Path, ag
     assert model["no_prediction"] == ""
     assert model["latency"]["min_us"] > 0
 
-    (model,) = again("benchmark", "run/benchmark.args.yaml", "again.json", "--threads", "2")["models"]
+    (model,) = again("benchmark", "run/benchmark.json.args.yaml", "again.json", "--threads", "2")["models"]
     assert model["predicted_us"] is None
     assert model["no_prediction"] == "the number of threads is 2, that of the latency table 1"
 
