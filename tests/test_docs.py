@@ -1,13 +1,15 @@
-"""The documentation: links lead somewhere, commands are commands, and those marked ``<!-- run -->`` run as they stand.
+"""The documentation: links lead somewhere, and commands are commands that run as they stand.
 
-Every command that a page shows is read by the options of the command itself. Those marked are run, the README's first
-and the others in the folder that it leaves; what is not marked needs a device, a download or minutes.
+Every command that a page shows is read by the options of the command itself, and run: the README's first, the others
+in the folder that it leaves. What is not run says so before it, or on top of its page, for one of four reasons, and who
+runs it instead: ``<!-- not run: hardware, a phone; tests/search with this machine for it -->``.
 """
 
 import ast
 import dataclasses
 import importlib
 import inspect
+import io
 import itertools
 import re
 import shlex
@@ -21,6 +23,9 @@ from urllib.parse import urlparse
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from PIL import Image
+from sklearn.datasets import load_digits
+from webdataset.writer import ShardWriter
 
 import fbnet_mobile as fm
 from fbnet_mobile.api.call import option_names
@@ -41,13 +46,13 @@ FOREIGN = {"--help", "--extra-index-url", "--max-energy", "--max-NAME"}
 
 
 class Block(NamedTuple):
-    """What stands in a fence: on which page and line, in which language, and whether it is to be run."""
+    """What stands in a fence: on which page and line, in which language, and why it is not run if it is not."""
 
     page: Path
     line: int
     language: str
     text: str
-    marked: bool
+    excuse: str
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
@@ -65,11 +70,20 @@ def inlines(page: Path) -> Iterator[Token]:
 def blocks(*pages: Path) -> list[Block]:
     found = []
     for page in pages:
-        for before, token in itertools.pairwise([Token("", "", 0), *tokens(page)]):
+        each = tokens(page)
+        of_all = excuse(each[0])
+        for before, token in itertools.pairwise([Token("", "", 0), *each]):
             if token.type in ("fence", "code_block"):
                 assert token.map is not None
-                found.append(Block(page, token.map[0] + 1, token.info, token.content, "<!-- run -->" in before.content))
+                why = excuse(before) or of_all
+                found.append(Block(page, token.map[0] + 1, token.info, token.content, why))
     return found
+
+
+def excuse(token: Token) -> str:
+    """Why the commands behind a comment are not run."""
+    found = re.search(r"<!-- not run: ((?:hardware|download|time|set-up), .+?) -->", token.content)
+    return found[1] if found and token.type == "html_block" else ""
 
 
 def anchors(page: Path) -> set[str]:
@@ -236,7 +250,7 @@ def has_in_order(text: str, parts: list[str]) -> bool:
     return True
 
 
-MARKED = [block for block in blocks(*PAGES) if block.marked]
+RUN = [block for block in blocks(*PAGES) if commands(block) and not block.excuse]
 
 
 def carry_out(block: Block, folder: Path) -> None:
@@ -247,6 +261,7 @@ def carry_out(block: Block, folder: Path) -> None:
             if name == "cp":
                 shutil.copy(ROOT / arguments[0], arguments[1])
                 continue
+            assert name in PROGRAMS, f"{block}: {name} is no command that is run here; say why not before the block"
             patch.setattr("sys.argv", words)
             with pytest.raises(SystemExit) as ended:
                 importlib.import_module(f"fbnet_mobile.cli.{name.removeprefix('fbnet-')}").main()
@@ -254,19 +269,68 @@ def carry_out(block: Block, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def readme_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the README's commands leave."""
     path = tmp_path_factory.mktemp("readme")
-    (block,) = (each for each in MARKED if each.page == README)
+    (block,) = (each for each in RUN if each.page == README)
     carry_out(block, path)
     return path
 
 
-def test_the_commands_of_the_readme_do_the_whole_job(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def folder(readme_folder: Path) -> Path:
+    """That, and what the pages call the reader's own: photographs, shards, an architecture, a training, a device."""
+    digits = load_digits()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(readme_folder)
+        Path("shards").mkdir()
+        with ShardWriter("shards/train-%06d.tar", maxcount=1, verbose=0) as shards:
+            for number, label in enumerate(digits.target[:147]):
+                picture = Image.fromarray((15 * digits.images[number]).astype("uint8"))
+                content = io.BytesIO()
+                picture.save(content, "PNG")
+                shards.write({"__key__": f"{number}", "png": content.getvalue(), "cls": int(label)})
+                for name in ("photos", "more_photos"):
+                    Path(name, str(label)).mkdir(parents=True, exist_ok=True)
+                    Path(name, str(label), f"{number}.png").write_bytes(content.getvalue())
+        Path("A").write_text(NETWORK)
+        Path("devices.yaml").write_text("NAME: {transport: host}\n")
+        shutil.copytree("search", "runs/search")
+        fm.train(architecture="A", data="digits", epochs=4, output="runs/train")
+    return readme_folder
+
+
+NETWORK = """
+name: tiny
+resolution: 16
+blocks:
+  - {kind: conv, out_channels: 16, stride: 2}
+  - {kind: inverted_residual, out_channels: 24, expanded_channels: 48, stride: 2}
+  - {kind: head, out_channels: 10, conv_channels: 64}
+"""
+
+
+def test_the_commands_of_the_readme_do_the_whole_job(readme_folder: Path) -> None:
     made = ("host.csv", "search/architecture.yaml", "train/best.pt", "model.tflite", "benchmark.json", "report.html")
-    assert all((folder / name).stat().st_size for name in made)
+    assert all((readme_folder / name).stat().st_size for name in made)
 
 
-@pytest.mark.parametrize("block", [each for each in MARKED if each.page != README], ids=str)
-def test_commands_that_need_nothing_run(block: Block, folder: Path) -> None:
+@pytest.mark.parametrize("block", [each for each in RUN if each.page != README], ids=str)
+def test_commands_run_as_they_stand(block: Block, folder: Path) -> None:
     carry_out(block, folder)
+
+
+def test_a_block_without_a_reason_is_run(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    fence = "```bash\nfbnet-profile --version\n```\n"
+    whys = [
+        "",
+        "<!-- not run: time, minutes -->\n",
+        "<!-- not run: -->\n",
+        "<!-- not run: hardware -->\n",
+        "time, long\n\n",
+    ]
+    page.write_text("# Page\n\n" + "\n".join(why + fence for why in whys))
+    assert [block.excuse for block in blocks(page)] == ["", "time, minutes", "", "", ""]
+    page.write_text("<!-- not run: download, all -->\n\n# Page\n\n" + "\n".join(why + fence for why in whys[:2]))
+    assert [block.excuse for block in blocks(page)] == ["download, all", "time, minutes"]
