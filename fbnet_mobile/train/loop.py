@@ -140,6 +140,8 @@ class _Training(Task[EpochResult]):
             )
         if fabric.world_size > 1 and fabric.device.type == "cuda":  # torch has it for no other device
             module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        chosen = data.augmentations if recipe.augmentations is None else recipe.augmentations
+        self.augmentations = [f"crop:{recipe.crop_area:g}" if name == "crop" else name for name in chosen]
         self.weights = balanced(data.train.labels) if recipe.sampler == "balanced" else None
 
         self.module = module.to(memory_format=torch.channels_last)
@@ -162,7 +164,7 @@ class _Training(Task[EpochResult]):
             seed=recipe.seed,
             epoch=epoch,
             device=fabric.device,
-            augmentations=recipe.augmentations,
+            augmentations=self.augmentations,
             repeats=recipe.repeats,
             weights=self.weights,
             start=self.done,

@@ -139,6 +139,13 @@ class TrainRecipe:
         help="Random changes of the images, in this order, with commas between: crop, flip, randaugment, "
         "trivialaugment, colour, erase, or a plugin's. A strength may follow, as in randaugment:9.",
     )
+    crop_area: float = option(
+        0.35,
+        group=_IMAGES,
+        low=0.01,
+        high=1,
+        help="Least share of an image that a crop keeps, from 64 pixels on, where crop has no strength of its own.",
+    )
     mixup: float = option(
         0.0,
         group=_IMAGES,

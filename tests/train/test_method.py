@@ -198,6 +198,29 @@ def test_a_batch_in_parts_is_a_batch(data: Data, tmp_path: Path) -> None:
     assert first["train_accuracy"][0] == pytest.approx(second["train_accuracy"][0])
 
 
+def test_a_crop_without_a_strength_keeps_the_recipes_share(tmp_path: Path) -> None:
+    digits = load_data("digits", resolution=64, limit=32, show_progress=False)
+
+    def seen(name: str, **changes: Any) -> Tensor:
+        views: list[Tensor] = []
+
+        class Watched(Constant):
+            def forward(self, images: Tensor) -> Tensor:
+                if self.training:
+                    views.append(images)
+                return super().forward(images)
+
+        train_layers(Watched(), digits, tmp_path / name, batch_size=len(digits.train), **changes)
+        return views[0]
+
+    usual = seen("usual", augmentations=None)
+    assert torch.equal(seen("said", augmentations=("crop:0.35",)), usual)
+    wide = seen("wide", augmentations=None, crop_area=0.9)
+    assert torch.equal(seen("named", augmentations=("crop:0.9",)), wide)
+    assert torch.equal(seen("both", augmentations=("crop:0.9",), crop_area=0.5), wide)
+    assert not torch.equal(wide, usual)
+
+
 def test_frozen_epochs_train_the_classifier_alone(data: Data, tmp_path: Path) -> None:
     module = layers()
     module[1].running_mean.fill_(0.3)
