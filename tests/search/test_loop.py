@@ -24,7 +24,8 @@ from fbnet_mobile.search.loop import search
 from fbnet_mobile.search.recipe import SearchRecipe
 from fbnet_mobile.search.results import Searched
 from fbnet_mobile.search.strategies.gradient import architecture_objective
-from fbnet_mobile.space import SearchSpace
+from fbnet_mobile.search.supernet import Supernet
+from fbnet_mobile.space import RESOLUTION, SearchSpace
 
 SPACE = SearchSpace.from_yaml(
     """
@@ -185,6 +186,36 @@ def test_one_resolution_a_step_learns_which_to_take(data: Data, tmp_path: Path) 
     assert result.history[-1].weight_loss < result.history[0].weight_loss
     logits = torch.load(tmp_path / "last.pt", weights_only=True)["task"]["strategy"]["choices"]["logits.0"]
     assert len(set(logits.tolist())) == 3, "the weight of every resolution moves"
+
+
+@pytest.mark.parametrize(
+    ("one_resolution", "expected"),
+    [(True, [(1 / 3, (1, 0, 0)), (1 / 3, (0, 1, 0)), (1 / 3, (0, 0, 1))]), (False, [(1.0, (1, 1, 1))])],
+    ids=["drawn", "all"],
+)
+def test_the_estimate_tries_each_resolution_that_may_be_drawn(
+    one_resolution: bool, expected: list[Any], data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried, ran = [], []
+    forward = Supernet.forward
+
+    def seen(self: Supernet, images: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+        ran.append(tuple(int(weight > 0) for weight in weights[RESOLUTION]))
+        return forward(self, images, weights)
+
+    def forecast(supernet: Supernet, passes: Any, *_: Any) -> str:
+        for share, loss in passes:
+            loss(2)
+            tried.append((pytest.approx(share), ran[-1]))
+        raise JobError("tried")
+
+    monkeypatch.setattr(Supernet, "forward", seen)
+    monkeypatch.setattr(loop, "forecast", forecast)
+    space, recipe = SPACE.changed(resolution=[8, 12, 16]), replace(RECIPE, one_resolution=one_resolution)
+    macs, fabric = limit_on(space, "macs", 60_000), Fabric(accelerator="cpu", devices=1)
+    with pytest.raises(JobError, match="tried"):
+        search(space, [macs], data, recipe, tmp_path, fabric)
+    assert tried == expected
 
 
 def test_tensorboard_shows_every_probability_once_after_a_resumed_run(data: Data, tmp_path: Path) -> None:
