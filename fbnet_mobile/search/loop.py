@@ -225,7 +225,7 @@ class _Search(Task[SearchEpoch]):
         with seeded(self.fabric, self.seed):
             found = forecast(self.supernet, passes, batch, self.steps_left(done, self.steps))
         return (
-            f"{'to go' if done else 'the search'}: {found}, by a trial step; {self.epochs - done} epochs of "
+            f"{'to go' if done else 'the search'}: {found}, by a trial step; {self.epochs - done} epoch{"s" * (self.epochs - done != 1)} of "
             f"{len(self.weight_images):,} images for the weights and {len(self.architecture_images):,} for the choices"
         )
 
