@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fbnet_mobile.formats.ranges import METHODS, Histogram, Ranges
-from fbnet_mobile.graph.lowered import Lowered, compute
+from fbnet_mobile.graph.lowered import Lowered
 from fbnet_mobile.graph.operations import INPUT, Graph
 from fbnet_mobile.graph.rounded import Rounded
 
@@ -55,8 +55,9 @@ def correct_biases(graph: Graph, images: NDArray[Any], method: str, weight_level
     rounded: dict[str, Tensor] = {INPUT: rounding.given(exact, None)}
     nodes = []
     for node in graph.nodes:
-        real = compute(node, [without[name] for name in node.inputs], lowered.weights(node))
-        value = compute(node, [rounded[name] for name in node.inputs], rounding.weights(node))
+        real = lowered.computed(node, [without[name] for name in node.inputs])
+        inputs = [rounded[name] for name in node.inputs]
+        value = rounding.computed(node, inputs)
         if node.op in ("conv2d", "linear"):
             axes = (0, *range(2, real.ndim))
             change = (real - value).mean(axes, keepdim=True)
@@ -64,7 +65,7 @@ def correct_biases(graph: Graph, images: NDArray[Any], method: str, weight_level
             bias = node.weights["bias"] + change.flatten().numpy()
             node = replace(node, weights={**node.weights, "bias": bias})
         nodes.append(node)
-        without[node.name], rounded[node.name] = real, rounding.given(value, node)
+        without[node.name], rounded[node.name] = real, rounding.given(value, node, inputs)
         for name in node.inputs:
             left[name] -= 1
             if not left[name]:
