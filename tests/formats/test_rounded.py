@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import format_of, get_format, write, write_new
-from fbnet_mobile.formats.correction import correct_biases, find_ranges, observe_graph
+from fbnet_mobile.formats.correction import correct_biases, equalise, find_ranges, observe_graph
 from fbnet_mobile.formats.verify import export
 from fbnet_mobile.graph.lowered import Lowered
 from fbnet_mobile.graph.pixels import Normalisation
@@ -126,6 +126,43 @@ def test_an_onnx_file_has_them_too_and_a_float32_file_has_no_rounding(rounded: R
     assert report.agreement is not None
     assert report.agreement > 0.9
     assert export(rounded, tmp_path / "f.onnx", format="onnx", **where).relative_difference < 1e-4  # type: ignore[arg-type]
+
+
+def test_channels_between_layers_use_the_same_bits() -> None:
+    """What was a twentieth of another is as large, and the graph computes what it did."""
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 1),
+        nn.Hardswish(),
+    ]
+    network = nn.Sequential(*layers, nn.Conv2d(6, 4, 1)).eval()
+    large = torch.logspace(0.1, 1.3, 7)
+    with torch.no_grad():
+        for layer, factors in ((network[0], 1 / large), (network[2], large)):
+            layer.weight[1:] *= factors[:, None, None, None]
+        network[0].bias[1:] /= large
+        graph, x = trace(network, SHAPE), images(16)
+        equal = equalise(graph, x.numpy())
+        values = {node.name: value for node, value in Lowered(equal).values(x) if node is not None}
+        torch.testing.assert_close(values[graph.output], Lowered(graph)(x), rtol=1e-3, atol=1e-4)
+        largest = values["1.relu"].amax((0, 2, 3))
+        torch.testing.assert_close(largest, largest.max().expand(8), rtol=1e-4, atol=0)
+        # Before a layer whose channels share a range: as large as the weights that read them.
+        parts, read = values["3.relu"].amax((0, 2, 3)), equal.node("4.conv2d").weights["weight"]
+        weights = torch.from_numpy(read).abs().amax((0, 2, 3))
+        torch.testing.assert_close(parts / parts.max(), weights / weights.max(), rtol=1e-3, atol=0)
+        # Hard swish passes on no factor.
+        np.testing.assert_array_equal(equal.node("6.conv2d").weights["weight"], network[6].weight.numpy())
+        errors = []
+        for each in (graph, equal):
+            rounded = Rounded(each, find_ranges(each, observe_graph(each, x), "min-max"))
+            found = {node.name: value for node, value in rounded.values(x) if node is not None}["4.conv2d"]
+            errors.append(float((found - values["4.conv2d"]).norm()))
+    assert errors[1] < 0.7 * errors[0]
 
 
 def test_biases_are_corrected_for_what_rounding_does_to_means() -> None:
