@@ -65,10 +65,10 @@ def equalise(graph: Graph, images: NDArray[Any]) -> Graph:
                 found = values.abs().amax((0, 2, 3))
                 largest[at.name] = torch.maximum(found, largest.get(at.name, found))
     weights = {name: dict(by_name[name].weights) for pair in pairs.values() for name in pair}
-    for value, (layer, reader_name) in pairs.items():
-        before, after_it = weights[layer], weights[reader_name]
-        alone = by_name[reader_name].attributes["groups"] > 1
-        factors = _relative(largest[value].numpy())
+    for name, (layer, read_by) in pairs.items():
+        before, after_it = weights[layer], weights[read_by]
+        alone = by_name[read_by].attributes["groups"] > 1
+        factors = _relative(largest[name].numpy())
         if not alone:
             factors = np.sqrt(factors / _relative(np.abs(after_it["weight"]).max((0, 2, 3))))
         factors = (factors / factors.max())[:, None, None, None]
