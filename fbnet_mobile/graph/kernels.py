@@ -1,6 +1,6 @@
 """How TFLite's kernels round what they compute in integers, where that is not to the nearest, halves to the even one.
 
-Convolutions, fully connected layers, sums, products and means do: XNNPACK, by which LiteRT computes unless it is told
+Convolutions, fully connected layers, products and means do: XNNPACK, by which LiteRT computes unless it is told
 otherwise, makes floats of sums of integers, and rounds once.
 """
 
@@ -79,3 +79,11 @@ def bilinear(integers: Tensor) -> Tensor:
 def converted(integers: Tensor, step: Tensor, after: Tensor) -> Tensor:
     """Integers, without their zero, of another step: XNNPACK multiplies by a ratio of few bits, and halves go up."""
     return torch.floor(integers * torch.round(256 * step / after) / 256 + 0.5)
+
+
+def added(first: Tensor, first_step: Tensor, second: Tensor, second_step: Tensor, after: Tensor) -> Tensor:
+    """The sum of integers, without their zeros, of two steps, in a third: XNNPACK has 21 bits for ratios of steps."""
+    ratios = torch.stack([first_step, second_step]) / after
+    scale = 2.0 ** (20 - torch.floor(torch.log2(ratios.max())))
+    by = torch.round(ratios.double() * scale)
+    return torch.floor((first.double() * by[0] + second.double() * by[1]) / scale + 0.5).float()

@@ -123,6 +123,11 @@ class Rounded(Lowered):
             before, nothing = self._step_and_zero(node.inputs[0])
             table = kernels.hard_swish(before, nothing, step, zero).float()
             exact = table[torch.round(inputs[0].detach() / before + nothing).int()]
+        elif node.op == "add" and len(inputs) == 2 and {*node.inputs} <= self._points.keys():
+            terms = [
+                (torch.round(x.detach() / by), by) for x, by in zip(inputs, map(self._step, node.inputs), strict=True)
+            ]
+            exact = kernels.added(*terms[0], *terms[1], step) + zero
         elif node.op == "avg_pool":
             exact = kernels.average(value.detach() / step + zero, math.prod(node.attributes["kernel"]))
         elif node.op == "resize":
@@ -156,6 +161,9 @@ class Rounded(Lowered):
         """Between the numbers that weights are rounded to, for each output channel."""
         largest = weight.detach().abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
         return (largest / self._levels).clamp_min(_LEAST_STEP)
+
+    def _step(self, name: str) -> Tensor:
+        return self._step_and_zero(name)[0]
 
     def _step_and_zero(self, name: str) -> tuple[Tensor, Tensor]:
         """Between the numbers that a value is rounded to, and which of their integers stands for 0."""
