@@ -415,9 +415,11 @@ def write_new(
         return None
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         full = Path(folder) / path.name
+        rest = {name: value for name, value in (options or {}).items() if name not in own}
+        if format.calibrates(precision) and calibration is not None:
+            graph = _equalised(graph, calibration, rest)
         format.write(graph, full, dict(metadata), **own)
         check(full)
-        rest = {name: value for name, value in (options or {}).items() if name not in own}
         origin = None
         if format.calibrates(precision):
             from fbnet_mobile.formats.int8 import Origin
@@ -426,6 +428,15 @@ def write_new(
         chosen = convert(full, path, format, precision, calibration, rest, origin)
     format.finish(path, metadata)
     return chosen
+
+
+def _equalised(graph: Graph, images: Images, options: Mapping[str, Any]) -> Graph:
+    """The graph, ready to be rounded; the same one if its ranges were learned with the weights that it has."""
+    from fbnet_mobile.formats.correction import equalise
+    from fbnet_mobile.graph.lowered import computable
+
+    given = not isinstance(options.get("ranges", ""), str)
+    return graph if given or not computable(graph) else equalise(graph, images)
 
 
 def convert(

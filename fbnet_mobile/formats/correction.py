@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fbnet_mobile.formats.ranges import METHODS, Histogram, Ranges
-from fbnet_mobile.graph.lowered import Lowered, compute
+from fbnet_mobile.graph.lowered import Lowered
 from fbnet_mobile.graph.operations import INPUT, Graph
 from fbnet_mobile.graph.rounded import Rounded
 
@@ -35,6 +35,61 @@ def find_ranges(graph: Graph, seen: Mapping[str, Histogram], method: str) -> Ran
 
 
 @torch.no_grad()
+def equalise(graph: Graph, images: NDArray[Any]) -> Graph:
+    """Return a graph that computes the same, in which the channels between two layers use more of the same eight bits.
+
+    Cross-layer equalisation (Nagel et al. 2019, arXiv 1906.04721, section 4.1): what a layer makes of a channel is
+    divided by a number, by which the weights that read it are multiplied, as a ReLU between them passes it on. These
+    numbers are such that ranges of channels, as they are seen, are those of the weights that read them; a depthwise
+    layer has a range for the weights of each channel, so that its channels get the same range altogether.
+
+    Args:
+        graph: the network.
+        images: (N, channels, height, width), as its input.
+    """
+    by_name, consumers, pairs = graph.by_name(), graph.consumers(), {}
+    for node in graph.nodes:
+        after = graph.only_consumer(consumers, node.name) if node.op == "conv2d" else None
+        value = after if after is not None and after.op == "relu" else node
+        reader = graph.only_consumer(consumers, value.name) if after is not None else None
+        if reader is not None and reader.op == "conv2d":
+            out, per_group = reader.weights["weight"].shape[:2]
+            if reader.attributes["groups"] == 1 or (per_group == 1 and out == value.shape[1]):
+                pairs[value.name] = node.name, reader.name
+    if not pairs:
+        return graph
+    lowered, largest = Lowered(graph), dict[str, Tensor]()
+    for batch in torch.split(torch.from_numpy(np.asarray(images, np.float32)), _BATCH):
+        for at, values in lowered.values(batch):
+            if at is not None and at.name in pairs:
+                found = values.abs().amax((0, 2, 3))
+                largest[at.name] = torch.maximum(found, largest.get(at.name, found))
+    weights = {name: dict(by_name[name].weights) for pair in pairs.values() for name in pair}
+    for name, (layer, read_by) in pairs.items():
+        before, after_it = weights[layer], weights[read_by]
+        alone = by_name[read_by].attributes["groups"] > 1
+        factors = _relative(largest[name].numpy())
+        if not alone:
+            factors = np.sqrt(factors / _relative(np.abs(after_it["weight"]).max((0, 2, 3))))
+        factors = (factors / factors.max())[:, None, None, None]
+        before["weight"], before["bias"] = before["weight"] / factors, before["bias"] / factors.ravel()
+        after_it["weight"] = after_it["weight"] * (factors if alone else factors[:, 0])
+    return replace(
+        graph, nodes=tuple(replace(node, weights=weights.get(node.name, node.weights)) for node in graph.nodes)
+    )
+
+
+_LEAST_PART = 0.01
+"""Of the largest channel: one that is smaller, or was not seen at all, is taken to be that large."""
+
+
+def _relative(sizes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sizes as parts of the largest."""
+    most = sizes.max()
+    return np.maximum(sizes / most, np.float32(_LEAST_PART)) if most > 0 else np.ones_like(sizes)
+
+
+@torch.no_grad()
 def correct_biases(graph: Graph, images: NDArray[Any], method: str, weight_levels: int) -> Graph:
     """Return a graph of other biases: each layer's gives the mean, over the images, that it has without rounding.
 
@@ -55,8 +110,9 @@ def correct_biases(graph: Graph, images: NDArray[Any], method: str, weight_level
     rounded: dict[str, Tensor] = {INPUT: rounding.given(exact, None)}
     nodes = []
     for node in graph.nodes:
-        real = compute(node, [without[name] for name in node.inputs], lowered.weights(node))
-        value = compute(node, [rounded[name] for name in node.inputs], rounding.weights(node))
+        real = lowered.computed(node, [without[name] for name in node.inputs])
+        inputs = [rounded[name] for name in node.inputs]
+        value = rounding.computed(node, inputs)
         if node.op in ("conv2d", "linear"):
             axes = (0, *range(2, real.ndim))
             change = (real - value).mean(axes, keepdim=True)
@@ -64,7 +120,7 @@ def correct_biases(graph: Graph, images: NDArray[Any], method: str, weight_level
             bias = node.weights["bias"] + change.flatten().numpy()
             node = replace(node, weights={**node.weights, "bias": bias})
         nodes.append(node)
-        without[node.name], rounded[node.name] = real, rounding.given(value, node)
+        without[node.name], rounded[node.name] = real, rounding.given(value, node, inputs)
         for name in node.inputs:
             left[name] -= 1
             if not left[name]:

@@ -21,6 +21,7 @@ from fbnet_mobile.formats.ranges import METHODS, Ranges, min_max, observe
 from fbnet_mobile.graph.lowered import computable
 from fbnet_mobile.graph.operations import INPUT, Graph
 from fbnet_mobile.graph.probabilities import as_logits, softmax
+from fbnet_mobile.graph.rounded import MOVING
 from fbnet_mobile.registry import unknown
 
 Array = NDArray[np.float32]
@@ -250,7 +251,8 @@ def _by_tensor(ranges: Ranges, origin: Origin | None, reads: Mapping[str, tuple[
         for stem in ("output" if node.name == origin.graph.output else node.name, *node.inputs):
             tensors = [name for name in reads if name == stem or (_numbered(name, stem) and name not in names)]
             if tensors:
-                found[tensors[-1]] = ranges[node.name]
+                # What it is made by on the way, such as a pool's padding, is in its range if it only moves numbers.
+                found |= dict.fromkeys(tensors if node.op in MOVING else tensors[-1:], ranges[node.name])
                 break
     return found
 

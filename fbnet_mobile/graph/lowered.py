@@ -1,6 +1,6 @@
 """A graph as a PyTorch module: what a file computes, so that it can be looked at, and trained, before it is written."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -58,7 +58,8 @@ class Lowered(nn.Module):
         yield None, value
         values[INPUT] = value
         for node in self._graph.nodes:
-            value = self.given(compute(node, [values[name] for name in node.inputs], self.weights(node)), node)
+            inputs = [values[name] for name in node.inputs]
+            value = self.given(self.computed(node, inputs), node, inputs)
             yield node, value
             values[node.name] = value
             for name in node.inputs:
@@ -66,8 +67,12 @@ class Lowered(nn.Module):
                 if not left[name]:
                     values.pop(name, None)
 
-    def given(self, value: Tensor, node: Node | None) -> Tensor:
-        """What is read of a value; the value itself, here."""
+    def computed(self, node: Node, inputs: list[Tensor]) -> Tensor:
+        """What a node makes of its inputs, for a batch."""
+        return compute(node, inputs, self.weights(node))
+
+    def given(self, value: Tensor, node: Node | None, inputs: Sequence[Tensor] = ()) -> Tensor:
+        """What is read of a value that a node made of its inputs; the value itself, here."""
         return value
 
     def forward(self, images: Tensor) -> Tensor:

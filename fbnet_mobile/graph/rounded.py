@@ -1,12 +1,14 @@
 """A lowered network that rounds as an int8 file does, with ranges that can be learned."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fbnet_mobile.graph.lowered import Lowered
+from fbnet_mobile.graph import kernels
+from fbnet_mobile.graph.lowered import Lowered, compute
 from fbnet_mobile.graph.operations import INPUT, Graph, Node
 
 LEVELS = 256
@@ -20,7 +22,8 @@ _FUSED_WITH = {
     "hard_sigmoid": {"conv2d", "linear"},
 }
 """What computes an activation of these itself, if nothing else reads what it gives before."""
-_MOVING = frozenset({"reshape", "slice", "pad", "max_pool", "channel_shuffle"})
+_LAYERS = frozenset({"conv2d", "linear"})
+MOVING = frozenset({"reshape", "slice", "pad", "max_pool", "channel_shuffle"})
 """Operations that give numbers as they got them, in the same eight bits."""
 _SAME_SCALE = frozenset({"avg_pool", "resize"})
 """Operations that give others, in the scale of those that they got."""
@@ -36,8 +39,13 @@ def points(graph: Graph) -> dict[str, str]:
         after = graph.only_consumer(consumers, node.name)
         if after is not None and node.op in _FUSED_WITH.get(after.op, ()):
             continue
-        same = node.op in _MOVING | _SAME_SCALE and node.inputs[0] in found
+        same = node.op in MOVING | _SAME_SCALE and node.inputs[0] in found
         found[node.name] = found[node.inputs[0]] if same else node.name
+    for node in reversed(graph.nodes):
+        for name in node.inputs if node.op == "concat" else ():
+            # What only goes into it is made in its range.
+            if found.get(name) == name != INPUT and graph.only_consumer(consumers, name) is node:
+                found |= dict.fromkeys((other for other in found if found[other] == name), found[node.name])
     return found
 
 
@@ -66,6 +74,7 @@ class Rounded(Lowered):
         self._points = points(graph)
         self._places = {name: place for place, name in enumerate(sorted({*self._points.values()}))}
         self._keep, self._levels = keep, weight_levels
+        self._gates = {node.inputs[0] for node in graph.nodes if node.op == "hard_sigmoid"} - self._points.keys()
         self._fixed = {node.name: _FIXED[node.op] for node in graph.nodes if node.op in _FIXED}
         found = [self._fixed.get(name) or ranges[name] for name in self._places]
         # Vectors, as weight decay is for what has two axes.
@@ -77,13 +86,55 @@ class Rounded(Lowered):
         low, high = self.low.detach().clamp(max=0).tolist(), self.high.detach().clamp(min=0).tolist()
         return {name: (low[self._places[point]], high[self._places[point]]) for name, point in self._points.items()}
 
-    def given(self, value: Tensor, node: Node | None) -> Tensor:
+    def computed(self, node: Node, inputs: list[Tensor]) -> Tensor:
+        """What a node makes of its inputs, for a batch.
+
+        Layers are computed in integers, as a sum of other numbers is on the other side of a half now and then, and
+        what one step changes in a layer grows through those that follow.
+        """
+        if node.name in self._keep or node.inputs[0] not in self._points:
+            return super().computed(node, inputs)
+        if node.op == "silu":  # a product with what a table gives
+            return inputs[0] * _Round.rounded(torch.sigmoid(inputs[0]), *map(inputs[0].new_tensor, _FIXED["sigmoid"]))
+        if node.op == "concat":
+            inputs = [self._converted(name, x, node.name) for name, x in zip(node.inputs, inputs, strict=True)]
+        if node.op not in _LAYERS:
+            return super().computed(node, inputs)
+        weights = super().weights(node)
+        step, before = self._weight_step(weights["weight"]), self._step_and_zero(node.inputs[0])[0]
+        of_sums = before * step.flatten()
+        # What hard sigmoid adds first is added to the bias of the layer that it is fused with.
+        more = 3.0 if node.name in self._gates else 0.0
+        integers = {"weight": _nearest(weights["weight"] / step), "bias": _nearest((weights["bias"] + more) / of_sums)}
+        sums = compute(node, [_nearest(inputs[0] / before)], integers)
+        return sums * of_sums.reshape(-1, *[1] * (sums.ndim - 2)) - more
+
+    def given(self, value: Tensor, node: Node | None, inputs: Sequence[Tensor] = ()) -> Tensor:
         """Round a value, unless it is in its eight bits already."""
         name = INPUT if node is None else node.name
-        if name not in self._points or name in self._keep or (node is not None and node.op in _MOVING):
+        if name not in self._points or name in self._keep or (node is not None and node.op in MOVING):
             return value
         place = self._places[self._points[name]]
-        return _Round.rounded(value, self.low[place], self.high[place])
+        rounded = _Round.rounded(value, self.low[place], self.high[place])
+        if node is None:
+            return rounded
+        step, zero = self._step_and_zero(name)
+        if node.op == "hard_swish" and node.inputs[0] in self._points:
+            before, nothing = self._step_and_zero(node.inputs[0])
+            table = kernels.hard_swish(before, nothing, step, zero).float()
+            exact = table[torch.round(inputs[0].detach() / before + nothing).int()]
+        elif node.op == "add" and len(inputs) == 2 and {*node.inputs} <= self._points.keys():
+            terms = [
+                (torch.round(x.detach() / by), by) for x, by in zip(inputs, map(self._step, node.inputs), strict=True)
+            ]
+            exact = kernels.added(*terms[0], *terms[1], step) + zero
+        elif node.op == "avg_pool":
+            exact = kernels.average(value.detach() / step + zero, math.prod(node.attributes["kernel"]))
+        elif node.op == "resize":
+            exact = kernels.bilinear(value.detach() / step + zero)
+        else:
+            return rounded
+        return rounded + ((exact.clamp(0, LEVELS - 1) - zero) * step - rounded).detach()
 
     def weights(self, node: Node) -> dict[str, Tensor]:
         """Rounded: those of layers for each output channel, constants as values between layers are."""
@@ -91,15 +142,43 @@ class Rounded(Lowered):
         if node.name in self._keep:
             return found
         if "weight" in found:
-            weight = found["weight"]
-            largest = weight.detach().abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
-            step = (largest / self._levels).clamp_min(_LEAST_STEP)
-            found["weight"] = weight + (torch.round(weight / step) * step - weight).detach()
+            step = self._weight_step(found["weight"])
+            found["weight"] = _nearest(found["weight"] / step) * step
         if "constant" in found:
             constant = found["constant"]
             low, high = constant.detach().amin(), constant.detach().amax()
             found["constant"] = _Round.rounded(constant, low, high)
         return found
+
+    def _converted(self, name: str, x: Tensor, to: str) -> Tensor:
+        """A value in the numbers that another is rounded to."""
+        if name not in self._points or self._points[name] == self._points[to]:
+            return x
+        (step, _), (after, _) = self._step_and_zero(name), self._step_and_zero(to)
+        return x + (kernels.converted(torch.round(x.detach() / step), step, after) * after - x).detach()
+
+    def _weight_step(self, weight: Tensor) -> Tensor:
+        """Between the numbers that weights are rounded to, for each output channel."""
+        largest = weight.detach().abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
+        return (largest / self._levels).clamp_min(_LEAST_STEP)
+
+    def _step(self, name: str) -> Tensor:
+        return self._step_and_zero(name)[0]
+
+    def _step_and_zero(self, name: str) -> tuple[Tensor, Tensor]:
+        """Between the numbers that a value is rounded to, and which of their integers stands for 0."""
+        place = self._places[self._points[name]]
+        return _step_and_zero(self.low.detach()[place].clamp(max=0), self.high.detach()[place].clamp(min=0))
+
+
+def _step_and_zero(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    step = ((high - low) / (LEVELS - 1)).clamp_min(_LEAST_STEP)
+    return step, torch.round(-low / step).clamp(0, LEVELS - 1)
+
+
+def _nearest(x: Tensor) -> Tensor:
+    """Integers, of the gradient of what was rounded."""
+    return x + (torch.round(x) - x).detach()
 
 
 class _Round(torch.autograd.Function):
@@ -114,8 +193,7 @@ class _Round(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """See the class."""
-        step = ((high - low) / (LEVELS - 1)).clamp_min(_LEAST_STEP)
-        zero = torch.round(-low / step).clamp(0, LEVELS - 1)
+        step, zero = _step_and_zero(low, high)
         y = torch.fake_quantize_per_tensor_affine(x, step, zero.int(), 0, LEVELS - 1)
         ctx.save_for_backward(x, y, step)
         return y

@@ -11,7 +11,7 @@ from fbnet_mobile.data.augment import normalise
 from fbnet_mobile.data.data import Data
 from fbnet_mobile.engine.checkpoint import load_checkpoint, lower
 from fbnet_mobile.errors import UserError, shown
-from fbnet_mobile.formats.correction import find_ranges, observe_graph
+from fbnet_mobile.formats.correction import equalise, find_ranges, observe_graph
 from fbnet_mobile.formats.int8 import error
 from fbnet_mobile.formats.ranges import METHODS
 from fbnet_mobile.graph.rounded import Rounded
@@ -44,6 +44,7 @@ def begin(path: Path, data: Data, say: Callable[[str], None]) -> tuple[Rounded, 
     graph = lower(network, (1, 3, checkpoint.resolution, checkpoint.resolution))
     images = torch.cat([pixels for pixels, _ in data.train.limit(2 * _IMAGES).batches(_BATCH)])
     images = normalise(images, data.mean, data.std)
+    graph = equalise(graph, images.numpy())
     seen = observe_graph(graph, images[::2])
     expected = _logits(network, images[1::2])
     tried = {method: Rounded(graph, find_ranges(graph, seen, method)) for method in METHODS}

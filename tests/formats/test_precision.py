@@ -273,12 +273,12 @@ def test_a_file_that_lost_its_answers_is_refused_with_the_layers_to_blame(
     assert report.agreement is not None
     assert report.agreement < 0.9
 
-    # The answers of random weights are close calls, of which other images than those that decide have more or fewer.
-    report = made(min_agreement=0.8)
+    report = made()
     assert report.agreement is not None
-    assert report.agreement > 0.8
+    assert report.agreement >= 0.95
     assert report.quantised is not None
     assert any(layer.startswith("2.") for layer in report.quantised.kept)
+    # What is left in integers makes close calls of random weights other ones: 94 % of 400 images in TFLite, 85 in ONNX.
     explicit = made(options={"keep": ("2", "3", "4"), "ranges": "min-max"}, min_agreement=0.8)
     assert explicit.agreement is not None
     assert explicit.agreement > 0.8

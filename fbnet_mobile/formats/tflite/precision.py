@@ -177,7 +177,9 @@ class TFLiteQuantiser(Quantiser):
         entries = {name: _entry(self._names[name], *found) for name, found in ranges.items() if name in self._names}
         if self._borders:
             entries["input"] = _entry(self._names["input"], 0, 255)  # each step a pixel's
-        _widen_for_dead_channels(content, entries)
+        model = schema.ModelT.InitFromPackedBuf(content, 0)
+        _clamp_as_the_gate(model, entries)
+        _widen_for_dead_channels(model, entries)
         with quiet():
             made = self._quantizer.Quantizer(content, settings)
             result = made.quantize(entries, enable_progress_bar=False, enable_progress_report=False)
@@ -213,7 +215,30 @@ def _quantiser() -> Iterator[None]:
         yield
 
 
-def _widen_for_dead_channels(content: bytes, ranges: MutableMapping[str, Any]) -> None:
+def _clamp_as_the_gate(model: schema.ModelT, ranges: MutableMapping[str, Any]) -> None:
+    """Give, in place, what a hard sigmoid clamps to 0 to 6 the range of what it gives, times 6.
+
+    So that the sixth of an integer is that integer, and nothing is rounded twice.
+    """
+    (graph,) = model.subgraphs
+    clamps, tensors = schema.ActivationFunctionType.RELU6, graph.tensors
+    clamped = {operator.outputs[0] for operator in graph.operators if _activation(operator) == clamps}
+    for operator in graph.operators:
+        if model.operatorCodes[operator.opcodeIndex].builtinCode != schema.BuiltinOperator.MUL:
+            continue
+        before, by = operator.inputs
+        constant = model.buffers[tensors[by].buffer].data
+        if before not in clamped or constant is None or constant.view(np.float32).tolist() != [np.float32(1 / 6)]:
+            continue
+        after = ranges[tensors[operator.outputs[0]].name.decode()]
+        ranges[tensors[before].name.decode()] = {end: 6 * value for end, value in after.items()}
+
+
+def _activation(operator: schema.OperatorT) -> int:
+    return int(getattr(operator.builtinOptions, "fusedActivationFunction", schema.ActivationFunctionType.NONE))
+
+
+def _widen_for_dead_channels(model: schema.ModelT, ranges: MutableMapping[str, Any]) -> None:
     """Widen, in place, the ranges of weights and of feature maps that are next to zero.
 
     Training, and blocks that start as the identity, leave many. A bias is an int32 in steps of the input's times
@@ -224,7 +249,6 @@ def _widen_for_dead_channels(content: bytes, ranges: MutableMapping[str, Any]) -
     for entry in ranges.values():
         if "min" in entry and entry["max"].max() - entry["min"].min() < _NOTHING:
             entry["max"] = entry["min"] + np.ones_like(entry["max"])
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
     (graph,) = model.subgraphs
     for operator in graph.operators:
         if model.operatorCodes[operator.opcodeIndex].builtinCode in _SUMS:
