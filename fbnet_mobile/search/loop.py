@@ -224,8 +224,9 @@ class _Search(Task[SearchEpoch]):
         batch = self.batch_size // self.fabric.world_size
         with seeded(self.fabric, self.seed):
             found = forecast(self.supernet, passes, batch, self.steps_left(done, self.steps))
+        left = self.epochs - done
         return (
-            f"{'to go' if done else 'the search'}: {found}, by a trial step; {self.epochs - done} epoch{"s" * (self.epochs - done != 1)} of "
+            f"{'to go' if done else 'the search'}: {found}, by a trial step; {left} epoch{'s' * (left != 1)} of "
             f"{len(self.weight_images):,} images for the weights and {len(self.architecture_images):,} for the choices"
         )
 
