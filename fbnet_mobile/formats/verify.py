@@ -87,7 +87,7 @@ def export(
             conversion to ``precision``, and :data:`ONE_LOGIT_TOLERANCE` for one logit where that is infinite.
         min_agreement: the smallest part of equal answers that is accepted, from 0 to 1; by default 0, but
             :data:`MIN_AGREEMENT` where the tolerance of the conversion is infinite. The accuracy may then not fall by
-            more than :data:`MAX_LOSS` either.
+            more than :data:`MAX_LOSS` either, and by more than one image.
         pixels: let the file take uint8 images, from 0 to 255, and normalise them so itself.
         probabilities: let the file give the softmax of the network's logits; compared are then logits that give the
             file's probabilities.
@@ -199,7 +199,7 @@ def export(
         accuracy = float((found == labels).mean()) if counted else None
         pytorch_accuracy = float((own == labels).mean()) if counted else None
         lost = pytorch_accuracy - accuracy if accuracy is not None and pytorch_accuracy is not None else 0.0
-        if judged and not asked and lost > MAX_LOSS + 1e-9:
+        if judged and not asked and lost > max(MAX_LOSS, 1 / count) + 1e-9:  # of few images one is many points
             raise JobError(
                 f"the {format} file is right on {accuracy:.1%} of the inputs and PyTorch on {pytorch_accuracy:.1%}; "
                 f"{precision} may lose {100 * MAX_LOSS:g} points unless --min-agreement says what is enough; nothing "

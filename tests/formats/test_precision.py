@@ -303,6 +303,8 @@ def test_a_loss_of_more_than_two_points_is_refused(tmp_path: Path) -> None:
     report = export(layer, path, **how, min_agreement=0.9)
     assert report.accuracy is not None
     assert report.accuracy < 0.98
+    few = export(layer, path, **{**how, "inputs": images[4:24], "labels": labels[4:24]})
+    assert few.accuracy == 0.95, "one image of 20"
 
 
 @pytest.mark.parametrize("name", CALIBRATED)
