@@ -384,3 +384,21 @@ def test_what_a_converter_stumbles_over_is_one_line(tmp_path: Path) -> None:
     broken = replace(get_format("tflite"), conversions={"fp16": Conversion(fails, 1e-2)})
     with pytest.raises(JobError, match=r"cannot convert this one to fp16 \(no scales for constant12\); take another"):
         convert(tmp_path / "a.tflite", tmp_path / "b.tflite", broken, "fp16")
+
+
+def test_divisors_that_are_small_beside_others_are_not_rounded_to_zero(tmp_path: Path) -> None:
+    """As in a linear attention; LiteRT refuses to divide by an 8-bit zero."""
+
+    class Divides(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            sums = nn.functional.relu(x).mean((2, 3), keepdim=True) + 1e-3
+            return (x / (sums * scale)).mean((2, 3))
+
+    scale = torch.tensor([1e-4, 1.0, 1.0, 50.0]).reshape(1, 4, 1, 1)
+    images = np.random.default_rng(0).standard_normal((16, 4, 6, 6), np.float32)
+    path = tmp_path / "m.tflite"
+    export(
+        Divides(), path, format="tflite", input_shape=(1, 4, 6, 6), precision="int8", calibration=images,
+        tolerance=float("inf"), min_agreement=0, options={"ranges": "min-max", "keep": ()},
+    )  # fmt: skip
+    assert np.isfinite(format_of(path).load(path)(images)).all()

@@ -171,6 +171,8 @@ class TFLiteQuantiser(Quantiser):
         if not self._borders:
             # 8 bits hold no probability under 1/256, of which a thousand classes have hardly any other.
             settings.append(_unquantised("^output;?$", "SOFTMAX"))
+            # A divisor that is small beside others, as some of a linear attention's are, would be zero.
+            settings.append(_unquantised(".*", "DIV"))
         if keep:
             # What it calls an operator is the names of what that gives, each with a semicolon.
             settings.append(_unquantised(f"^(?:{'|'.join(map(re.escape, sorted(keep)))});", "*"))
