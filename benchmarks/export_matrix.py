@@ -265,7 +265,7 @@ def lost_by_rounding(module: nn.Module, shape: Shape, precision: str, weight_bit
         with Rounding(precision):
             found = named_outputs(coarse(inputs))
     off = {name: float((found[name] - each).abs().max() / each.abs().max()) for name, each in exact.items()}
-    return {name: value if math.isfinite(value) else math.inf for name, value in off.items()}
+    return {name: value if math.isfinite(value) else 1.0 for name, value in off.items()}
 
 
 _LITERT_TORCH = """

@@ -6,8 +6,8 @@ for each byte of weights. A runtime that orders feature maps in its own way (ONN
 the output of a block alone, but within a network only what enters and leaves it: a time, negative, for each block and
 for each element between blocks. What begins a network may take several times as long by itself (OpenVINO's first
 convolution did, four times), and of all blocks only that has fewer inputs than outputs by much: a time for each element
-of inputs and another for each of outputs. Which of these corrections is used is decided by how well each predicts networks that
-were left out of its fit, and a larger one has to be better beyond chance.
+of inputs and another for each of outputs. Which of these corrections is used is decided by how well each predicts
+networks that were left out of its fit, and a larger one has to be better beyond chance.
 """
 
 from collections.abc import Callable, Sequence
