@@ -7,7 +7,8 @@
 Each network is exported at its own resolution, with random weights of which the output depends on every one, and run
 in the format's runtime on an input. It is ``right`` if it differs from PyTorch by no more than the default tolerance
 of ``fbnet-export`` (int8, whose error depends on the network, by a quarter of the largest logit), ``lossy`` if by no
-more than twice what PyTorch loses when it rounds all weights and values to that precision, ``refused`` if the export
+more than twice what PyTorch loses when it rounds all weights and values to that precision (all of it where a divisor
+becomes zero), ``refused`` if the export
 says by name which operation it has not, and ``wrong`` otherwise. ``fbnet-export`` keeps no lossy fp16 file by default,
 and an int8 one by its answers on real images. Random networks lose more than trained ones, and int8 has the ranges
 that were seen here and nothing in float32, whatever an export would choose. Shown as well is how far PyTorch's logits
@@ -27,6 +28,7 @@ file is wrong, or fewer than 90 networks are right in all formats in fp32.
 import argparse
 import copy
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -262,7 +264,8 @@ def lost_by_rounding(module: nn.Module, shape: Shape, precision: str, weight_bit
         exact = named_outputs(module(inputs))
         with Rounding(precision):
             found = named_outputs(coarse(inputs))
-    return {name: float((found[name] - each).abs().max() / each.abs().max()) for name, each in exact.items()}
+    off = {name: float((found[name] - each).abs().max() / each.abs().max()) for name, each in exact.items()}
+    return {name: value if math.isfinite(value) else 1.0 for name, value in off.items()}
 
 
 _LITERT_TORCH = """

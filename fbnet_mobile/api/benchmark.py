@@ -243,6 +243,8 @@ def _network(path: Path) -> "Architecture | None":
 
 
 def _predicted(model: ModelResult, table: "LatencyTable", device: str, cpu: str) -> ModelResult:
+    from fbnet_mobile.formats.base import format_of
+
     if model.latency is None:
         return model
     network = _network(model.model)
@@ -255,6 +257,7 @@ def _predicted(model: ModelResult, table: "LatencyTable", device: str, cpu: str)
         runtime_version=model.runtime_version,
         threads=model.threads,
         precision=model.precision,
+        format=format_of(model.model).name,
     )
     if predicted_us is not None and network is not None:
         by_key = {block.key: us for block, us in table.by_block(network)}

@@ -361,6 +361,7 @@ def _latency(
     table: "LatencyTable | None",
 ) -> FileLatency:
     """Measure the file where it will run, and put that beside the prediction."""
+    from fbnet_mobile.formats.base import format_of
     from fbnet_mobile.measure.benchmark import benchmark
     from fbnet_mobile.measure.jobs import runtime_version
     from fbnet_mobile.progress import steps
@@ -381,6 +382,7 @@ def _latency(
                 runtime_version=version,
                 threads=threads,
                 precision=precision,
+                format=format_of(path).name,
             )
         )
         timed = benchmark(

@@ -17,6 +17,7 @@ def predict(
     runtime_version: str,
     threads: int,
     precision: str | None,
+    format: str,  # noqa: A002
 ) -> tuple[float | None, str]:
     """What a table predicts for a network, in microseconds, or why it does not.
 
@@ -29,6 +30,7 @@ def predict(
         runtime_version: of that.
         threads: of that.
         precision: of the file; None if it does not say.
+        format: of the file.
     """
     if network is None:
         return None, "the network is not made of a search space's blocks"
@@ -39,6 +41,7 @@ def predict(
         "runtime_version": runtime_version,
         "threads": threads,
         "precision": precision,
+        "format": format,
     }
     if why := table.mismatch(measured):
         return None, why

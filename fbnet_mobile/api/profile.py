@@ -52,7 +52,7 @@ def profile(options: ProfileOptions) -> ProfileResult:
     check_arguments(kept)
 
     from fbnet_mobile.devices import get_device
-    from fbnet_mobile.formats.base import format_of_runtime
+    from fbnet_mobile.formats.base import format_of_runtime, get_format
     from fbnet_mobile.latency.table import LatencyTable
     from fbnet_mobile.space import load_space
 
@@ -82,7 +82,8 @@ def profile(options: ProfileOptions) -> ProfileResult:
     runtime = recipe.runtime or device.settings.runtime or device.runtimes[0]
     if runtime not in device.runtimes:
         raise UserError(unknown("runtime", runtime, device.runtimes))
-    format_of_runtime(runtime).calibrates(recipe.precision)  # refuses a precision that it has not
+    written_in = get_format(recipe.format).run_by(runtime) if recipe.format else format_of_runtime(runtime)
+    written_in.calibrates(recipe.precision)  # refuses a precision that it has not
 
     from fbnet_mobile.measure.plan import MeasuringPlan
     from fbnet_mobile.measure.profile import profile as measure
@@ -102,6 +103,7 @@ def profile(options: ProfileOptions) -> ProfileResult:
             recipe.output,
             threads=options.device.runtime.threads or device.settings.threads or 1,
             precision=recipe.precision,
+            format=written_in.name,
             statistic=recipe.statistic,
             networks=recipe.networks,
             plan=MeasuringPlan(

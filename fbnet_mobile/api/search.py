@@ -296,7 +296,6 @@ def _measuring(name: str, table: "LatencyTable", folder: Path) -> "Measure":
         UserError: the table is of another device, processor, runtime or version.
     """
     from fbnet_mobile.devices import get_device
-    from fbnet_mobile.formats.base import format_of_runtime
     from fbnet_mobile.latency.table import NETWORK
     from fbnet_mobile.measure.artifacts import artifacts
     from fbnet_mobile.measure.benchmark import benchmark
@@ -316,8 +315,7 @@ def _measuring(name: str, table: "LatencyTable", folder: Path) -> "Measure":
             raise UserError(f"{why}; give the table of this device")
 
     def measure(network: "Architecture") -> float:
-        form = format_of_runtime(own.runtime).name
-        (artifact,) = artifacts([(NETWORK, network.blocks)], form, own.precision)
+        (artifact,) = artifacts([(NETWORK, network.blocks)], own.format, own.precision)
         file = build([artifact], folder)[artifact]
         with device:
             timed = benchmark([file], device, own.runtime, threads=own.threads, statistic=own.statistic)

@@ -465,6 +465,7 @@ def convert(
 
     Raises:
         UserError: as :meth:`Format.check`, or a package is missing.
+        JobError: the library that converts fails.
     """
     format.check(precision, calibration is not None, options)
     import numpy as np
@@ -474,7 +475,15 @@ def convert(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries' remarks on their own debugging modes
         more = {} if origin is None else {"origin": origin}
-        return format.conversions[precision].run(source, images, target, **(options or {}), **more)
+        try:
+            return format.conversions[precision].run(source, images, target, **(options or {}), **more)
+        except (FbnetError, MemoryError, OSError):
+            raise
+        except Exception as error:  # a converter's own, of a network that it cannot convert
+            raise JobError(
+                f"what converts {format.name} files cannot convert this one to {precision} ({_first_line(error)}); "
+                "take another precision or format"
+            ) from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:

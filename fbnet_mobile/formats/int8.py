@@ -8,6 +8,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,7 @@ def quantise(
     expected, whole = _logits(results), {"output", *(reads["output"] if _are_probabilities(results) else ())}
     seen = observe(quantiser.values(half))
 
+    @cache
     def found_by(method: str) -> Ranges:
         """Clipping the largest logits changes no answer, but of those that are as large."""
         way = METHODS.get(method, METHODS[_OTHERWISE])
@@ -198,7 +200,9 @@ def quantise(
 
         errors = {method: tried(found_by(method), kept)[0] for method in methods}
         chosen = min(methods, key=lambda method: errors[method])
-        seen = observe(quantiser.values(others), seen) if len(images) > 1 else seen
+        if len(images) > 1:
+            seen = observe(quantiser.values(others), seen)
+            found_by.cache_clear()
         found = found_by(chosen)
         best, path, actual = tried(found, kept)
         errors[chosen] = best

@@ -4,8 +4,9 @@ A block alone finds its weights and its input in the processor's cache, because 
 have to be fetched. So a network takes longer than its blocks, by a factor and, more in some than in others, by a time
 for each byte of weights. A runtime that orders feature maps in its own way (ONNX Runtime does) reorders the input and
 the output of a block alone, but within a network only what enters and leaves it: a time, negative, for each block and
-for each element between blocks. Which of these corrections is used is decided by how well each predicts networks that
-were left out of its fit, and a larger one has to be better beyond chance.
+for each element between blocks. What reads the image may take several times as long by itself (OpenVINO's first
+convolution did, four times): a time for each element that it gives. Which of these corrections is used is decided by
+how well each predicts networks that were left out of its fit, and a larger one has to be better beyond chance.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +24,9 @@ Network = tuple[float, tuple[Block, ...], float]
 """The sum of its blocks in us, the blocks, and what was measured in us."""
 
 
+_IMAGE_CHANNELS = 3
+
+
 def _weights(block: Block) -> float:
     """Thousands of parameters, to which the bytes of any precision are proportional."""
     return block.params / 1e3
@@ -37,6 +41,10 @@ def elements_between(block: Block) -> int:
     return block.in_channels * block.resolution**2 + block.out_channels * block.out_resolution**2
 
 
+def _first(block: Block) -> float:
+    return block.out_channels * block.out_resolution**2 / 1e3 if block.in_channels == _IMAGE_CHANNELS else 0.0
+
+
 def _one(block: Block) -> float:
     return 1.0
 
@@ -47,7 +55,9 @@ CORRECTIONS: dict[str, tuple[Term, ...]] = {
     "scale + time per weight": (_weights,),
     "scale + time per element between blocks": (_borders,),
     "scale + time per block and element between": (_one, _borders),
+    "scale + time per element between blocks and of the first": (_borders, _first),
     "scale + time per block, weight and element between": (_one, _weights, _borders),
+    "scale + time per weight, element between blocks and of the first": (_weights, _borders, _first),
 }
 """From the smallest to the largest; the terms of each are added up over a network's blocks, beside the scaled sum."""
 

@@ -57,7 +57,10 @@ _STATISTICS = ("min_us", "p10_us", "median_us", "p90_us", "mean_us")
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under what conditions every row of a table was measured."""
+    """Under what conditions every row of a table was measured.
+
+    ``format`` is that of the model files: the first that the runtime runs, if it is not given.
+    """
 
     device: str
     cpu: str
@@ -68,6 +71,21 @@ class Conditions:
     statistic: str
     space: str
     date: str
+    format: str = ""
+
+    def __post_init__(self) -> None:
+        """Fill in the format; UserError for one that the runtime does not run, or a runtime that is not known."""
+        from fbnet_mobile.formats.base import format_of_runtime, get_format
+
+        usual = format_of_runtime(self.runtime).name
+        object.__setattr__(self, "format", get_format(self.format or usual).run_by(self.runtime).name)
+
+    @property
+    def unusual(self) -> str:
+        """The format, if it is not the runtime's first; else ""."""
+        from fbnet_mobile.formats.base import format_of_runtime
+
+        return "" if self.format == format_of_runtime(self.runtime).name else self.format
 
     def differs_from(self, other: "Conditions") -> str | None:
         """The first field in which two tables cannot be mixed, or None; the space and the date may differ."""
@@ -255,6 +273,7 @@ class LatencyTable:
             "--device": own.device,
             "--runtime": own.runtime,
             "--space": space or own.space,
+            **({"--format": own.unusual} if own.unusual else {}),
             **({"--num-classes": classes} if classes is not None else {}),
             "--threads": own.threads,
             "--precision": own.precision,
@@ -273,7 +292,7 @@ class LatencyTable:
 
         Args:
             measured: fields of :class:`Conditions` and their values, as far as they are known: ``device``, ``cpu``,
-                ``runtime``, ``runtime_version``, ``threads``, ``precision``.
+                ``runtime``, ``runtime_version``, ``threads``, ``precision``, ``format``.
 
         Returns:
             The first field that differs and both its values, in one line.
@@ -377,6 +396,8 @@ class LatencyTable:
         frame = pd.DataFrame(records)
         if not any(row.session for row in self._rows.values()):
             frame = frame.drop(columns="session", errors="ignore")
+        if not self.conditions.unusual:
+            frame = frame.drop(columns="format")
         for name, column in self.extra.items():
             frame[name] = [column.get(key) for key in self._rows]
         with write_whole(path) as partial:
@@ -476,6 +497,7 @@ class _ConditionsFields(BaseModel):
     statistic: Literal["min", "median", "mean"]
     space: Text
     date: Text
+    format: Annotated[str, Field(max_length=1000)] = ""
 
 
 class _RowFields(BaseModel):
@@ -494,7 +516,7 @@ class _RowFields(BaseModel):
     session: Annotated[str, Field(max_length=10_000)] = ""
 
 
-_OPTIONAL = {"session"}
+_OPTIONAL = {"session", "format"}
 
 
 def _checked(schema: type[BaseModel], record: Mapping[Any, Any]) -> dict[str, Any]:

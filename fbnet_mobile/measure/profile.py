@@ -18,7 +18,6 @@ from fbnet_mobile.devices import Device
 from fbnet_mobile.devices.base import UNKNOWN
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.files import locked
-from fbnet_mobile.formats.base import format_of_runtime
 from fbnet_mobile.latency.calibration import elements_between
 from fbnet_mobile.latency.estimate import demand, estimate
 from fbnet_mobile.latency.table import (
@@ -89,6 +88,7 @@ def profile(
     *,
     threads: int = 1,
     precision: str = ProfileRecipe.precision,
+    format: str = "",  # noqa: A002
     statistic: str = ProfileRecipe.statistic,
     networks: int = ProfileRecipe.networks,
     plan: MeasuringPlan | None = None,
@@ -111,6 +111,7 @@ def profile(
         out: the table to write, or to complete.
         threads: for the runtime.
         precision: of the blocks: "fp32", "fp16" or "int8".
+        format: of the model files, one that the runtime runs; by default its first.
         statistic: which statistic is the latency of a row: min, median or mean.
         networks: how many whole networks, drawn from the space, are measured with the blocks to calibrate their sum.
         plan: how long to measure; its budget is for building the files too.
@@ -133,6 +134,7 @@ def profile(
         statistic=statistic,
         space=space_name,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        format=format,
     )
     work = out.with_name(out.name + ".work")
     with _alone(work, out):
@@ -216,8 +218,9 @@ class _Job:
         )
         self.folder = work / "models"
         reference, self.reference_us = _reference(space, existing)
-        format = format_of_runtime(conditions.runtime).name  # noqa: A001
-        self.reference, *self.wanted = artifacts([(BLOCK, (reference,)), *wanted], format, conditions.precision)
+        self.reference, *self.wanted = artifacts(
+            [(BLOCK, (reference,)), *wanted], conditions.format, conditions.precision
+        )
         self.rows = {artifact.name: artifact.row for artifact in self.wanted}
         self.files: dict[Artifact, Path] = {}
 

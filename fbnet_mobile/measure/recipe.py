@@ -72,6 +72,13 @@ class ProfileRecipe:
         shown="as devices.yaml says, or litert",
         help="What runs the models: litert, onnxruntime, openvino, executorch or coreml.",
     )
+    format: str | None = option(
+        None,
+        group=_BLOCKS,
+        known="format",
+        shown="the runtime's own; onnx for openvino",
+        help="Of the models: tflite for openvino to run those.",
+    )
     precision: str = option("fp32", group=_BLOCKS, known="precision", help="Of the models: fp32, fp16 or int8.")
     networks: int = option(
         40,

@@ -48,8 +48,9 @@ def threads(count: int) -> str:
 
 
 def _conditions(conditions: "Conditions") -> str:
+    files = f" of {conditions.unusual} files" if conditions.unusual else ""
     return (
-        f"{conditions.device} ({conditions.cpu}), {conditions.runtime} {conditions.runtime_version}, "
+        f"{conditions.device} ({conditions.cpu}), {conditions.runtime} {conditions.runtime_version}{files}, "
         f"{threads(conditions.threads)}, {conditions.precision}, {conditions.statistic}"
     )
 

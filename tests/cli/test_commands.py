@@ -88,6 +88,7 @@ INT8 = ("--precision", "int8", "--calibration-data")
         (("profile", "--space", "typo.yaml", "-o", "out"), "typo.yaml: block 1: unknown field 'out_chanels'"),
         (("profile", "--device", "toaster", "-o", "out"), "unknown device 'toaster'; choose one of adb, coreml"),
         (("profile", "--runtime", "caffe", "-o", "out"), "unknown runtime 'caffe'; choose one of litert, onnxruntime"),
+        (("profile", "--format", "onnx", "-o", "out"), "litert runs no files of the format onnx; it runs tflite"),
         (("profile", "--precision", "int4", "-o", "out"), "unknown precision 'int4'; did you mean 'int8'?"),
         (("profile", "--budget", "soon", "-o", "out"), "'soon' is not a length of time"),
         (("profile", "--threads", "0", "-o", "out"), "threads is 0; give a whole number from 1 to 1024"),

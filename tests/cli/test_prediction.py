@@ -15,6 +15,7 @@ SAME: dict[str, Any] = {
     "runtime_version": "2.1",
     "threads": 1,
     "precision": "fp32",
+    "format": "tflite",
 }
 
 
@@ -40,6 +41,7 @@ def test_the_fixed_cost_is_counted_once(network: Architecture) -> None:
         ("runtime_version", "3", "the runtime's version is 3, that of the latency table 2.1"),
         ("threads", 2, "the number of threads is 2, that of the latency table 1"),
         ("precision", None, "the precision is not known, that of the latency table fp32"),
+        ("format", "onnx", "the format is onnx, that of the latency table tflite"),
     ],
 )
 def test_nothing_is_predicted_under_other_conditions(

@@ -1,5 +1,6 @@
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fbnet_mobile.errors import JobError, UserError
-from fbnet_mobile.formats.base import FORMATS, format_of, get_format, read_metadata
-from fbnet_mobile.formats.ranges import METHODS
+from fbnet_mobile.formats.base import (
+    FORMATS,
+    Conversion,
+    convert,
+    format_of,
+    get_format,
+    read_metadata,
+    write,
+)
+from fbnet_mobile.formats.ranges import METHODS, min_max, observe
+from fbnet_mobile.formats.tflite.precision import TFLiteQuantiser
 from fbnet_mobile.formats.verify import ExportReport, export
+from fbnet_mobile.graph.trace import trace
 
 from .networks import EveryOperation, MBConv, calibrated
 
@@ -180,6 +191,20 @@ def test_channels_and_feature_maps_that_are_always_next_to_zero(name: str, passi
         tolerance=0.03,
     )
     assert report.agreement == 1
+
+
+def test_weights_that_the_quantiser_takes_in_parts(tmp_path: Path) -> None:
+    """A linear layer behind a feature map, as AlexNet's and VGG's first, is a convolution in the file."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 2100, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8400, 1000)).eval()
+    images = np.random.default_rng(0).standard_normal((1, 3, 2, 2), np.float32)
+    full, path = tmp_path / "full.tflite", tmp_path / "m.tflite"
+    write(trace(network, (1, 3, 2, 2)), full, "tflite")
+    quantiser = TFLiteQuantiser(full)
+    quantiser.write({name: min_max(seen) for name, seen in observe(quantiser.values(images)).items()}, (), path)
+    assert path.stat().st_size < full.stat().st_size / 3.9
+    found, expected = (format_of(each).load(each)(images) for each in (path, full))
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("name", CONVERTED)
@@ -352,3 +377,30 @@ def test_wrong_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UserError, match=r"pip install 'fbnet-mobile\[int8\]'"):
         export(layer, tmp_path / "m.tflite", format="tflite", input_shape=shape, precision="fp16")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_converter_stumbles_over_is_one_line(tmp_path: Path) -> None:
+    def fails(source: Path, images: Any, target: Path) -> None:
+        raise ValueError("no scales for constant12\nand a long tale")
+
+    broken = replace(get_format("tflite"), conversions={"fp16": Conversion(fails, 1e-2)})
+    with pytest.raises(JobError, match=r"cannot convert this one to fp16 \(no scales for constant12\); take another"):
+        convert(tmp_path / "a.tflite", tmp_path / "b.tflite", broken, "fp16")
+
+
+def test_divisors_that_are_small_beside_others_are_not_rounded_to_zero(tmp_path: Path) -> None:
+    """As in a linear attention; LiteRT refuses to divide by an 8-bit zero."""
+
+    class Divides(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            sums = nn.functional.relu(x).mean((2, 3), keepdim=True) + 1e-3
+            return (x / (sums * scale)).mean((2, 3))
+
+    scale = torch.tensor([1e-4, 1.0, 1.0, 50.0]).reshape(1, 4, 1, 1)
+    images = np.random.default_rng(0).standard_normal((16, 4, 6, 6), np.float32)
+    path = tmp_path / "m.tflite"
+    export(
+        Divides(), path, format="tflite", input_shape=(1, 4, 6, 6), precision="int8", calibration=images,
+        tolerance=float("inf"), min_agreement=0, options={"ranges": "min-max", "keep": ()},
+    )  # fmt: skip
+    assert np.isfinite(format_of(path).load(path)(images)).all()

@@ -54,6 +54,22 @@ def test_of_corrections_as_large_the_best_is_kept_not_the_first_that_helps(monke
     assert calibrate(sample) == found, "decided by their order"
 
 
+def test_a_first_block_that_takes_longer_alone() -> None:
+    """As OpenVINO's first convolution does, four times as long."""
+    sample = [
+        (alone_us + 40 * blocks[0].out_channels / 16, blocks, measured)
+        for alone_us, blocks, measured in networks(40, 1.0, 0.0, noise=0.005)
+    ]
+    found = calibrate(sample)
+    assert found.name.endswith("of the first")
+    for alone_us, blocks, measured in sample:
+        own = [sum(block.macs for block in blocks[:1]) / 1e4 + 40 * blocks[0].out_channels / 16]
+        own += [block.macs / 1e4 for block in blocks[1:]]
+        assert sum(own) == pytest.approx(alone_us)
+        predicted = sum(map(found.block_us, blocks, own))
+        assert predicted == pytest.approx(measured, rel=0.03), "what blocks add is never less than nothing"
+
+
 def test_what_blocks_add_is_the_prediction() -> None:
     sample = networks(40, 1.1, 0.5, noise=0.0)
     found = calibrate(sample)

@@ -328,3 +328,21 @@ def test_a_value_of_thousands_of_digits_is_not_echoed(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\n".join([header, first, "1" * 4301 + first.removeprefix("2"), *rest]) + "\n")
     with pytest.raises(UserError, match=r"line 3: schema version 1+\.\.\.1+, but this release reads 2$"):
         LatencyTable.load(tmp_path / "t.csv")
+
+
+def test_a_table_of_files_that_are_not_the_runtimes_first(tmp_path: Path, network: Architecture) -> None:
+    conditions = replace(CONDITIONS, runtime="openvino", format="tflite")
+    rows = {LatencyTable.row_key(BLOCK, network.blocks[:1]): row(40.0)}
+    LatencyTable(conditions, rows).save(tmp_path / "t.csv")
+    found = LatencyTable.load(tmp_path / "t.csv")
+    assert found.conditions == conditions
+    assert "--runtime openvino --space small --format tflite" in found.command(tmp_path / "t.csv")
+    usual = LatencyTable(replace(conditions, format=""), rows)
+    assert usual.conditions.format == "onnx"
+    with pytest.raises(UserError, match="cannot mix two tables: format is tflite in one and onnx in the other"):
+        found.merged(usual)
+    usual.save(tmp_path / "u.csv")
+    assert ",format," not in (tmp_path / "u.csv").read_text()
+    (tmp_path / "t.csv").write_text((tmp_path / "t.csv").read_text().replace(",tflite,", ",coreml,"))
+    with pytest.raises(UserError, match="line 2: openvino runs no files of the format coreml; it runs onnx, tflite"):
+        LatencyTable.load(tmp_path / "t.csv")

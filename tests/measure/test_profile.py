@@ -244,6 +244,18 @@ def test_other_conditions_are_refused_and_leave_nothing(tmp_path: Path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["host.csv"]
 
 
+@pytest.mark.usefixtures("quick")
+def test_blocks_are_files_of_the_format_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = MeasuringPlan(min_rounds=2, max_rounds=2)
+    for format_, suffix in (("tflite", ".tflite"), ("", ".onnx")):
+        device, path = Clockwork(monkeypatch), tmp_path / f"openvino{suffix}.csv"
+        profile(SPACE, "tiny", device, "openvino", path, networks=2, plan=plan, format=format_)
+        assert {model.suffix for order in device.orders for model in order} == {suffix}
+        assert f".{LatencyTable.load(path).conditions.format}" == suffix
+    with pytest.raises(UserError, match=r"\.onnx\.csv was measured with format onnx, not tflite"):
+        profile(SPACE, "tiny", Clockwork(monkeypatch), "openvino", path, networks=2, plan=plan, format="tflite")
+
+
 CHILD = """
 import sys
 from pathlib import Path

@@ -5,7 +5,10 @@ See https://onnxruntime.ai/docs/performance/model-optimizations/.
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +68,7 @@ class OnnxQuantiser(Quantiser):
     def __init__(self, source: Path) -> None:
         self._source = source
         self._model = onnx.load(source)
+        self._weights: Weights = {}
         self._reads: dict[str, tuple[str, ...]] = {}
         made = {name for node in self._model.graph.node for name in node.output}
         for node in self._model.graph.node:
@@ -118,7 +122,7 @@ class OnnxQuantiser(Quantiser):
                 names[:] = [_renamed(name) if name in made else name for name in names]
         found = {_renamed(name) if name in made else name: entry for name, entry in ranges.items()}
         excluded = [node.name for node in self._model.graph.node if node.output[0] in keep]
-        quantised = _quantised(model, found, excluded)
+        quantised = _quantised(model, found, excluded, self._weights)
         onnx.helper.set_model_props(quantised, {entry.key: entry.value for entry in self._model.metadata_props})
         target.write_bytes(quantised.SerializeToString(deterministic=True))
 
@@ -145,8 +149,17 @@ def _dequantised(name: str) -> str:
     return f"{name}:0_DequantizeLinear_Output"
 
 
-def _quantised(model: onnx.ModelProto, ranges: Ranges, excluded: list[str]) -> onnx.ModelProto:
-    """Return the model in QDQ form, what it says of itself included; nodes are excluded by their names."""
+Weights = dict[Any, Any]
+"""What weights became, by what they were; see :func:`_remembered`."""
+
+
+def _quantised(
+    model: onnx.ModelProto, ranges: Ranges, excluded: list[str], known: Weights | None = None
+) -> onnx.ModelProto:
+    """Return the model in QDQ form, what it says of itself included; nodes are excluded by their names.
+
+    Weights that are ``known`` are not quantised again, and others are added to them.
+    """
     with needs("onnxruntime", "fbnet-mobile[onnx]"), quiet():
         from onnxruntime.quantization import CalibrationMethod, QuantType
         from onnxruntime.quantization.calibrate import TensorData, TensorsData
@@ -157,7 +170,7 @@ def _quantised(model: onnx.ModelProto, ranges: Ranges, excluded: list[str]) -> o
         name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
         for name, (low, high) in ranges.items()
     }
-    with quiet():
+    with quiet(), _remembered({} if known is None else known):
         # What quantize_static does once it has ranges.
         made = QDQQuantizer(
             onnx.shape_inference.infer_shapes(model),
@@ -174,6 +187,44 @@ def _quantised(model: onnx.ModelProto, ranges: Ranges, excluded: list[str]) -> o
         made.quantize_model()
     result: onnx.ModelProto = made.model.model
     return result
+
+
+@contextmanager
+def _remembered(known: Weights) -> Iterator[None]:
+    """Let ONNX Runtime's quantiser, within, not do again for weights what is ``known``.
+
+    It goes through them channel by channel, which is most of its work, and they are the same whatever the ranges are.
+    """
+    from onnxruntime.quantization import qdq_quantizer as module
+
+    scales, integers = module.QDQQuantizer._calc_initializer_quant_params, module.quantize_onnx_initializer
+
+    def scales_once(self: Any) -> dict[str, Any]:
+        keys = {weight.name: _content(weight) for weight in self.model.initializer()}
+        every = self.tensors_to_quantize
+        self.tensors_to_quantize = {name: each for name, each in every.items() if keys.get(name, name) not in known}
+        known.update({keys[name]: found for name, found in scales(self).items()})
+        self.tensors_to_quantize = every
+        # Copies, as what a bias needs is changed in them.
+        return {name: copy.deepcopy(known[keys[name]]) for name in every if keys.get(name) in known}
+
+    def integers_once(weight: Any, kind: Any, zero: Any, scale: Any, axis: Any = None, **more: Any) -> Any:
+        key = (_content(weight), kind, zero.tobytes(), scale.tobytes(), axis, *more.items())
+        if key not in known:
+            known[key] = integers(weight, kind, zero, scale, axis, **more)
+        return known[key]
+
+    module.QDQQuantizer._calc_initializer_quant_params = scales_once
+    module.quantize_onnx_initializer = integers_once
+    try:
+        yield
+    finally:
+        module.QDQQuantizer._calc_initializer_quant_params = scales
+        module.quantize_onnx_initializer = integers
+
+
+def _content(weight: Any) -> tuple[str, str]:
+    return weight.name, hashlib.sha256(weight.SerializeToString()).hexdigest()
 
 
 def fp16_for_measuring(content: bytes, first: bool, last: bool) -> bytes:

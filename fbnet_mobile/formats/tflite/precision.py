@@ -171,6 +171,8 @@ class TFLiteQuantiser(Quantiser):
         if not self._borders:
             # 8 bits hold no probability under 1/256, of which a thousand classes have hardly any other.
             settings.append(_unquantised("^output;?$", "SOFTMAX"))
+            # A divisor that is small beside others, as some of a linear attention's are, would be zero.
+            settings.append(_unquantised(".*", "DIV"))
         if keep:
             # What it calls an operator is the names of what that gives, each with a semicolon.
             settings.append(_unquantised(f"^(?:{'|'.join(map(re.escape, sorted(keep)))});", "*"))
@@ -180,7 +182,7 @@ class TFLiteQuantiser(Quantiser):
         model = schema.ModelT.InitFromPackedBuf(content, 0)
         _clamp_as_the_gate(model, entries)
         _widen_for_dead_channels(model, entries)
-        with quiet():
+        with quiet(), _large_weights():
             made = self._quantizer.Quantizer(content, settings)
             result = made.quantize(entries, enable_progress_bar=False, enable_progress_report=False)
         target.write_bytes(result.quantized_model)
@@ -213,6 +215,40 @@ def _real(values: Any, item: Mapping[str, Any]) -> Array:
 def _quantiser() -> Iterator[None]:
     with needs("litert_quantizer", "fbnet-mobile[int8]"), quiet():
         yield
+
+
+@contextmanager
+def _large_weights() -> Iterator[None]:
+    """Let litert-quantizer have a convolution's weights in parts small enough for it.
+
+    Of more than 32 MB, as AlexNet's and VGG's first linear layer, it makes a matrix whose rows it then has no scales
+    for, and fails (0.11).
+    """
+    from litert_quantizer.algorithms.uniform_quantize import uniform_quantize_tensor as module
+
+    whole = module.uniform_quantize
+
+    def in_parts(weights: NDArray[Any], how: Any, blocks: bool = False) -> Any:
+        if weights.ndim <= 2 or weights.nbytes <= _AT_A_TIME or how.quantized_dimension != 0:
+            return whole(weights, how, blocks)
+        rows = max(_AT_A_TIME // weights[0].nbytes, 1)
+        parts = [slice(start, start + rows) for start in range(0, len(weights), rows)]
+        return np.concatenate(
+            [
+                whole(weights[part], replace(how, scale=how.scale[part], zero_point=how.zero_point[part]), blocks)
+                for part in parts
+            ]
+        )
+
+    module.uniform_quantize = in_parts
+    try:
+        yield
+    finally:
+        module.uniform_quantize = whole
+
+
+_AT_A_TIME = 32 << 20
+"""Bytes."""
 
 
 def _clamp_as_the_gate(model: schema.ModelT, ranges: MutableMapping[str, Any]) -> None:
