@@ -8,12 +8,14 @@ A part is an option to which the recipe gives another value than the default; wi
 optimiser, its learning rate and weight decay go with it). ``--with mixup=0.2`` adds a part that the recipe does not
 have. Without ``--model`` a MobileNetV2-like network of 2 to 9 million multiply-accumulates is trained from random
 weights; with it, a network that fbnet_mobile imports, from its published weights. Every run is a folder that
-continues, so the script may be stopped at any time. Prints a table of mean test accuracies with their spread, and
-writes results.json.
+continues, so the script may be stopped at any time, and a process of one thread, of which ``--jobs`` run at a time.
+Prints a table of mean test accuracies with their spread, and writes results.json.
 """
 
 import argparse
+import multiprocessing
 import statistics
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,6 @@ from fbnet_mobile.recipe import build as build_recipe
 from fbnet_mobile.recipe import plain
 from fbnet_mobile.train.loop import train
 from fbnet_mobile.train.recipe import RECIPES, TrainRecipe, with_recipe
-from fbnet_mobile.train.results import Trained
 from fbnet_mobile.zoo.importing import imported
 
 TOGETHER = {"optimizer": ("optimizer", "learning_rate", "weight_decay", "momentum")}
@@ -64,9 +65,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--parts", nargs="*", help="which parts to leave out (default: all)")
     parser.add_argument("--with", nargs="*", default=[], dest="more", metavar="PART=VALUE", help="parts to add")
+    parser.add_argument("--accelerator", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     given = with_recipe({"recipe": options.recipe})
     del given["recipe"]
     if options.epochs:
@@ -80,21 +82,18 @@ def main() -> None:
     for text in options.more:
         name, _, value = text.partition("=")
         variants[f"with {text}"] = {**given, name: yaml.safe_load(value)}
-    data, architecture, weights = prepared(options)
+    tasks = [(seed, name) for seed in range(options.seeds) for name in variants]
     rows: dict[str, list[float]] = {}
-    for seed in range(options.seeds):
-        for name, values in variants.items():
-            recipe = build_recipe(TrainRecipe, {**values, "seed": seed})
-            folder = (
-                options.output / f"{options.recipe}-{options.model or 'small'}" / name.replace(" ", "_") / str(seed)
-            )
-            result = run(architecture, weights, data, recipe, folder)
-            rows.setdefault(name, []).append(result.test_accuracy)
-            print(f"seed {seed}, {name}: {result.test_accuracy:.2%}", flush=True)
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        found = [pool.submit(run, options, name, {**variants[name], "seed": seed}) for seed, name in tasks]
+        for (seed, name), each in zip(tasks, found, strict=True):
+            rows.setdefault(name, []).append(each.result())
+            print(f"seed {seed}, {name}: {rows[name][-1]:.2%}", flush=True)
     print(f"{'':32} {'accuracy':>9} {'spread':>7} {'difference':>10}")
     whole = statistics.mean(rows["as it is"])
-    for name, found in rows.items():
-        mean, spread = statistics.mean(found), statistics.stdev(found) if len(found) > 1 else 0.0
+    for name, each_seed in rows.items():
+        mean = statistics.mean(each_seed)
+        spread = statistics.stdev(each_seed) if len(each_seed) > 1 else 0.0
         print(f"{name:32} {mean:>9.2%} {spread:>7.2%} {100 * (mean - whole):>+10.2f}")
     name = f"results-{options.recipe}-{options.model or 'small'}.json"
     write_results(options.output / name, {"test_accuracy": rows, "recipe": given}, options)
@@ -113,18 +112,30 @@ def prepared(options: argparse.Namespace) -> tuple[Data, Architecture, dict[str,
     return data, found.architecture.with_classes(len(data.classes)), found.state_dict
 
 
-def run(
-    architecture: Architecture, weights: dict[str, torch.Tensor] | None, data: Data, recipe: TrainRecipe, folder: Path
-) -> Trained:
-    """One training, continued where it was."""
-    fabric = Fabric(accelerator="cpu", devices=1)
+def run(options: argparse.Namespace, name: str, values: dict[str, Any]) -> float:
+    """One training, continued where it was; the accuracy on the test images."""
+    torch.set_num_threads(1)
+    recipe = build_recipe(TrainRecipe, values)
+    folder = f"{options.recipe}-{options.model or 'small'}/{name.replace(' ', '_')}/{recipe.seed}"
+    data, architecture, weights = prepared(options)
+    fabric = Fabric(accelerator=options.accelerator, devices=1)
     with seeded(fabric, recipe.seed):
         module: nn.Module = build(architecture)
         if weights is not None:
             fresh = module.state_dict()
             fits = {name: weights[name] if weights[name].shape == fresh[name].shape else fresh[name] for name in fresh}
             module = restore(architecture, fits, "the imported network")
-    return train(module, data, recipe, folder, fabric, architecture=architecture.to_yaml(), save_minutes=1.0)
+    result = train(
+        fabric.to_device(module),
+        data,
+        recipe,
+        options.output / folder,
+        fabric,
+        architecture=architecture.to_yaml(),
+        save_minutes=1.0,
+        show_progress=False,
+    )
+    return float(result.test_accuracy)
 
 
 if __name__ == "__main__":
