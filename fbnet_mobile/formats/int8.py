@@ -337,7 +337,7 @@ def _matching(asked: Sequence[str], layers: Sequence[str]) -> frozenset[str]:
     for name in asked:
         some = {layer for layer in layers if layer.startswith(f"{name}.") or _numbered(layer, name)}
         if not some:
-            raise UserError(unknown("layer", name, layers))
+            raise UserError(unknown("layer", name, layers, "--sensitivity lists them"))
         found |= some
     return frozenset(found)
 

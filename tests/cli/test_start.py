@@ -16,11 +16,16 @@ from fbnet_mobile.cli.completion import COMMANDS
 START = "import sys; from fbnet_mobile.cli.start import {0}; sys.argv = ['fbnet-{0}', *sys.argv[1:]]; {0}()"
 
 
+def heed() -> None:
+    """Whoever runs the tests in the background has Ctrl-C ignored, which processes inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(program: str, *words: str, stdout: int = subprocess.PIPE) -> "subprocess.Popen[str]":
     """A command as an installation starts it, by a Python that says on stderr what it has loaded."""
     environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
     command = [sys.executable, "-c", program, *words]
-    return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed)
 
 
 @pytest.fixture
@@ -78,7 +83,12 @@ def test_a_library_that_catches_everything_does_not_keep_a_command_running(tmp_p
         print("it goes on")
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "loading\n"
