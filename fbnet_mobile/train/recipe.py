@@ -14,6 +14,9 @@ _NETWORK, _TRAINING, _IMAGES, _TEACHER = "Network", "Training", "Augmentation", 
 _RECIPES = Path(__file__).with_name("recipes")
 RECIPES = tuple(sorted(path.stem for path in _RECIPES.glob("*.yaml")))
 """Names of the recipes that come with the package."""
+FINETUNE = "finetune"
+"""That for trained weights."""
+_TRAINED = ("pretrained", "weights", "checkpoint")
 
 
 @dataclass(frozen=True)
@@ -209,11 +212,14 @@ class TrainRecipe:
 def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
     """Options with those of the recipe that they name, behind them: what is given itself counts first.
 
+    Trained weights are trained on by :data:`FINETUNE` where no recipe is named, not even an empty one.
+
     Raises:
         UserError: there is no such recipe, or it holds what is no option of training.
     """
-    name = given.get("recipe")
-    return {**read_recipe(str(name)), **given} if name else dict(given)
+    trained = any(given.get(name) for name in _TRAINED) and not given.get("quantize")
+    name = given.get("recipe", FINETUNE if trained else "")
+    return {**read_recipe(str(name)), **given, "recipe": name} if name else dict(given)
 
 
 def read_recipe(name: str) -> dict[str, Any]:
@@ -274,7 +280,7 @@ class TrainTask:
         "",
         group=_TRAINING,
         known="recipe",
-        shown="none",
+        shown="finetune from --pretrained, --weights or --checkpoint, else none",
         help=f"Options of training by name: {', '.join(RECIPES)}, or a YAML file; those given here count before it.",
     )
     compile: bool = option(

@@ -22,6 +22,16 @@ def test_a_named_recipe_is_one_and_what_is_given_counts_before_it(name: str) -> 
     assert with_recipe({"epochs": 7}) == {"epochs": 7}
 
 
+@pytest.mark.parametrize("weights", [{"pretrained": True}, {"weights": "mine.pth"}, {"checkpoint": "best.pt"}])
+def test_trained_weights_are_fine_tuned_unless_another_recipe_is_named(weights: dict[str, object]) -> None:
+    found = with_recipe({**weights, "clip": 1.0})
+    assert found == {**read_recipe("finetune"), "recipe": "finetune", **weights, "clip": 1.0}
+    for other in ({"recipe": ""}, {"quantize": "int8"}):
+        assert with_recipe({**weights, **other}) == {**weights, **other}
+    assert with_recipe({**weights, "recipe": "quick"}) == {**read_recipe("quick"), **weights, "recipe": "quick"}
+    assert with_recipe({"pretrained": False, "weights": None}) == {"pretrained": False, "weights": None}
+
+
 def test_a_recipe_of_ones_own_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("batch-size: 12\naugmentations: [crop, erase:0.1]\n")
