@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from fbnet_mobile.data.recipe import CROP_AREA
 from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.registry import Registry
 
 SMALL_IMAGE = 64
 """Below this resolution images are shifted; from it on a random part of the original is cut out."""
 
-CROP_AREA = 0.35
 CROP_ASPECT = (3 / 4, 4 / 3)
 
 
@@ -141,8 +141,6 @@ def crop(images: Tensor, draws: Tensor, least: float) -> Tensor:
 
 def cut(original: Tensor, draws: Tensor, least: float, resolution: int) -> Tensor:
     """Bring a random part of an image, of ``least`` to all of its area and 3:4 to 4:3, to one size.
-
-    By default 35 % (milder than the 8 % usual for ImageNet, as small networks trained for a short time underfit).
 
     Args:
         original: (3, H, W), uint8, channels last in memory.

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fbnet_mobile.data.augment import CROP_AREA, derive_seed, draw
+from fbnet_mobile.data.augment import derive_seed, draw
+from fbnet_mobile.data.recipe import CROP_AREA
 from fbnet_mobile.data.sources.base import Images
 from fbnet_mobile.data.store import Change, Request, Store
 from fbnet_mobile.errors import UserError

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fbnet_mobile.data.recipe import CROP_AREA
 from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.recipe import SEEDS, NetworkOptions, build, check, option, output_option
 from fbnet_mobile.registry import unknown
@@ -143,7 +144,7 @@ class TrainRecipe:
         "trivialaugment, colour, erase, or a plugin's. A strength may follow, as in randaugment:9.",
     )
     crop_area: float = option(
-        0.35,
+        CROP_AREA,
         group=_IMAGES,
         low=0.01,
         high=1,

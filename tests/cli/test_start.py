@@ -56,7 +56,7 @@ def after_import(process: "subprocess.Popen[str]", module: str) -> None:
 def test_while_the_command_is_loaded(command: str, nobody_reads: int) -> None:
     process = start(START.format(command), "--version", stdout=nobody_reads)
     after_import(process, "click.core")
-    assert "Traceback" not in process.communicate()[1]
+    assert "Traceback" not in process.communicate(timeout=60)[1]
     assert process.returncode == 130
 
 
@@ -65,7 +65,7 @@ def test_while_it_loads_what_it_needs(module: str, tmp_path: Path, nobody_reads:
     words = ("--model", "fbnetv2-f1", "-o", str(tmp_path / "f1.tflite"))
     process = start(START.format("export"), *words, stdout=nobody_reads)
     after_import(process, module)
-    said = process.communicate()[1]
+    said = process.communicate(timeout=60)[1]
     assert "Traceback" not in said
     assert "interrupted" in said
     assert process.returncode == 130
@@ -93,7 +93,7 @@ def test_a_library_that_catches_everything_does_not_keep_a_command_running(tmp_p
     assert process.stdout is not None
     assert process.stdout.readline() == "loading\n"
     process.send_signal(signal.SIGINT)
-    assert process.communicate() == ("", "interrupted\n")
+    assert process.communicate(timeout=60) == ("", "interrupted\n")
     assert process.returncode == 130
 
 
@@ -102,7 +102,7 @@ def test_when_the_result_is_printed() -> None:
     assert process.stdout is not None
     assert process.stdout.readline().startswith("fbnet-mobile ")
     process.send_signal(signal.SIGINT)
-    assert "Traceback" not in process.communicate()[1]
+    assert "Traceback" not in process.communicate(timeout=60)[1]
     # It was done, or stopped on its way out, by the signal itself: which shells call 130.
     assert process.returncode in (0, 130, -signal.SIGINT)
 
@@ -111,5 +111,5 @@ def test_who_has_it_ignored_is_not_overruled() -> None:
     ignoring = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {START.format('report')}"
     process = start(ignoring, "--version")
     after_import(process, "click.core")
-    assert process.communicate()[0].startswith("fbnet-mobile ")
+    assert process.communicate(timeout=60)[0].startswith("fbnet-mobile ")
     assert process.returncode == 0
