@@ -8,7 +8,7 @@ Each network is exported at its own resolution, with random weights of which the
 in the format's runtime on an input. It is ``right`` if it differs from PyTorch by no more than the default tolerance
 of ``fbnet-export`` (int8, whose error depends on the network, by a quarter of the largest logit), ``lossy`` if by no
 more than twice what PyTorch loses when it rounds all weights and values to that precision (all of it where a divisor
-becomes zero), ``refused`` if the export
+becomes zero; Core ML's int8 is of the weights alone, and its values are rounded to fp16), ``refused`` if the export
 says by name which operation it has not, and ``wrong`` otherwise. ``fbnet-export`` keeps no lossy fp16 file by default,
 and an int8 one by its answers on real images. Random networks lose more than trained ones, and int8 has the ranges
 that were seen here and nothing in float32, whatever an export would choose. Shown as well is how far PyTorch's logits
@@ -185,6 +185,7 @@ def compared(built: Callable[[], Built], format_: str, precision: str) -> dict[s
     """Export a network and say what came of it."""
     module, shape, between = built()
     asked = {"format": format_, "precision": precision}
+    whole = precision != "int8" or get_format(format_).calibrates(precision)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"network{get_format(format_).suffix}"
         try:
@@ -198,7 +199,7 @@ def compared(built: Callable[[], Built], format_: str, precision: str) -> dict[s
                 calibration=images(shape),
                 tolerance=float("inf"),
                 min_agreement=0,
-                options=PLAIN if precision == "int8" else None,
+                options=PLAIN if precision == "int8" and whole else None,
             )
         except UserError as error:
             return {**asked, "outcome": "refused", "why": str(error)}
@@ -207,7 +208,8 @@ def compared(built: Callable[[], Built], format_: str, precision: str) -> dict[s
     maps = {output: relative for output, (_, relative) in found.outputs.items()}
     lost = 0.0
     if found.relative_difference > TOLERANCES[precision]:
-        lost = max(lost_by_rounding(module, shape, precision, WEIGHT_BITS.get(format_, 8)).values())
+        values = precision if whole else "fp16"
+        lost = max(lost_by_rounding(module, shape, precision, values, WEIGHT_BITS.get(format_, 8)).values())
     return {
         **asked,
         "outcome": judged(found.relative_difference, precision, lost),
@@ -253,8 +255,18 @@ def rounded(values: Tensor, precision: str, axes: tuple[int, ...] | None = None,
     return result
 
 
-def lost_by_rounding(module: nn.Module, shape: Shape, precision: str, weight_bits: int) -> Mapping[str, float]:
-    """How far PyTorch's results are, relative to the largest, from those with all weights and values rounded."""
+def lost_by_rounding(
+    module: nn.Module, shape: Shape, precision: str, values: str, weight_bits: int
+) -> Mapping[str, float]:
+    """How far PyTorch's results are, relative to the largest, from those with all weights and values rounded.
+
+    Args:
+        module: the network.
+        shape: its input's.
+        precision: of the weights.
+        values: precision of what is computed.
+        weight_bits: of an int8 weight, as the format has it.
+    """
     inputs = torch.from_numpy(images(shape)[:1])
     coarse = copy.deepcopy(module)
     with torch.no_grad():
@@ -262,7 +274,7 @@ def lost_by_rounding(module: nn.Module, shape: Shape, precision: str, weight_bit
             if precision == "fp16" or parameter.ndim > 1:  # biases have more than eight bits
                 parameter.data = rounded(parameter.data, precision, tuple(range(1, parameter.ndim)), weight_bits)
         exact = named_outputs(module(inputs))
-        with Rounding(precision):
+        with Rounding(values):
             found = named_outputs(coarse(inputs))
     off = {name: float((found[name] - each).abs().max() / each.abs().max()) for name, each in exact.items()}
     return {name: value if math.isfinite(value) else 1.0 for name, value in off.items()}

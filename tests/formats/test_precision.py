@@ -404,3 +404,24 @@ def test_divisors_that_are_small_beside_others_are_not_rounded_to_zero(tmp_path:
         tolerance=float("inf"), min_agreement=0, options={"ranges": "min-max", "keep": ()},
     )  # fmt: skip
     assert np.isfinite(format_of(path).load(path)(images)).all()
+
+
+def test_a_layer_norm_is_rounded_once(tmp_path: Path) -> None:
+    """Its variance in eight bits would be zero, or that of others, where that is small."""
+
+    class Normalises(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(x.flatten(2).transpose(1, 2) * sizes)
+
+    sizes = torch.linspace(0.1, 2, 9)[:, None]
+    images = np.random.default_rng(0).standard_normal((16, 8, 3, 3), np.float32)
+    found = export(
+        Normalises(), tmp_path / "m.tflite", format="tflite", input_shape=(1, 8, 3, 3), precision="int8",
+        calibration=images, inputs=images, tolerance=float("inf"), min_agreement=0,
+        options={"ranges": "min-max", "keep": ()},
+    )  # fmt: skip
+    assert found.relative_difference < 0.2

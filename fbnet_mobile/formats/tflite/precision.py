@@ -173,6 +173,8 @@ class TFLiteQuantiser(Quantiser):
             settings.append(_unquantised("^output;?$", "SOFTMAX"))
             # A divisor that is small beside others, as some of a linear attention's are, would be zero.
             settings.append(_unquantised(".*", "DIV"))
+            # Five roundings where other formats have one; and no slower, as LiteRT squares in floats anyway.
+            settings.append(_unquantised(_LAYER_NORM, "*"))
         if keep:
             # What it calls an operator is the names of what that gives, each with a semicolon.
             settings.append(_unquantised(f"^(?:{'|'.join(map(re.escape, sorted(keep)))});", "*"))
@@ -196,6 +198,8 @@ def _unquantised(names: str, operation: str) -> dict[str, Any]:
     return {"regex": names, "operation": operation, "algorithm_key": "no_quantize", "op_config": {}}
 
 
+_LAYER_NORM = r"^(?:[^;]*\.)?layer_norm(?:_\d+)?\d*;$"
+"""What the operations of a layer norm give, by the names that :mod:`fbnet_mobile.formats.tflite.write` gives them."""
 _ALIGNED = 16
 """Bytes that a value in an arena of TFLite Micro takes some times of."""
 
