@@ -109,6 +109,7 @@ class OriginalStore(Dataset[Tensor]):
     images: Images
     resolution: int
     workers: int
+    _idle: list["_Loader"] = dataclasses.field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def cuts(self) -> bool:
@@ -153,14 +154,41 @@ class OriginalStore(Dataset[Tensor]):
         Raises:
             UserError: an image has become unreadable.
         """
-        # Any iterable of items serves as a sampler; torch's annotation asks for numbers.
-        sampler: Any = [(request, change) for request in requests]
-        pinned = torch.cuda.is_available()
+        # What is iterated already, as where two parts of a split are, cannot begin anew.
+        loader = self._idle.pop() if self._idle else _Loader(self)
         try:
-            yield from DataLoader(self, batch_size=None, sampler=sampler, num_workers=self.workers, pin_memory=pinned)
+            yield from loader.fetch([(request, change) for request in requests])
         except UserError as error:
             # A worker's error arrives with the worker's whole traceback as its text.
             raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from error
+        finally:
+            self._idle.append(loader)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without processes, for one that is started with a copy."""
+        return {**self.__dict__, "_idle": []}
+
+
+class _Loader:
+    """torch's loader, whose workers stay from one epoch to the next: starting them takes as long as tens of images."""
+
+    def __init__(self, store: OriginalStore) -> None:
+        self._asked: list[tuple[Request, Change | None]] = []
+        # Any iterable of items serves as a sampler; torch's annotation asks for numbers.
+        sampler: Any = self._asked
+        self._loader: DataLoader[Tensor] = DataLoader(
+            dataclasses.replace(store),  # no cycle: the workers end with the store
+            batch_size=None,
+            sampler=sampler,
+            num_workers=store.workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=store.workers > 0,
+            generator=torch.Generator(),  # what training draws must not depend on how often workers were started
+        )
+
+    def fetch(self, asked: Sequence[tuple[Request, Change | None]]) -> Iterator[Tensor]:
+        self._asked[:] = asked
+        yield from self._loader
 
 
 Damaged = list[tuple[int, str]]

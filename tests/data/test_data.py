@@ -1,4 +1,6 @@
 import builtins
+import os
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -258,6 +260,29 @@ def test_a_damaged_image_is_named_before_training(
 
     with pytest.raises(UserError, match=rf"cannot decode .*green/7\{suffix}: .*; replace or remove it"):
         load(folder, memory_limit=memory_limit, workers=0)
+
+
+def who_made(batch: torch.Tensor, step: int) -> torch.Tensor:
+    return torch.tensor([os.getpid(), *batch.flatten(1).sum(1)])
+
+
+def test_workers_stay_and_two_readers_do_not_take_each_others_images(make_folder: MakeFolder) -> None:
+    train = load(make_folder(PLAIN), memory_limit=0, workers=1).train
+    store, requests = train.store, [Request(part) for part in train.index[:40].split(8)]
+    first, *rest = store.fetch(requests, who_made)
+    left = store.fetch(requests, who_made)
+    next(left)
+    beside = list(store.fetch(requests, who_made))
+    left.close()  # in the middle
+    state = torch.get_rng_state()
+    again, pickled = list(store.fetch(requests, who_made)), pickle.loads(pickle.dumps(store))
+
+    assert first[0] != os.getpid()
+    assert {int(batch[0]) for batch in again} == {int(first[0])}
+    assert {int(batch[0]) for batch in beside} != {int(first[0])}
+    for batches in (beside, again, pickled.fetch(requests, who_made)):
+        assert all(torch.equal(a[1:], b[1:]) for a, b in zip([first, *rest], batches, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_image_that_vanishes_during_training_is_named_in_one_line(make_folder: MakeFolder) -> None:
