@@ -6,13 +6,15 @@
 
 A part is an option to which the recipe gives another value than the default; without it, it has the default (of an
 optimiser, its learning rate and weight decay go with it). ``--with mixup=0.2`` adds a part that the recipe does not
-have. Without ``--model`` a MobileNetV2-like network of 2 to 9 million multiply-accumulates is trained from random
+have; ``--timm`` a training by timm's parts with the defaults of its script, for the same images, epochs and
+weights. Without ``--model`` a MobileNetV2-like network of 2 to 9 million multiply-accumulates is trained from random
 weights; with it, a network that fbnet_mobile imports, from its published weights. Every run is a folder that
 continues, so the script may be stopped at any time, and a process of one thread, of which ``--jobs`` run at a time.
 Prints a table of mean test accuracies with their spread, and writes results.json.
 """
 
 import argparse
+import json
 import multiprocessing
 import statistics
 from concurrent.futures import ProcessPoolExecutor
@@ -29,6 +31,8 @@ from torch import nn
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks.network import build, restore
 from fbnet_mobile.data.data import Data, load_data
+from fbnet_mobile.data.split import Split
+from fbnet_mobile.data.store import MemoryStore, OriginalStore
 from fbnet_mobile.engine.loop import seeded
 from fbnet_mobile.recipe import build as build_recipe
 from fbnet_mobile.recipe import plain
@@ -38,6 +42,7 @@ from fbnet_mobile.zoo.importing import imported
 
 TOGETHER = {"optimizer": ("optimizer", "learning_rate", "weight_decay", "momentum")}
 NO_PARTS = {"epochs", "batch_size", "learning_rate", "weight_decay", "momentum", "seed", "warmup_epochs"}
+TIMM = "timm's defaults"
 SMALL = """
 name: small
 resolution: 32
@@ -65,6 +70,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--parts", nargs="*", help="which parts to leave out (default: all)")
     parser.add_argument("--with", nargs="*", default=[], dest="more", metavar="PART=VALUE", help="parts to add")
+    parser.add_argument("--timm", action="store_true", help="the defaults of timm's train.py, too")
     parser.add_argument("--accelerator", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
@@ -82,6 +88,8 @@ def main() -> None:
     for text in options.more:
         name, _, value = text.partition("=")
         variants[f"with {text}"] = {**given, name: yaml.safe_load(value)}
+    if options.timm:
+        variants[TIMM] = given
     tasks = [(seed, name) for seed in range(options.seeds) for name in variants]
     rows: dict[str, list[float]] = {}
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
@@ -123,8 +131,10 @@ def run(options: argparse.Namespace, name: str, values: dict[str, Any]) -> float
         module: nn.Module = build(architecture)
         if weights is not None:
             fresh = module.state_dict()
-            fits = {name: weights[name] if weights[name].shape == fresh[name].shape else fresh[name] for name in fresh}
+            fits = {key: weights[key] if weights[key].shape == fresh[key].shape else fresh[key] for key in fresh}
             module = restore(architecture, fits, "the imported network")
+        if name == TIMM:
+            return by_timm(module, data, recipe.epochs, options.output / folder)
     result = train(
         fabric.to_device(module),
         data,
@@ -136,6 +146,36 @@ def run(options: argparse.Namespace, name: str, values: dict[str, Any]) -> float
         show_progress=False,
     )
     return float(result.test_accuracy)
+
+
+def by_timm(module: nn.Module, data: Data, epochs: int, folder: Path) -> float:
+    """The same by timm's script: the accuracy of its last epoch on the test images, kept in the folder.
+
+    Of its crop of the middle and of the whole image, the better: crops of training may have made either that.
+    """
+    from timm_script import Pictures, accuracy, trained_epochs
+
+    kept = folder / "accuracy.json"
+    if kept.exists():
+        return float(json.loads(kept.read_text()))
+    colours, size = (data.mean, data.std), data.resolution
+    train, test = (Pictures(pixels(part), part.labels.tolist()) for part in (data.train, data.test))
+    epoch = trained_epochs(module, train, size, epochs, colours=colours, workers=0)
+    for _ in range(epochs):
+        epoch()
+    found = max(accuracy(module, test, size, colours, crop) for crop in (0.875, 1.0))
+    folder.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(found))
+    return found
+
+
+def pixels(part: Split) -> list[Any]:
+    """Of each image, (H, W, 3) uint8: as ours are cut out of, which of test images is what they are evaluated on."""
+    if isinstance(part.store, MemoryStore):
+        return list(part.store.pixels[part.index].numpy())
+    assert isinstance(part.store, OriginalStore)
+    assert part.store.originals is not None
+    return [part.store.originals[number] for number in part.index.tolist()]
 
 
 if __name__ == "__main__":

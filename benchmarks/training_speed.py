@@ -5,7 +5,7 @@
 
 Two networks: one of about 9 million multiply-accumulates at 32 pixels, and MobileNetV3-Large at 128. The images are
 noise in memory, as JPEG decoding is benchmarks/data_loading.py's affair: pixels for ours and for timm
-(``create_loader`` with its defaults, ``create_optimizer_v2``, its scheduler), normalised tensors for the bare loop
+(benchmarks/timm_script.py), normalised tensors for the bare loop
 (forward, cross-entropy, backward, SGD). Each side runs in a process of its own, the sides alternating; of each the
 best round counts, by time of the processor (workers included), which other programs disturb less than the clock.
 Prints a table, writes results.json.
@@ -159,57 +159,11 @@ def ours(name: str, resolution: int, pixels: Any, labels: Any, options: argparse
 def timm_epochs(
     name: str, resolution: int, pixels: Any, labels: Any, options: argparse.Namespace
 ) -> Callable[[], None]:
-    """Epochs as timm's train.py makes them on a CPU, with its defaults for the loader and the optimiser."""
-    import timm.data
-    import timm.optim
-    import timm.scheduler
-    import timm.utils
-    import torch
-    from PIL import Image
-    from torch import nn
-    from torch.utils.data import Dataset
+    """Epochs as timm's train.py makes them on a CPU, with its defaults."""
+    from timm_script import Pictures, trained_epochs
 
-    class Noise(Dataset[Any]):
-        transform: Any = None
-
-        def __len__(self) -> int:
-            return len(pixels)
-
-        def __getitem__(self, number: int) -> Any:
-            return self.transform(Image.fromarray(pixels[number].numpy())), int(labels[number])
-
-    library: Any = timm
-    module = network(name, resolution)
-    loader = library.data.create_loader(
-        Noise(),
-        input_size=(3, resolution, resolution),
-        batch_size=options.batch_size,
-        is_training=True,
-        use_prefetcher=False,
-        hflip=0.5,
-        color_jitter=0.4,
-        num_workers=2,
-        device=torch.device("cpu"),
-    )
-    optimizer = library.optim.create_optimizer_v2(module, opt="sgd", lr=0.05, weight_decay=2e-5, momentum=0.9)
-    scheduler, _ = library.scheduler.create_scheduler_v2(
-        optimizer, sched="cosine", num_epochs=30, updates_per_epoch=len(loader)
-    )
-    loss_function, meter = nn.CrossEntropyLoss(), library.utils.AverageMeter()
-    made = [0]
-
-    def epoch() -> None:
-        module.train()
-        for number, (images, target) in enumerate(loader):
-            loss = loss_function(module(images), target)
-            meter.update(loss.item(), len(images))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            scheduler.step_update(num_updates=made[0] * len(loader) + number)
-        made[0] += 1
-
-    return epoch
+    pictures = Pictures(pixels.numpy(), labels.tolist())
+    return trained_epochs(network(name, resolution), pictures, resolution, 30, options.batch_size)
 
 
 def bare(name: str, resolution: int, pixels: Any, labels: Any, options: argparse.Namespace) -> Callable[[], None]:
