@@ -102,7 +102,7 @@ def search(options: SearchOptions) -> SearchResult:
             say(remark)
     with fabric.rank_zero_first():
         data = load_data(images.data, resolution=max(space.resolution), skip_damaged=images.skip_damaged, **source)
-    recipe = options.recipe.fitted(len(data.train))
+    recipe = options.recipe.fitted(len(data.train), within=start is not None)
     if fabric.is_global_zero and recipe != options.recipe:
         say(_fitted(recipe, len(data.train)))
     if start is not None:
@@ -148,7 +148,7 @@ def plan(options: PlanOptions) -> SearchPlan:
         seen = glimpse(
             images.data, root=place.data_root, classes=place.classes, seed=place.split_seed, limit=options.limit
         )
-    space, why, _ = _space(wanted, tables, asked, seen)
+    space, why, start = _space(wanted, tables, asked, seen)
 
     from fbnet_mobile.cost.bounds import cheapest, cost_range
     from fbnet_mobile.cost.constraint import latency_constraint, limit_on
@@ -189,7 +189,7 @@ def plan(options: PlanOptions) -> SearchPlan:
             return False
         return True
 
-    recipe = options.recipe.fitted(seen.training) if seen else None
+    recipe = options.recipe.fitted(seen.training, within=start is not None) if seen else None
     return SearchPlan(
         space.name,
         why,

@@ -79,7 +79,7 @@ def search(
             ``out_dir``), or another process works there.
     """
     require_feasible(space, constraints)
-    recipe = recipe.fitted(len(data.train))
+    recipe = recipe.fitted(len(data.train), within=start is not None)
     with seeded(fabric, recipe.seed):
         run = _Search(space, constraints, data, recipe, out_dir, fabric, start, shared_warmup, show_progress)
     settings = {

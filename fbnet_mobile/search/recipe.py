@@ -16,12 +16,15 @@ _TASK, _WEIGHTS, _SEARCH, _EVOLUTION = "Network", "Weights", "Search", "Evolutio
 _IMAGES_SEEN, _EPOCHS = 200_000, (6, 60)
 """How many images the weights see by default, and the fewest and most epochs that it takes: with 5,000 images 40 epochs
 were better than 12, and with 45,000 six are enough (docs/search.md)."""
+_WITHIN_SEEN, _WITHIN_EPOCHS = 40_000, (8, 60)
+"""The same within a trained network, whose weights have seen more already: 8 epochs of 5,000 images."""
 _LOGITS_MOVE, _RATES = 14.0, (0.01, 0.1)
 """Steps of the architecture parameters times their learning rate, where searches ended decided (docs/search.md), and
 the least and greatest rate; the least is the papers'."""
 _FITTED = "0: fitted to the number of images"
-_LARGEST_BATCH, _FEWEST_STEPS = 64, 4
-"""Images a step by default, and in how many steps an epoch of the architecture's images is to be made at least."""
+_LARGEST_BATCH, _FEWEST_STEPS, _WITHIN_STEPS = 64, 4, 8
+"""Images a step by default, and in how many steps an epoch of the architecture's images is to be made at least; within
+a trained network, where both are learned in the same steps, one of the weights'."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,6 @@ class SearchRecipe:
     )
     epochs: int = option(
         0,
-        given={"within": 8},
         group=_WEIGHTS,
         low=0,
         high=100_000,
@@ -51,7 +53,6 @@ class SearchRecipe:
     )
     batch_size: int = option(
         0,
-        given={"within": 64},
         group=_WEIGHTS,
         low=0,
         high=1_000_000,
@@ -164,12 +165,18 @@ class SearchRecipe:
         """
         check(self)
 
-    def fitted(self, images: int) -> "SearchRecipe":
-        """The recipe with the fields that are 0 fitted to a number of training images; see docs/search.md."""
+    def fitted(self, images: int, within: bool = False) -> "SearchRecipe":
+        """The recipe with the fields that are 0 fitted to a number of training images; see docs/search.md.
+
+        Args:
+            images: for training.
+            within: a trained network is searched.
+        """
         architecture_images = int((1 - self.weight_share) * images)
-        largest = max(2, min(_LARGEST_BATCH, architecture_images // _FEWEST_STEPS))
-        batch_size = self.batch_size or 2 ** int(math.log2(largest))
-        epochs = self.epochs or _between(_EPOCHS, round(_IMAGES_SEEN / max(images, 1)))
+        seen, epochs_taken = (_WITHIN_SEEN, _WITHIN_EPOCHS) if within else (_IMAGES_SEEN, _EPOCHS)
+        of_a_step = int(self.weight_share * images) // _WITHIN_STEPS if within else architecture_images // _FEWEST_STEPS
+        batch_size = self.batch_size or 2 ** int(math.log2(max(2, min(_LARGEST_BATCH, of_a_step))))
+        epochs = self.epochs or _between(epochs_taken, round(seen / max(images, 1)))
         steps = (1 - self.warmup) * epochs * max(1, architecture_images // batch_size)
         rate = self.architecture_learning_rate or float(f"{_between(_RATES, _LOGITS_MOVE / steps):.2g}")
         return replace(self, batch_size=batch_size, epochs=epochs, architecture_learning_rate=rate)

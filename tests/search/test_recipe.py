@@ -16,6 +16,14 @@ def test_a_recipe_is_fitted_to_the_number_of_images(images: int, epochs: int, ba
     assert fitted.fitted(7) == fitted
 
 
+@pytest.mark.parametrize(
+    ("images", "epochs", "batch_size"), [(200, 60, 16), (2_000, 20, 64), (5_000, 8, 64), (45_000, 8, 64)]
+)
+def test_within_a_trained_network_few_images_are_seen_more_often(images: int, epochs: int, batch_size: int) -> None:
+    fitted = SearchRecipe(weight_share=0.9).fitted(images, within=True)
+    assert (fitted.epochs, fitted.batch_size) == (epochs, batch_size)
+
+
 def test_what_is_given_is_kept_and_the_rest_follows_from_it() -> None:
     fitted = SearchRecipe(epochs=10, batch_size=32).fitted(5_000)
     assert (fitted.epochs, fitted.batch_size) == (10, 32)
