@@ -117,3 +117,12 @@ def test_a_grey_image(tmp_path: Path) -> None:
     session = format_of(path).load(path)
     assert (session.input_shape, session.takes_pixels) == ((1, 1, 6, 8), True)
     assert session(np.zeros((2, 1, 6, 8), np.uint8)).shape == (2, 4, 6, 8)
+
+
+def test_sums_of_many_squares_do_not_overflow_where_half_a_package_is_evaluated(tmp_path: Path) -> None:
+    """coremltools sums 81,920 squares in the precision of the values, which ends at 65,504 in fp16."""
+    path = tmp_path / "m.mlpackage"
+    report = export(
+        nn.GroupNorm(1, 64), path, format="coreml", input_shape=(1, 64, 32, 40), precision="fp16", tolerance=1e-2
+    )
+    assert report.relative_difference > 0

@@ -130,16 +130,20 @@ def _is_constant(operation: Any) -> bool:
 
 
 def _evaluate(operation: Any, values: Mapping[Any, Any], opset: Any) -> list[Any]:
-    """Return the results of one operation of a program, given the values of the variables before it."""
+    """Return the results of one operation of a program, given the values of the variables before it.
+
+    In fp16 its results alone are rounded, each once: coremltools would sum squares in it, and overflow.
+    """
 
     def value(variable: Any) -> Any:
         if isinstance(variable, list | tuple):
             return [value(part) for part in variable]
-        return values.get(variable, variable.val)
+        found = values.get(variable, variable.val)
+        return found.astype(np.float32) if getattr(found, "dtype", None) == np.float16 else found
 
     inputs = {name: value(variable) for name, variable in operation.inputs.items() if variable is not None}
     if operation.op_type in _WITHOUT_INFERENCE:
-        return [_WITHOUT_INFERENCE[operation.op_type](inputs)]
+        return _rounded(operation, [_WITHOUT_INFERENCE[operation.op_type](inputs)])
     mil = importlib.import_module("coremltools.converters.mil.mil")
 
     def constant(part: Any) -> Any:
@@ -155,7 +159,16 @@ def _evaluate(operation: Any, values: Mapping[Any, Any], opset: Any) -> list[Any
             f"cannot check a Core ML package with the operation {operation.op_type} on this system; use "
             "macOS, or build the network without it"
         )
-    return results
+    return _rounded(operation, results)
+
+
+def _rounded(operation: Any, results: list[Any]) -> list[Any]:
+    """The results of an operation in the types that the program states."""
+    types = importlib.import_module("coremltools.converters.mil.mil.types")
+    return [
+        np.asarray(result, np.float16) if variable.dtype == types.fp16 else result
+        for variable, result in zip(operation.outputs, results, strict=True)
+    ]
 
 
 Inputs = Mapping[str, Any]
