@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--parts", nargs="*", help="which parts to leave out (default: all)")
     parser.add_argument("--with", nargs="*", default=[], dest="more", metavar="PART=VALUE", help="parts to add")
-    parser.add_argument("--timm", action="store_true", help="the defaults of timm's train.py, too")
+    parser.add_argument("--timm", action="store_true", help="the defaults of timm's train.py, too, on the CPU")
     parser.add_argument("--accelerator", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")

@@ -5,9 +5,9 @@
 
 Two networks: one of about 9 million multiply-accumulates at 32 pixels, and MobileNetV3-Large at 128. The images are
 noise in memory, as JPEG decoding is benchmarks/data_loading.py's affair: pixels for ours and for timm
-(benchmarks/timm_script.py), normalised tensors for the bare loop
-(forward, cross-entropy, backward, SGD). Each side runs in a process of its own, the sides alternating; of each the
-best round counts, by time of the processor (workers included), which other programs disturb less than the clock.
+(benchmarks/timm_script.py), normalised tensors for the bare loop (forward, cross-entropy, backward, SGD). Each side
+runs in a process of its own, the sides alternating; of each the best round counts, by time of the processor (workers
+included), which other programs disturb less than the clock.
 Prints a table, writes results.json.
 """
 

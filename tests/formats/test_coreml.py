@@ -119,7 +119,7 @@ def test_a_grey_image(tmp_path: Path) -> None:
     assert session(np.zeros((2, 1, 6, 8), np.uint8)).shape == (2, 4, 6, 8)
 
 
-def test_sums_of_many_squares_do_not_overflow_where_half_a_package_is_evaluated(tmp_path: Path) -> None:
+def test_squares_of_a_large_group_norm_do_not_overflow_when_fp16_is_evaluated(tmp_path: Path) -> None:
     """coremltools sums 81,920 squares in the precision of the values, which ends at 65,504 in fp16."""
     path = tmp_path / "m.mlpackage"
     report = export(

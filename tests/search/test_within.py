@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import fbnet_mobile as fm
+from fbnet_mobile.api.search import plan
 from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks.network import Network, build, calibrate_batch_norm
 from fbnet_mobile.cost.constraint import limit_on
@@ -171,6 +172,15 @@ def test_from_a_trained_network_to_a_smaller_one(full: Path, tmp_path: Path) -> 
         output=tmp_path / "ours",
     )  # fmt: skip
     assert made.test_accuracy > 0.7
+
+
+def test_few_images_are_searched_in_small_batches(
+    full: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"within": full, "data": "digits", "limit": 100, "max_macs": "40k"}
+    fm.search(**few, epochs=1, output=tmp_path)
+    assert "100 training images: 1 epochs in batches of 8," in capsys.readouterr().err
+    assert "100 training images: 60 epochs in batches of 8," in str(plan(**few))
 
 
 def test_the_supernet_begins_as_the_teacher(full: Path, tmp_path: Path) -> None:

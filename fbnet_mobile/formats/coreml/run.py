@@ -143,7 +143,7 @@ def _evaluate(operation: Any, values: Mapping[Any, Any], opset: Any) -> list[Any
 
     inputs = {name: value(variable) for name, variable in operation.inputs.items() if variable is not None}
     if operation.op_type in _WITHOUT_INFERENCE:
-        return _rounded(operation, [_WITHOUT_INFERENCE[operation.op_type](inputs)])
+        return _rounded(operation, [np.asarray(_WITHOUT_INFERENCE[operation.op_type](inputs))])
     mil = importlib.import_module("coremltools.converters.mil.mil")
 
     def constant(part: Any) -> Any:
@@ -193,12 +193,12 @@ def _padded(inputs: Inputs, window: NDArray[np.int64], fill: float) -> Any:
     return torch.nn.functional.pad(x, (left, right, top, bottom), value=fill)
 
 
-def _conv(inputs: Inputs) -> NDArray[Any]:
+def _conv(inputs: Inputs) -> Any:
     torch = importlib.import_module("torch")
     weight, dilations = inputs["weight"], inputs["dilations"]
     x = _padded(inputs, (np.array(weight.shape[2:]) - 1) * dilations + 1, 0.0)
     bias = inputs.get("bias")
-    result = torch.nn.functional.conv2d(
+    return torch.nn.functional.conv2d(
         x,
         torch.from_numpy(np.array(weight, np.float32)),
         None if bias is None else torch.from_numpy(np.array(bias, np.float32)),
@@ -206,24 +206,23 @@ def _conv(inputs: Inputs) -> NDArray[Any]:
         dilation=[int(step) for step in dilations],
         groups=int(inputs["groups"]),
     )
-    return _like(result, inputs)
 
 
-def _max_pool(inputs: Inputs) -> NDArray[Any]:
+def _max_pool(inputs: Inputs) -> Any:
     torch = importlib.import_module("torch")
     kernel, strides = _window(inputs)
     x = _padded(inputs, inputs["kernel_sizes"], -np.inf)
-    return _like(torch.nn.functional.max_pool2d(x, kernel, strides), inputs)
+    return torch.nn.functional.max_pool2d(x, kernel, strides)
 
 
-def _avg_pool(inputs: Inputs) -> NDArray[Any]:
+def _avg_pool(inputs: Inputs) -> Any:
     torch = importlib.import_module("torch")
     kernel, strides = _window(inputs)
     total = torch.nn.functional.avg_pool2d(_padded(inputs, inputs["kernel_sizes"], 0.0), kernel, strides)
     if inputs["exclude_padding_from_average"]:
         ones = _padded({**inputs, "x": np.ones_like(inputs["x"])}, inputs["kernel_sizes"], 0.0)
         total = total / torch.nn.functional.avg_pool2d(ones, kernel, strides)
-    return _like(total, inputs)
+    return total
 
 
 def _window(inputs: Inputs) -> tuple[list[int], list[int]]:
@@ -250,38 +249,37 @@ def _batch_norm(inputs: Inputs) -> NDArray[Any]:
         return np.reshape(np.float32(otherwise) if given is None else given.astype(np.float32), per_channel)
 
     scale = vector("gamma", 1) / np.sqrt(vector("variance", 1) + inputs["epsilon"])
-    result: NDArray[Any] = ((x - vector("mean", 0)) * scale + vector("beta", 0)).astype(x.dtype)
+    result: NDArray[Any] = (x - vector("mean", 0)) * scale + vector("beta", 0)
     return result
 
 
 def _silu(inputs: Inputs) -> NDArray[Any]:
     x = inputs["x"]
-    result: NDArray[Any] = (x / (1 + np.exp(-x))).astype(x.dtype)
+    result: NDArray[Any] = x / (1 + np.exp(-x))
     return result
 
 
-def _gelu(inputs: Inputs) -> NDArray[Any]:
+def _gelu(inputs: Inputs) -> Any:
     torch = importlib.import_module("torch")
     modes = {"EXACT": "none", "TANH_APPROXIMATION": "tanh"}
     if inputs["mode"] not in modes:
         raise JobError(f"cannot check a Core ML package with the gelu '{inputs['mode']}' on this system; use macOS")
     x = torch.from_numpy(np.array(inputs["x"], np.float32))
-    return _like(torch.nn.functional.gelu(x, approximate=modes[inputs["mode"]]), inputs)
+    return torch.nn.functional.gelu(x, approximate=modes[inputs["mode"]])
 
 
-def _upsample(mode: str) -> Callable[[Inputs], NDArray[Any]]:
-    def rule(inputs: Inputs) -> NDArray[Any]:
+def _upsample(mode: str) -> Callable[[Inputs], Any]:
+    def rule(inputs: Inputs) -> Any:
         torch = importlib.import_module("torch")
         factors = (float(inputs["scale_factor_height"]), float(inputs["scale_factor_width"]))
         corners = {"align_corners": bool(inputs["align_corners"])} if mode == "bilinear" else {}
         x = torch.from_numpy(np.array(inputs["x"], np.float32))
-        result = torch.nn.functional.interpolate(x, scale_factor=factors, mode=mode, **corners)
-        return _like(result, inputs)
+        return torch.nn.functional.interpolate(x, scale_factor=factors, mode=mode, **corners)
 
     return rule
 
 
-def _resize_bilinear(inputs: Inputs) -> NDArray[Any]:
+def _resize_bilinear(inputs: Inputs) -> Any:
     torch = importlib.import_module("torch")
     sampling = inputs["sampling_mode"]
     if sampling not in ("ALIGN_CORNERS", "UNALIGN_CORNERS"):
@@ -289,10 +287,10 @@ def _resize_bilinear(inputs: Inputs) -> NDArray[Any]:
     size = (int(inputs["target_size_height"]), int(inputs["target_size_width"]))
     x = torch.from_numpy(np.array(inputs["x"], np.float32))
     corners = sampling == "ALIGN_CORNERS"
-    return _like(torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=corners), inputs)
+    return torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=corners)
 
 
-def _conv_transpose(inputs: Inputs) -> NDArray[Any]:
+def _conv_transpose(inputs: Inputs) -> Any:
     torch = importlib.import_module("torch")
     weight, strides = inputs["weight"], [int(step) for step in inputs["strides"]]
     (top, _), (left, _) = _sides(inputs, weight.shape[2:])
@@ -310,16 +308,10 @@ def _conv_transpose(inputs: Inputs) -> NDArray[Any]:
         groups=int(inputs["groups"]),
         output_padding=[max(end - size, 0) for end, size in zip((top + height, left + width), covered, strict=True)],
     )
-    return _like(whole[:, :, top : top + height, left : left + width], inputs)
+    return whole[:, :, top : top + height, left : left + width]
 
 
-def _like(result: Any, inputs: Inputs) -> NDArray[Any]:
-    """Return a tensor as an array of the precision that the operation works in."""
-    array: NDArray[Any] = result.numpy().astype(inputs["x"].dtype)
-    return array
-
-
-_WITHOUT_INFERENCE: dict[str, Callable[[Inputs], NDArray[Any]]] = {
+_WITHOUT_INFERENCE: dict[str, Callable[[Inputs], Any]] = {
     "conv": _conv,
     "max_pool": _max_pool,
     "avg_pool": _avg_pool,

@@ -173,7 +173,7 @@ class TFLiteQuantiser(Quantiser):
             settings.append(_unquantised("^output;?$", "SOFTMAX"))
             # A divisor that is small beside others, as some of a linear attention's are, would be zero.
             settings.append(_unquantised(".*", "DIV"))
-            # Five roundings where other formats have one; and no slower, as LiteRT squares in floats anyway.
+            # Nine roundings where other formats have one; and no slower, as LiteRT squares in floats anyway.
             settings.append(_unquantised(_LAYER_NORM, "*"))
         if keep:
             # What it calls an operator is the names of what that gives, each with a semicolon.
