@@ -6,7 +6,7 @@
 
 A part is an option to which the recipe gives another value than the default; without it, it has the default (of an
 optimiser, its learning rate and weight decay go with it). ``--with mixup=0.2`` adds a part that the recipe does not
-have; ``--timm`` a training by timm's parts with the defaults of its script, for the same images, epochs and
+have, ``--with "optimizer=adamw, learning_rate=0.002"`` one of several options; ``--timm`` a training by timm's parts with the defaults of its script, for the same images, epochs and
 weights. Without ``--model`` a MobileNetV2-like network of 2 to 9 million multiply-accumulates is trained from random
 weights; with it, a network that fbnet_mobile imports, from its published weights. Every run is a folder that
 continues, so the script may be stopped at any time, and a process of one thread, of which ``--jobs`` run at a time.
@@ -86,8 +86,7 @@ def main() -> None:
         gone = TOGETHER.get(part, (part,))
         variants[f"without {part}"] = {name: value for name, value in given.items() if name not in gone}
     for text in options.more:
-        name, _, value = text.partition("=")
-        variants[f"with {text}"] = {**given, name: yaml.safe_load(value)}
+        variants[f"with {text}"] = {**given, **yaml.safe_load("{" + text.replace("=", ": ") + "}")}
     if options.timm:
         variants[TIMM] = given
     tasks = [(seed, name) for seed in range(options.seeds) for name in variants]

@@ -22,7 +22,7 @@ from fbnet_mobile.formats.ranges import METHODS, Ranges, min_max, observe
 from fbnet_mobile.graph.lowered import computable
 from fbnet_mobile.graph.operations import INPUT, Graph
 from fbnet_mobile.graph.probabilities import as_logits, softmax
-from fbnet_mobile.graph.rounded import MOVING
+from fbnet_mobile.graph.rounded import MOVING, WEIGHT_LEVELS
 from fbnet_mobile.registry import unknown
 
 Array = NDArray[np.float32]
@@ -163,7 +163,8 @@ def quantise(
         images: (N, channels, height, width) to calibrate on, as the file takes them.
         target: is not there yet.
         ranges: one of :data:`fbnet_mobile.formats.ranges.METHODS`, or "auto": that of the least error of the logits;
-            or ranges that were learned, by the names of the nodes of the graph.
+            or ranges that were learned, by the names of the nodes of the graph, with weights of
+            :data:`fbnet_mobile.graph.rounded.WEIGHT_LEVELS`.
         keep: layers, or modules with all layers in them, that stay in float32; "auto": none if the file is good
             (:func:`good`), else those that add most noise, until it is.
         origin: what the float32 file was written from, if its biases may be corrected.
@@ -174,6 +175,8 @@ def quantise(
     learned = {} if isinstance(ranges, str) else _by_tensor(ranges, origin, quantiser.reads())
     if isinstance(ranges, str) and ranges not in (AUTO, *METHODS):
         raise UserError(unknown("way to ranges", ranges, (AUTO, *METHODS)))
+    if learned:
+        quantiser.weight_levels = WEIGHT_LEVELS
     methods = (LEARNED,) if not isinstance(ranges, str) else tuple(METHODS) if ranges == AUTO else (ranges,)
     reads = quantiser.reads()
     kept = frozenset() if keep == AUTO else _matching((keep,) if isinstance(keep, str) else keep, tuple(reads))

@@ -97,16 +97,16 @@ OPERATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_what_is_rounded_is_what_litert_computes(name: str, tmp_path: Path) -> None:
-    """Integer by integer: what is nearest would differ in up to a tenth of them."""
+@pytest.mark.parametrize(("name", "format_"), [*((name, "tflite") for name in OPERATIONS), ("convolutions", "onnx")])
+def test_what_is_rounded_is_what_runtimes_compute(name: str, format_: str, tmp_path: Path) -> None:
+    """Integer by integer: what is nearest would differ in up to a tenth of them, weights of other levels in more."""
     torch.manual_seed(0)
     graph = trace(OPERATIONS[name]().eval(), (1, 8, 16, 16))
     x = 2 * torch.randn(32, 8, 16, 16)
     found = find_ranges(graph, observe_graph(graph, x[:16]), "percentile-99.9")
     rounded = Rounded(graph, found).eval()
-    path, options = tmp_path / "m.tflite", {"ranges": rounded.ranges(), "keep": ()}
-    write(graph, path, "tflite", precision="int8", calibration=x[:16].numpy(), options=options)
+    path, options = tmp_path / f"m.{format_}", {"ranges": rounded.ranges(), "keep": ()}
+    write(graph, path, format_, precision="int8", calibration=x[:16].numpy(), options=options)
     with torch.no_grad():
         expected = rounded(x).numpy()
     low, high = rounded.ranges()[graph.output]

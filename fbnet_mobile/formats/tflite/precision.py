@@ -102,11 +102,15 @@ def _check_integers(path: Path) -> int:
     )
 
 
+_MOST_LEVELS = 127
+"""To either side of zero, of a weight in eight bits."""
+
+
 class TFLiteQuantiser(Quantiser):
     """A float32 file of one subgraph. Its layers are its operators."""
 
     suffix = ".tflite"
-    weight_levels = 127
+    weight_levels = _MOST_LEVELS
 
     def __init__(self, source: Path, borders: tuple[str, str] | None = None) -> None:
         with _quantiser():
@@ -183,7 +187,7 @@ class TFLiteQuantiser(Quantiser):
             entries["input"] = _entry(self._names["input"], 0, 255)  # each step a pixel's
         model = schema.ModelT.InitFromPackedBuf(content, 0)
         _clamp_as_the_gate(model, entries)
-        _widen_for_dead_channels(model, entries)
+        _set_weight_ranges(model, entries, self.weight_levels)
         with quiet(), _large_weights():
             made = self._quantizer.Quantizer(content, settings)
             result = made.quantize(entries, enable_progress_bar=False, enable_progress_report=False)
@@ -278,8 +282,8 @@ def _activation(operator: schema.OperatorT) -> int:
     return int(getattr(operator.builtinOptions, "fusedActivationFunction", schema.ActivationFunctionType.NONE))
 
 
-def _widen_for_dead_channels(model: schema.ModelT, ranges: MutableMapping[str, Any]) -> None:
-    """Widen, in place, the ranges of weights and of feature maps that are next to zero.
+def _set_weight_ranges(model: schema.ModelT, ranges: MutableMapping[str, Any], levels: int) -> None:
+    """Give weights, in place, ranges of so many levels to either side of zero, and widen what is next to zero.
 
     Training, and blocks that start as the identity, leave many. A bias is an int32 in steps of the input's times
     the channel's weights'; where that step is next to nothing the bias does not fit, and litert-quantizer 0.11
@@ -307,11 +311,11 @@ def _widen_for_dead_channels(model: schema.ModelT, ranges: MutableMapping[str, A
         across = tuple(index for index in range(len(weight.shape)) if index != axis)
         largest = np.abs(values.reshape(weight.shape)).max(across, keepdims=True)
         before, after = (_step(ranges[tensor.name.decode()]) for tensor in (x, result))
-        needed = 127 * np.maximum(np.abs(biases), after) / (before * 2**28)
-        needed = np.maximum(needed.reshape(largest.shape), largest).astype(np.float32)
+        needed = _MOST_LEVELS * np.maximum(np.abs(biases), after) / (before * 2**28)
+        needed = np.maximum(needed.reshape(largest.shape), largest * (_MOST_LEVELS / levels)).astype(np.float32)
         if (needed > largest).any():
             ranges[weight.name.decode()] = {"min": -needed, "max": needed}
-        finest = before * float(needed.max()) / 127 / 128  # of a sum's own step: nothing is lost by no finer one
+        finest = before * float(needed.max()) / _MOST_LEVELS / 128  # of a sum's own step: nothing is lost by no finer one
         if after < finest:
             entry = ranges[result.name.decode()]
             entry["max"] = np.maximum(entry["max"], 0) + np.float32(255 * finest)
