@@ -6,10 +6,11 @@
 
 A part is an option to which the recipe gives another value than the default; without it, it has the default (of an
 optimiser, its learning rate and weight decay go with it). ``--with mixup=0.2`` adds a part that the recipe does not
-have, ``--with "optimizer=adamw, learning_rate=0.002"`` one of several options; ``--timm`` a training by timm's parts with the defaults of its script, for the same images, epochs and
-weights. Without ``--model`` a MobileNetV2-like network of 2 to 9 million multiply-accumulates is trained from random
-weights; with it, a network that fbnet_mobile imports, from its published weights. Every run is a folder that
-continues, so the script may be stopped at any time, and a process of one thread, of which ``--jobs`` run at a time.
+have, ``--with "optimizer=adamw, learning_rate=0.002"`` one of several options; ``--timm`` a training by timm's parts
+with the defaults of its script, for the same images, epochs and weights. Without ``--model`` a MobileNetV2-like network
+of 2 to 9 million multiply-accumulates is trained from random weights; with it, a network that fbnet_mobile imports,
+from its published weights. Every run is a folder that continues, so the script may be stopped at any time, and a
+process of one thread, of which ``--jobs`` run at a time.
 Prints a table of mean test accuracies with their spread, and writes results.json.
 """
 
