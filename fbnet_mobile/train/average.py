@@ -33,9 +33,11 @@ def estimate_batch_norm(module: nn.Module, data: Data, images: int, device: torc
     """Give every batch norm the mean statistics of about this many training images, as they are evaluated.
 
     Its own are a moving average, which lags behind the weights for as many steps as its momentum says. The same images
-    in every process, and every time; batches of one image are left out.
+    in every process, and every time, of all classes in each batch, as those of one vary less than all do; batches of
+    one image are left out.
     """
     sample = data.train.limit(max(images, len(data.classes)))
+    sample = sample.pick(torch.randperm(len(sample), generator=torch.Generator().manual_seed(0)))
     batches = (
         normalise(batch.to(device), data.mean, data.std) for batch, _ in sample.batches(batch_size) if len(batch) > 1
     )

@@ -315,7 +315,8 @@ def _set_weight_ranges(model: schema.ModelT, ranges: MutableMapping[str, Any], l
         needed = np.maximum(needed.reshape(largest.shape), largest * (_MOST_LEVELS / levels)).astype(np.float32)
         if (needed > largest).any():
             ranges[weight.name.decode()] = {"min": -needed, "max": needed}
-        finest = before * float(needed.max()) / _MOST_LEVELS / 128  # of a sum's own step: nothing is lost by no finer one
+        # Of a sum's own step: nothing is lost by no finer one.
+        finest = before * float(needed.max()) / _MOST_LEVELS / 128
         if after < finest:
             entry = ranges[result.name.decode()]
             entry["max"] = np.maximum(entry["max"], 0) + np.float32(255 * finest)
