@@ -242,8 +242,9 @@ class _Training(Task[EpochResult]):
         if self.fabric.world_size > 1:
             for buffer in self.evaluated.buffers():
                 buffer.copy_(self.fabric.broadcast(buffer))
-        if self.recipe.batch_norm_images:
-            estimate_batch_norm(self.evaluated, self.data, self.recipe.batch_norm_images, self.fabric.device)
+        if count := self.recipe.batch_norm_images:
+            device = self.fabric.device
+            estimate_batch_norm(self.evaluated, self.data, count, device, self.augmentations, self.recipe.seed)
         accuracy = evaluate(self.evaluated, self.data.val, self.data, fabric=self.fabric)
         return EpochResult(epoch, self.rate, self.loss_now, self.accuracy_now, accuracy, time.monotonic() - started)
 

@@ -110,8 +110,8 @@ class TrainRecipe:
         0,
         group=_TRAINING,
         low=0,
-        help="Training images from which batch norm's statistics are estimated anew before every evaluation; "
-        "0 for none.",
+        help="Training images, augmented, from which batch norm's statistics are estimated anew before every "
+        "evaluation; 0 for none.",
     )
     seed: int = option(0, group=_TRAINING, low=0, high=SEEDS, help="Of initial weights, order and augmentation.")
     teacher: str = option(

@@ -12,14 +12,14 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
-from fbnet_mobile.data.augment import normalise
-from fbnet_mobile.data.data import Data, load_data
+from fbnet_mobile.data.data import Data, load_data, training_batches
 from fbnet_mobile.engine.checkpoint import load_checkpoint
 from fbnet_mobile.train.average import estimate_batch_norm
 from fbnet_mobile.train.loop import balanced, train
 from fbnet_mobile.train.recipe import TrainRecipe
 from fbnet_mobile.train.regularise import Mixing, regularise
 
+CPU = torch.device("cpu")
 SMOOTHING, DECAY, RATE, MOMENTUM = 0.1, 0.5, 0.2, 0.9
 
 
@@ -255,15 +255,15 @@ def test_a_gradient_is_no_longer_than_the_clip(data: Data, tmp_path: Path) -> No
 
 
 def test_statistics_of_batch_norm_are_those_of_training_images_before_an_evaluation(data: Data, tmp_path: Path) -> None:
-    changes = {"batch_norm_images": 10**6, "ema_decay": 0.9, "dropout": 0.5}
+    changes = {"batch_norm_images": 10**6, "ema_decay": 0.9, "dropout": 0.5, "augmentations": ("flip",)}
     data = replace(data, train=data.train.limit(60))
     train_layers(layers(), data, tmp_path, **changes)
     kept = load_checkpoint(tmp_path / "best.pt").state_dict
     convolution = nn.Conv2d(3, 4, 3)
     convolution.load_state_dict({"weight": kept["0.weight"], "bias": kept["0.bias"]})
-    ((images, _),) = data.train.batches(64)
+    ((images, _),) = training_batches(data.train, data, 60, seed=0, epoch=0, device=CPU, augmentations=["flip"])
     with torch.no_grad():
-        found = convolution(normalise(images, data.mean, data.std)).mean((0, 2, 3))
+        found = convolution(images).mean((0, 2, 3))
     torch.testing.assert_close(kept["1.running_mean"], found, rtol=1e-4, atol=1e-5)
 
 
@@ -276,10 +276,27 @@ def test_statistics_of_batch_norm_are_of_all_classes_together(tmp_path: Path) ->
             Image.new("L", (8, 8), grey).save(tmp_path / name / f"{number}.png")
     data = load_data(str(tmp_path), resolution=8, show_progress=False)
     norm = nn.BatchNorm2d(3, affine=False)
-    estimate_batch_norm(nn.Sequential(norm), replace(data, mean=(0.0,) * 3, std=(1.0,) * 3), 128, torch.device("cpu"))
+    estimate_batch_norm(nn.Sequential(norm), replace(data, mean=(0.0,) * 3, std=(1.0,) * 3), 128, CPU, ())
     between = (200 - 40) / 2 / 255
     assert norm.running_var is not None
     assert norm.running_var.tolist() == pytest.approx([between**2] * 3, rel=0.1)
+
+
+def test_statistics_of_batch_norm_are_of_whole_images(tmp_path: Path) -> None:
+    """Parts that are cut out of them show things larger than they are where the network is evaluated."""
+    picture = Image.new("L", (64, 64), 40)
+    picture.paste(200, (16, 16, 48, 48))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for number in range(40):
+            picture.save(tmp_path / name / f"{number}.png")
+    data = load_data(str(tmp_path), resolution=64, show_progress=False)
+    assert data.train.store.cuts
+    norm = nn.BatchNorm2d(3, affine=False)
+    black = replace(data, mean=(0.0,) * 3, std=(1.0,) * 3)
+    estimate_batch_norm(nn.Sequential(norm), black, 64, CPU, ("crop:0.35", "flip"))
+    assert norm.running_mean is not None
+    assert norm.running_mean.tolist() == pytest.approx([(40 + (200 - 40) / 4) / 255] * 3, rel=1e-2)
 
 
 def test_inputs_and_branches_are_dropped_in_steps_alone() -> None:
