@@ -39,6 +39,14 @@ def estimate_batch_norm(
     statistics of images without them a small network lost five points on CIFAR-10. But parts are not cut out of them,
     as things are larger there than where the network is evaluated (Touvron et al. 2019, arXiv 1906.06423, section 3).
     The same in every process, and every time; in batches of all classes, as those of one vary less.
+
+    Args:
+        module: takes (B, 3, R, R) float32 images; changed in place.
+        data: whose training images are taken, and normalised by its mean and deviation.
+        images: how many; at least one of each class, all of them if there are no more.
+        device: where the module is.
+        augmentations: names, as of ``training_batches``.
+        seed: decides order and augmentation.
     """
     sample = data.train.limit(max(images, len(data.classes)))
     if sample.store.cuts:
@@ -50,3 +58,4 @@ def estimate_batch_norm(
 
 
 _BATCH = 64
+"""Images that one step of the estimate sees."""
