@@ -143,15 +143,15 @@ def cut(original: Tensor, draws: Tensor, least: float, resolution: int) -> Tenso
     """Bring a random part of an image, of ``least`` to all of its area and 3:4 to 4:3, to one size.
 
     Args:
-        original: (3, H, W), uint8, channels last in memory.
+        original: (1, 3, H, W), uint8, channels last in memory.
         draws: (4,), from 0 to below 1: area, aspect, and where.
         least: the least share of the area.
         resolution: R.
 
     Returns:
-        (1, 3, R, R), uint8.
+        (1, 3, R, R), uint8, channels last.
     """
-    height, width = original.shape[1:]
+    height, width = original.shape[2:]
     area, aspect, down, right = draws.tolist()
     low, high = map(math.log, CROP_ASPECT)
     ratio = math.exp(low + (high - low) * aspect)
@@ -159,7 +159,7 @@ def cut(original: Tensor, draws: Tensor, least: float, resolution: int) -> Tenso
     rows = min(height, max(1, round(math.sqrt(pixels / ratio))))
     columns = min(width, max(1, round(math.sqrt(pixels * ratio))))
     top, left = int(down * (height - rows + 1)), int(right * (width - columns + 1))
-    part = original[None, :, top : top + rows, left : left + columns]
+    part = original[:, :, top : top + rows, left : left + columns]
     return F.interpolate(part, (resolution, resolution), mode="bilinear", antialias=True, align_corners=False)
 
 
@@ -218,6 +218,9 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     Returns:
         (N, 3, R, R), float32, in the channels_last memory format.
     """
-    scale = torch.tensor(std, device=images.device).mul_(255).view(1, -1, 1, 1)
-    shift = torch.tensor(mean, device=images.device).mul_(255).view(1, -1, 1, 1)
-    return torch.sub(images.contiguous(memory_format=torch.channels_last), shift).div_(scale)
+    # By rows of pixels: a broadcast over three channels alone takes three times as long on a CPU.
+    width = images.shape[3]
+    scale, shift = (torch.tensor(each, device=images.device).mul_(255).repeat(width) for each in (std, mean))
+    normalised = images.to(torch.float32, memory_format=torch.channels_last, copy=True)
+    normalised.permute(0, 2, 3, 1).view(-1, 3 * width).sub_(shift).div_(scale)
+    return normalised

@@ -144,9 +144,9 @@ class OriginalStore(Dataset[Tensor]):
                 if self.originals is None
                 else fit_pixels(self.originals[number], size)
             )
-            return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+            return _channels_last(pixels)
         original = read_original(self.images, number, size) if self.originals is None else self.originals[number]
-        return cut(torch.from_numpy(original).permute(2, 0, 1), draws, least, size)
+        return cut(_channels_last(original), draws, least, size)
 
     def fetch(self, requests: Sequence[Request], change: Change | None = None) -> Iterator[Tensor]:
         """See ``Store``; a batch is the work of one process.
@@ -167,6 +167,11 @@ class OriginalStore(Dataset[Tensor]):
     def __getstate__(self) -> dict[str, Any]:
         """Without processes, for one that is started with a copy."""
         return {**self.__dict__, "_idle": []}
+
+
+def _channels_last(pixels: Pixels) -> Tensor:
+    """(H, W, 3) as (1, 3, H, W); torch does not see channels last in what a later [None] gives."""
+    return torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
 
 
 class _Loader:

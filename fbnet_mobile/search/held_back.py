@@ -6,10 +6,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fbnet_mobile.blocks.network import calibrate_batch_norm
 from fbnet_mobile.data.augment import normalise
 from fbnet_mobile.data.data import Data
 from fbnet_mobile.data.split import Split
+from fbnet_mobile.engine.batch_norm import estimate_batch_norm, training_views
 from fbnet_mobile.search.inherit import inherit
 from fbnet_mobile.search.supernet import Supernet
 from fbnet_mobile.space import RESOLUTION, Option
@@ -46,10 +46,12 @@ class HeldBack:
         """Top-1, 0 to 1."""
         resolution = int(assignment[RESOLUTION])
         network = inherit(self.supernet, assignment).to(self.device).to(memory_format=torch.channels_last)
-        calibrate_batch_norm(network, self._normalised(self._calibration, resolution))
+        estimate_batch_norm(network, (self.supernet.resized(views, resolution) for views in self._views))
+        network.eval()
         right = 0
         for images, labels in self._batches:
-            logits = network(self._normalised(images, resolution))
+            images = normalise(images.to(self.device), self.data.mean, self.data.std)
+            logits = network(self.supernet.resized(images, resolution))
             right += int((logits.argmax(1) == labels.to(self.device)).sum())
         return right / sum(len(labels) for _, labels in self._batches)
 
@@ -58,10 +60,6 @@ class HeldBack:
         return list(self.images.limit(self.most, self.seed).batches(_BATCH))
 
     @cached_property
-    def _calibration(self) -> Tensor:
-        some = self.data.train.limit(_CALIBRATION_IMAGES, self.seed)
-        return torch.cat([images for images, _ in some.batches(_BATCH)])
-
-    def _normalised(self, images: Tensor, resolution: int) -> Tensor:
-        images = normalise(images.to(self.device), self.data.mean, self.data.std)
-        return self.supernet.resized(images, resolution)
+    def _views(self) -> list[Tensor]:
+        data = self.data
+        return list(training_views(data, _CALIBRATION_IMAGES, self.device, data.augmentations, self.seed))

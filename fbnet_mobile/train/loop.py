@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fbnet_mobile.data.augment import derive_seed, find_augmentation
 from fbnet_mobile.data.data import Data, training_batches
+from fbnet_mobile.engine.batch_norm import estimate_batch_norm, training_views
 from fbnet_mobile.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs
 from fbnet_mobile.engine.losses import Teacher, make_loss
@@ -19,7 +20,7 @@ from fbnet_mobile.engine.processes import in_first_process, require_whole_weight
 from fbnet_mobile.engine.run_folder import RunFolder, data_settings
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.graph.rounded import Rounded
-from fbnet_mobile.train.average import estimate_batch_norm, moving_average
+from fbnet_mobile.train.average import moving_average
 from fbnet_mobile.train.evaluate import answers, evaluate
 from fbnet_mobile.train.optimizer import make_optimizer, set_learning_rate
 from fbnet_mobile.train.pictures import draw_batch, draw_curves, write_evaluation
@@ -243,8 +244,8 @@ class _Training(Task[EpochResult]):
             for buffer in self.evaluated.buffers():
                 buffer.copy_(self.fabric.broadcast(buffer))
         if count := self.recipe.batch_norm_images:
-            device = self.fabric.device
-            estimate_batch_norm(self.evaluated, self.data, count, device, self.augmentations, self.recipe.seed)
+            views = training_views(self.data, count, self.fabric.device, self.augmentations, self.recipe.seed)
+            estimate_batch_norm(self.evaluated, views)
         accuracy = evaluate(self.evaluated, self.data.val, self.data, fabric=self.fabric)
         return EpochResult(epoch, self.rate, self.loss_now, self.accuracy_now, accuracy, time.monotonic() - started)
 

@@ -69,11 +69,13 @@ def test_a_strength_counts() -> None:
 @pytest.mark.parametrize(("height", "width"), [(40, 100), (100, 40), (3, 1)])
 def test_a_cut_is_a_part_of_the_original_of_the_area_that_is_drawn(height: int, width: int) -> None:
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    original = torch.stack([rows, columns, rows], -1).to(torch.uint8).permute(2, 0, 1)
+    original = torch.stack([rows, columns, rows], -1)[None].to(torch.uint8).permute(0, 3, 1, 2)
     shares = []
     for draws in torch.rand(100, 4, generator=torch.Generator().manual_seed(0)):
-        found = cut(original, draws, 0.2, 16).int()
+        found = cut(original, draws, 0.2, 16)
         assert found.shape == (1, 3, 16, 16)
+        assert found.is_contiguous(memory_format=torch.channels_last)  # else all batches are copied
+        found = found.int()
         down, right = (int(found[0, part].amax() - found[0, part].amin()) + 1 for part in (0, 1))
         shares.append(down * right / (height * width))
     assert min(shares) > 0.1
@@ -130,9 +132,10 @@ def test_an_unknown_augmentation() -> None:
 
 
 def test_normalise() -> None:
-    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 4, 4)
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 4, 5)
 
     result = normalise(images, mean=(0.5, 0.2, 0.0), std=(0.25, 0.1, 0.5))
 
-    assert result[0, :, 0, 0].tolist() == pytest.approx([-2, 0, 2])
+    assert result.shape == images.shape
+    assert torch.allclose(result, torch.tensor([-2.0, 0, 2]).view(1, 3, 1, 1))
     assert result.is_contiguous(memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from fbnet_mobile.cost.constraint import Constraint, limit_on
 from fbnet_mobile.cost.within import Within
 from fbnet_mobile.data.augment import normalise
-from fbnet_mobile.data.data import load_data
+from fbnet_mobile.data.data import load_data, training_batches
 from fbnet_mobile.search.derive import require_feasible
 from fbnet_mobile.search.recipe import SearchRecipe
 from fbnet_mobile.search.strategies.base import SearchContext, Step
@@ -92,7 +92,9 @@ def test_weights_are_trained_with_one_network_a_step_all_equally_likely(context:
 
 def test_a_candidate_is_measured_as_the_supernet_runs_it_with_statistics_of_its_own(context: SearchContext) -> None:
     strategy = Evolution(replace(context, recipe=replace(RECIPE, candidate_images=100)))
-    calibrating = torch.cat([pixels for pixels, _ in context.data.train.limit(256, 0).batches(256)])
+    data, cpu = context.data, torch.device("cpu")
+    sample = data.train.limit(256)
+    shifted = list(training_batches(sample, data, 64, seed=0, epoch=0, device=cpu, augmentations=["crop"]))
     pixels, labels = next(context.images.limit(100, 0).batches(1000))
     before = {name: value.clone() for name, value in context.supernet.state_dict().items()}
     supernet = Supernet(SPACE)
@@ -103,12 +105,13 @@ def test_a_candidate_is_measured_as_the_supernet_runs_it_with_statistics_of_its_
             for name, options in SPACE.variables.items()
         }
         supernet.load_state_dict(before)
-        for norm in supernet.modules():
-            if isinstance(norm, torch.nn.BatchNorm2d):
-                norm.momentum = 1.0
         with torch.no_grad():
-            supernet.train()(normalise(calibrating, context.data.mean, context.data.std), weights)
-            logits = supernet.eval()(normalise(pixels, context.data.mean, context.data.std), weights)
+            for number, (views, _) in enumerate(shifted, start=1):
+                for norm in supernet.modules():
+                    if isinstance(norm, torch.nn.BatchNorm2d):
+                        norm.momentum = 1 / number  # the mean of all
+                supernet.train()(views, weights)
+            logits = supernet.eval()(normalise(pixels, data.mean, data.std), weights)
         right = float((logits.argmax(1) == labels).double().mean())
         assert strategy.accuracy(assignment) == pytest.approx(right, abs=0.011), "an image may stand on the edge"
     assert all(torch.equal(value, before[name]) for name, value in context.supernet.state_dict().items())
