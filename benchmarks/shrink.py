@@ -44,6 +44,7 @@ from fbnet_mobile.measure.artifacts import artifacts
 from fbnet_mobile.measure.benchmark import benchmark
 from fbnet_mobile.measure.build import build as write_files
 from fbnet_mobile.measure.plan import MeasuringPlan
+from fbnet_mobile.recipe import build as build_recipe
 from fbnet_mobile.search.derive import require_feasible
 from fbnet_mobile.search.inherit import inherit, inherited
 from fbnet_mobile.search.recipe import SearchRecipe
@@ -51,7 +52,7 @@ from fbnet_mobile.search.start import Start
 from fbnet_mobile.search.supernet import Supernet
 from fbnet_mobile.space import SearchSpace, load_space
 from fbnet_mobile.train.loop import train
-from fbnet_mobile.train.recipe import TrainRecipe
+from fbnet_mobile.train.recipe import FINETUNE, TrainRecipe, read_recipe
 from fbnet_mobile.zoo.importing import Imported, imported
 
 METHODS = ("ours", "taylor", "l1", "factor", "random", "scratch")
@@ -95,28 +96,20 @@ class Shrink:
         state = module.state_dict()
         fits = {name: value for name, value in self.imported.state_dict.items() if value.shape == state[name].shape}
         module.load_state_dict({**state, **fits})
-        rate = self.options.full_learning_rate or self.options.learning_rate
-        return self.trained("full", network, module, self.options.full_epochs or self.options.epochs, rate, teacher="")
+        return self.trained("full", network, module, teacher="")
 
-    def trained(
-        self, name: str, network: Architecture, module: nn.Module, epochs: int, rate: float, teacher: str
-    ) -> dict[str, Any]:
-        """Train, and say how good and how long."""
+    def trained(self, name: str, network: Architecture, module: nn.Module, teacher: str) -> dict[str, Any]:
+        """Train by the recipe, and say how good and how long."""
         began = time.process_time()
-        recipe = TrainRecipe(
-            epochs=epochs,
-            learning_rate=rate,
-            warmup_epochs=0.5,
-            seed=self.seed,
-            loss="distillation" if teacher else "cross_entropy",
-            teacher=teacher,
-        )
+        given: dict[str, Any] = {**read_recipe(self.options.recipe), "seed": self.seed}
+        if self.options.epochs:
+            given["epochs"] = self.options.epochs
+        if teacher:
+            given |= {"loss": "distillation", "teacher": teacher}
+        recipe = build_recipe(TrainRecipe, given)
         data = self.data
         if network.resolution != data.resolution:
             data = dataclasses.replace(self.loaded(network.resolution), mean=data.mean, std=data.std)
-        for part in module.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                part.momentum = 0.1  # with 0.01, as TensorFlow has it, few steps leave statistics of long ago
         result = train(module, data, recipe, self.folder / name, self.fabric, architecture=network.to_yaml())
         return {"accuracy": result.test_accuracy, "cpu_s": time.process_time() - began}
 
@@ -302,9 +295,7 @@ class Shrink:
             found, took_us = self.searched(target_us, f"{place}-search")
         shrunk_s = time.process_time() - began
         network, module = found
-        made = self.trained(
-            place, network, copy.deepcopy(module), self.options.epochs, self.options.learning_rate, str(self.full)
-        )
+        made = self.trained(place, network, copy.deepcopy(module), str(self.full))
         return {
             **made,
             "latency_us": took_us,
@@ -326,12 +317,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000, help="training images")
     parser.add_argument("--test-images", type=int, default=0, help="0 for all")
     parser.add_argument("--resolution", type=int, default=96)
-    parser.add_argument("--epochs", type=int, default=3, help="of the fine-tuning, and of the training afterwards")
-    parser.add_argument("--full-epochs", type=int, help="of the fine-tuning, if others")
-    parser.add_argument("--full-learning-rate", type=float, help="of the fine-tuning, if another")
+    parser.add_argument("--recipe", default=FINETUNE, help="of the fine-tuning, and of the training afterwards")
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--by", choices=["latency", "macs"], default="latency", help="macs: a quick look, no device")
     parser.add_argument("--search-epochs", type=int, default=6)
-    parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--targets", type=float, nargs="+", default=[0.6, 0.35], help="shares of the latency")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)

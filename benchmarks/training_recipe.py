@@ -8,8 +8,14 @@ A part is an option to which the recipe gives another value than the default; wi
 optimiser, its learning rate and weight decay go with it). ``--with mixup=0.2`` adds a part that the recipe does not
 have, ``--with "optimizer=adamw, learning_rate=0.002"`` one of several options; ``--timm`` a training by timm's parts
 with the defaults of its script, for the same images, epochs and weights. Without ``--model`` a MobileNetV2-like network
-of 2 to 9 million multiply-accumulates is trained from random weights; with it, a network that fbnet_mobile imports,
-from its published weights. Every run is a folder that continues, so the script may be stopped at any time, and a
+of 2 to 9 million multiply-accumulates is trained from random weights, as is an architecture's YAML file; a network that
+fbnet_mobile imports, from its published weights. What a teacher gives the network that ``make demo`` found:
+
+    python benchmarks/training_recipe.py path/to/images --recipe none --epochs 25 --jobs 2 \
+        --model runs/demo/search/architecture.yaml --with "loss=distillation, teacher=runs/teacher/best.pt" \
+        -o runs/training_recipe
+
+Every run is a folder that continues, so the script may be stopped at any time, and a
 process of one thread, of which ``--jobs`` run at a time.
 Prints a table of mean test accuracies with their spread, and writes results.json.
 """
@@ -38,7 +44,7 @@ from fbnet_mobile.engine.loop import seeded
 from fbnet_mobile.recipe import build as build_recipe
 from fbnet_mobile.recipe import plain
 from fbnet_mobile.train.loop import train
-from fbnet_mobile.train.recipe import RECIPES, TrainRecipe, with_recipe
+from fbnet_mobile.train.recipe import RECIPES, TrainRecipe, read_recipe
 from fbnet_mobile.zoo.importing import imported
 
 TOGETHER = {"optimizer": ("optimizer", "learning_rate", "weight_decay", "momentum")}
@@ -63,8 +69,8 @@ def main() -> None:
     """Train, with and without, and report."""
     parser = argparse.ArgumentParser(description="What each part of a training recipe is worth.")
     parser.add_argument("data", help="as for fbnet-train")
-    parser.add_argument("--recipe", default="mobile", choices=RECIPES)
-    parser.add_argument("--model", default="", help="a network that is imported with its weights")
+    parser.add_argument("--recipe", default="mobile", choices=("none", *RECIPES))
+    parser.add_argument("--model", default="", help="a network that is imported with its weights, or a YAML file")
     parser.add_argument("--resolution", type=int, default=32)
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--limit", type=int, help="training images (default: all)")
@@ -76,8 +82,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
     options = parser.parse_args()
-    given = with_recipe({"recipe": options.recipe})
-    del given["recipe"]
+    given = {} if options.recipe == "none" else read_recipe(options.recipe)
     if options.epochs:
         given["epochs"] = options.epochs
     default = plain(TrainRecipe())
@@ -103,15 +108,21 @@ def main() -> None:
         mean = statistics.mean(each_seed)
         spread = statistics.stdev(each_seed) if len(each_seed) > 1 else 0.0
         print(f"{name:32} {mean:>9.2%} {spread:>7.2%} {100 * (mean - whole):>+10.2f}")
-    name = f"results-{options.recipe}-{options.model or 'small'}.json"
+    name = f"results-{options.recipe}-{model(options)}.json"
     write_results(options.output / name, {"test_accuracy": rows, "recipe": given}, options)
+
+
+def model(options: argparse.Namespace) -> str:
+    """How files and folders name the network."""
+    return Path(options.model).stem or "small"
 
 
 def prepared(options: argparse.Namespace) -> tuple[Data, Architecture, dict[str, torch.Tensor] | None]:
     """The images, the network, and its weights if it has some."""
     data = load_data(options.data, resolution=options.resolution, limit=options.limit)
-    if not options.model:
-        network = Architecture.from_yaml(SMALL.replace("32", str(options.resolution), 1), "small")
+    if not options.model or options.model.endswith(".yaml"):
+        text = SMALL.replace("32", str(options.resolution), 1)
+        network = Architecture.load(Path(options.model)) if options.model else Architecture.from_yaml(text, "small")
         return data, network.with_classes(len(data.classes)), None
     found = imported(options.model, pretrained=True, resolution=options.resolution)
     assert found.metadata is not None
@@ -124,7 +135,7 @@ def run(options: argparse.Namespace, name: str, values: dict[str, Any]) -> float
     """One training, continued where it was; the accuracy on the test images."""
     torch.set_num_threads(1)
     recipe = build_recipe(TrainRecipe, values)
-    folder = f"{options.recipe}-{options.model or 'small'}/{name.replace(' ', '_')}/{recipe.seed}"
+    folder = f"{options.recipe}-{model(options)}/{name.replace(' ', '_').replace('/', '-')}/{recipe.seed}"
     data, architecture, weights = prepared(options)
     fabric = Fabric(accelerator=options.accelerator, devices=1)
     with seeded(fabric, recipe.seed):

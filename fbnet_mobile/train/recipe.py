@@ -121,9 +121,9 @@ class TrainRecipe:
         help="Network that the loss learns from: a checkpoint, or timm:NAME or torchvision:NAME with its weights.",
     )
     distillation: Literal["soft", "hard", "logits"] = option(
-        "soft",
+        "logits",
         group=_TEACHER,
-        help="What of the teacher is learnt: its probabilities, its answer, or its logits themselves.",
+        help="What of the teacher is learnt: its logits themselves, its probabilities (soft), or its answer (hard).",
     )
     distillation_weight: float = option(
         0.5,

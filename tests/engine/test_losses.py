@@ -39,7 +39,9 @@ def teacher_file(folder: Path) -> Path:
 
 
 def test_distillation_is_hintons_sum_of_soft_and_hard_targets() -> None:
-    recipe = TrainRecipe(distillation_weight=0.3, distillation_temperature=2.0, label_smoothing=0.0)
+    recipe = TrainRecipe(
+        distillation="soft", distillation_weight=0.3, distillation_temperature=2.0, label_smoothing=0.0
+    )
     logits, labels = torch.tensor([[2.0, 0.0]], requires_grad=True), torch.tensor([1])
     loss = LOSSES.get("distillation")(recipe)(logits, labels, IMAGES[:1], lambda images: torch.tensor([[0.0, 4.0]]))
     student, taught = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(2))  # of the first class, at temperature 2
@@ -51,10 +53,11 @@ def test_distillation_is_hintons_sum_of_soft_and_hard_targets() -> None:
 
 
 def test_a_network_that_answers_as_its_teacher_has_nothing_to_learn_from_it() -> None:
-    recipe = TrainRecipe(distillation_weight=1.0, distillation_temperature=5.0)
     logits = torch.randn(6, 4)
-    loss = LOSSES.get("distillation")(recipe)(logits, torch.zeros(6, dtype=torch.int64), IMAGES, lambda _: logits)
-    assert float(loss) == pytest.approx(0.0, abs=1e-6)
+    for kind in ("soft", "logits"):
+        recipe = TrainRecipe(distillation=kind, distillation_weight=1.0, distillation_temperature=5.0)  # type: ignore[arg-type]
+        loss = LOSSES.get("distillation")(recipe)(logits, torch.zeros(6, dtype=torch.int64), IMAGES, lambda _: logits)
+        assert float(loss) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_teacher_answers_as_its_checkpoint_does_whatever_the_images_are_normalised_with(tmp_path: Path) -> None:
