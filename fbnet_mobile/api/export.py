@@ -1,6 +1,7 @@
 """From a network to a file that a device runs, with the proof that it computes the same."""
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,19 @@ def export(options: ExportOptions) -> ExportResult:
         raise UserError("no network; give --checkpoint, --architecture or --model")
     if given.architecture is not None and (given.model is not None or given.checkpoint is not None):
         raise UserError("--architecture exports an untrained network; leave out --checkpoint and --model")
+    peer = given.model if given.model is not None and _is_of_others(given.model) else None
+    of_peers = {"pretrained": given.pretrained, "weights": given.weights, "channels": recipe.channels}
+    for option, value in of_peers.items():
+        if peer is None and value:
+            raise UserError(
+                f"--{option} is for networks of timm and torchvision, as in --model timm:NAME, and efficientnet_lite0; "
+                "leave it out"
+            )
+    if peer is not None and given.checkpoint is not None:
+        raise UserError(
+            f"the weights of {peer} are its own (--pretrained), those of a file (--weights) or fresh; leave out "
+            "--checkpoint"
+        )
     chosen = check_suffix(recipe.output, recipe.format) if recipe.format else format_of(recipe.output)
     chosen = chosen.run_by(recipe.runtime)
     calibration_data = recipe.calibration_data or data
@@ -71,6 +85,7 @@ def export(options: ExportOptions) -> ExportResult:
     if recipe.int8_keep != "auto":
         asked["keep"] = () if recipe.int8_keep == "none" else tuple(recipe.int8_keep.split(","))
     integers = recipe.output_type != "float32"
+    precision = recipe.precision or _precision(given.checkpoint, integers, chosen.precisions)
     if integers:
         asked["integer_input_and_output"] = (recipe.input or recipe.output_type, recipe.output_type)
     if (integers and recipe.input == "float32") or (recipe.input == "int8" and not integers):
@@ -79,10 +94,10 @@ def export(options: ExportOptions) -> ExportResult:
             "uint8, or leave out both"
         )
     format_options = asked
-    chosen.check(recipe.precision, bool(calibration_data), format_options)
-    if recipe.sensitivity and not chosen.calibrates(recipe.precision):
+    chosen.check(precision, bool(calibration_data), format_options)
+    if recipe.sensitivity and not chosen.calibrates(precision):
         raise UserError(
-            f"--sensitivity shows what 8-bit activations cost, and {recipe.precision} for {chosen.name} has none; give "
+            f"--sensitivity shows what 8-bit activations cost, and {precision} for {chosen.name} has none; give "
             "--precision int8, for tflite or onnx"
         )
     takes_input: str = recipe.input or recipe.output_type
@@ -91,7 +106,7 @@ def export(options: ExportOptions) -> ExportResult:
         takes_input, scores = suit(
             recipe.client,
             format=chosen.name,
-            precision=recipe.precision,
+            precision=precision,
             input=takes_input if integers else recipe.input,
             scores=recipe.scores,
         )
@@ -114,19 +129,6 @@ def export(options: ExportOptions) -> ExportResult:
     refuse_foreign(record, _is_record)
     device = _device(recipe.device, chosen.runtime.name, options.runtime) if recipe.device is not None else None
     table = _table(recipe.latency_table) if recipe.latency_table is not None else None
-    peer = given.model if given.model is not None and _is_of_others(given.model) else None
-    of_peers = {"pretrained": given.pretrained, "weights": given.weights, "channels": recipe.channels}
-    for option, value in of_peers.items():
-        if peer is None and value:
-            raise UserError(
-                f"--{option} is for networks of timm and torchvision, as in --model timm:NAME, and efficientnet_lite0; "
-                "leave it out"
-            )
-    if peer is not None and given.checkpoint is not None:
-        raise UserError(
-            f"the weights of {peer} are its own (--pretrained), those of a file (--weights) or fresh; leave out "
-            "--checkpoint"
-        )
     if given.pretrained and given.weights is not None:
         raise UserError("--pretrained and --weights both say which weights; leave one out")
     if recipe.features and recipe.scores == "probabilities":
@@ -147,7 +149,7 @@ def export(options: ExportOptions) -> ExportResult:
     metadata = replace(
         metadata,
         input=takes_input,
-        precision=recipe.precision,
+        precision=precision,
         # Integers hold no probability under 1/256, and no arithmetic is spared by making some of logits.
         scores=scores or ("probabilities" if len(metadata.classes) > 1 and not integers else "logits"),
         score_threshold=recipe.score_threshold,
@@ -170,7 +172,7 @@ def export(options: ExportOptions) -> ExportResult:
         pixels, found = pixels[:count], found[:count]
         inputs, same_classes = _as_taken(pixels, metadata), classes == metadata.classes
         labels = found.numpy() if same_classes and not recipe.features else None
-    if calibration_data is not None and chosen.calibrates(recipe.precision):
+    if calibration_data is not None and chosen.calibrates(precision):
         pixels, _, _ = load_images(calibration_data, "train", CALIBRATION_IMAGES, **source)
         calibration = _as_taken(pixels, metadata)
     file = write(
@@ -182,7 +184,7 @@ def export(options: ExportOptions) -> ExportResult:
         inputs=inputs,
         labels=labels,
         runtime=recipe.runtime,
-        precision=recipe.precision,
+        precision=precision,
         calibration=calibration,
         tolerance=recipe.tolerance,
         # The answers of fresh weights mean nothing.
@@ -194,11 +196,19 @@ def export(options: ExportOptions) -> ExportResult:
     write_arguments(kept, "export", options)
     latency = None
     if device is not None:
-        latency = _latency(recipe.output, device, chosen.runtime.name, recipe.precision, network, table)
+        latency = _latency(recipe.output, device, chosen.runtime.name, precision, network, table)
     name = (whole.name if whole is not None else str(peer)) if fresh else ""
     result = ExportResult(file, data, same_classes, name, latency, recipe.sensitivity, command_line("export", options))
     write_json(record, result, replaces=_is_record)
     return result
+
+
+def _precision(checkpoint: Path | None, integers: bool, had: Sequence[str]) -> str:
+    """What a file is written in where nothing is asked for."""
+    from fbnet_mobile.engine.checkpoint import load_checkpoint
+
+    trained_for = integers or (checkpoint is not None and load_checkpoint(checkpoint).quantized)
+    return "int8" if trained_for and "int8" in had else "fp32"
 
 
 def _is_record(path: Path) -> bool:

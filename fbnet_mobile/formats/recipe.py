@@ -33,8 +33,12 @@ class ExportRecipe:
     format: str | None = option(
         None, group=_FILE, known="format", shown="by the file's suffix", help="tflite, onnx, coreml or executorch."
     )
-    precision: str = option(
-        "fp32", group=_FILE, known="precision", help="fp32, fp16, or int8: 8-bit integers, calibrated on images."
+    precision: str | None = option(
+        None,
+        group=_FILE,
+        known="precision",
+        shown="fp32; int8 of a checkpoint of --quantize, and with --output-type",
+        help="fp32, fp16, or int8: 8-bit integers, calibrated on images.",
     )
     client: Literal["mediapipe", "openvino", "tflm", "ort-web", "mnn", "ml-kit"] | None = option(
         None,

@@ -40,11 +40,13 @@ def test_training_with_rounding_learns_ranges_that_the_file_has(
     network = made.module("it")
     assert isinstance(network, Rounded)
     assert result.test_accuracy > before.test_accuracy - 0.1  # type: ignore[operator]
-    file = fm.export(checkpoint=result.checkpoint, data="digits", output=tmp_path / "m.tflite", precision="int8").file
+    file = fm.export(checkpoint=result.checkpoint, data="digits", output=tmp_path / "m.tflite").file
     assert file.quantised is not None
     assert file.quantised.ranges == "learned"
     assert file.agreement is not None
     assert file.agreement > 0.97
+    whole = {"checkpoint": checkpoint, "data": "digits", "output_type": "int8", "output": tmp_path / "integers.tflite"}
+    assert fm.export(**whole).file.precision == "int8"
     with pytest.raises(UserError, match="is quantised already"):
         fm.train(checkpoint=result.checkpoint, quantize="int8", output=tmp_path / "again", **DATA)
 
