@@ -11,6 +11,7 @@ from fbnet_mobile.train.results import DryRun
 def dry_run(options: TrainOptions) -> DryRun:
     """Resolve all options of a training, look at its images, try some of its steps, and say what to expect."""
     from fbnet_mobile.api.fabric import make_fabric
+    from fbnet_mobile.api.teacher import open_teacher
     from fbnet_mobile.blocks.network import build
     from fbnet_mobile.data.data import survey
     from fbnet_mobile.train.dry_run import expect
@@ -28,5 +29,6 @@ def dry_run(options: TrainOptions) -> DryRun:
         limit=images.limit,
         unlabelled=task.unlabelled,
     )
-    module = build(network.with_classes(found.classes))
-    return expect(module, found, recipe, network.resolution, fabric, plain(options))
+    module = build(network.with_classes(len(found.classes)))
+    teacher = open_teacher(recipe.teacher, found.classes, ((0.5,) * 3, (0.25,) * 3), fabric)
+    return expect(module, found, recipe, network.resolution, fabric, plain(options), teacher)

@@ -117,7 +117,7 @@ def train(options: TrainOptions) -> TrainResult:
         fabric,
         architecture=network.to_yaml(),
         initial_weights=initial_weights,
-        teacher=open_teacher(recipe.teacher, data, fabric),
+        teacher=open_teacher(recipe.teacher, data.classes, (data.mean, data.std), fabric),
         compiled=task.compile,
         save_minutes=task.save_minutes,
         begin=begin,

@@ -281,14 +281,14 @@ class Survey:
 
     Attributes:
         counts: how many images of "train", "val" and "test".
-        classes: how many.
+        classes: class names, in the order of the labels.
         bytes: of all decoded images, about.
         in_memory: whether they are held there.
         decode_seconds: that decoding one takes, a process for each core.
     """
 
     counts: dict[str, int]
-    classes: int
+    classes: tuple[str, ...]
     bytes: int
     in_memory: bool
     decode_seconds: float
@@ -321,7 +321,7 @@ def survey(
             store[Request(number[None]), None]
     seconds = (time.monotonic() - started) / len(tried) / min(8, os.cpu_count() or 1)
     needed = drawn.bytes()
-    return Survey(drawn.counts(), len(drawn.source.classes), needed, needed <= memory_limit, seconds)
+    return Survey(drawn.counts(), drawn.source.classes, needed, needed <= memory_limit, seconds)
 
 
 def _split(

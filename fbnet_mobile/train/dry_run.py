@@ -12,6 +12,7 @@ from torch import nn
 
 from fbnet_mobile.data.data import Survey
 from fbnet_mobile.engine.allocator import tune_allocator
+from fbnet_mobile.engine.losses import Teach
 from fbnet_mobile.errors import UserError, enough_memory
 from fbnet_mobile.train.optimizer import make_optimizer
 from fbnet_mobile.train.recipe import TrainRecipe
@@ -22,11 +23,15 @@ _STEPS, _ROWS = 3, 8
 
 
 def expect(
-    module: nn.Module, images: Survey, recipe: TrainRecipe, resolution: int, fabric: Fabric, options: dict[str, Any]
+    module: nn.Module,
+    images: Survey,
+    recipe: TrainRecipe,
+    resolution: int,
+    fabric: Fabric,
+    options: dict[str, Any],
+    teacher: Teach | None = None,
 ) -> DryRun:
     """Try three steps, one batch of evaluation, and the decoding of some images, and add up.
-
-    A teacher's answers are not among them.
 
     Args:
         module: the network, with random weights.
@@ -35,6 +40,7 @@ def expect(
         resolution: of evaluation.
         fabric: where.
         options: to be shown.
+        teacher: that answers in each step.
 
     Raises:
         UserError: the images do not fill a batch.
@@ -67,6 +73,8 @@ def expect(
         for _ in range(_STEPS):
             started = wait()
             for _ in range(recipe.accumulate):
+                if teacher is not None:
+                    teacher(inputs)
                 fabric.backward(F.cross_entropy(module(inputs), labels))
             optimizer.step()
             optimizer.zero_grad()
@@ -82,7 +90,7 @@ def expect(
     seen = recipe.epochs * (images.counts["val"] + min(count, recipe.batch_norm_images)) + images.counts["test"]
     return DryRun(
         options=options,
-        classes=images.classes,
+        classes=len(images.classes),
         images=images.counts,
         steps=steps,
         schedule=_schedule(recipe),

@@ -67,6 +67,10 @@ def test_a_run_from_its_plan_to_its_evaluation(call: Call, make_folder: Callable
     names = {path.name for path in Path("run").iterdir()}
     assert names >= {"best.pt", "last.pt", "results.csv", "batch.png", "curves.png", "confusion_matrix.png"}
 
+    taught = (*WORDS, "--teacher", "run/best.pt", "--dry-run")
+    assert call(*taught)["options"]["loss"] == "distillation"
+    assert "has 'green' where the data have 'red'" in call(*taught, "--classes", "red,blue", fails=True)
+
     words = ("--evaluate", "run/best.pt", "--data", "images")
     assert "cannot decode" in call(*words, fails=True)
     found = call(*words, "--skip-damaged", "-o", "judged")
@@ -108,8 +112,6 @@ def test_a_teacher_of_timm_and_images_without_labels(
 
 
 def test_peers_teachers_are_of_the_classes_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
-
     from lightning_fabric import Fabric
     from torch import nn
 
@@ -119,7 +121,7 @@ def test_peers_teachers_are_of_the_classes_of_the_data(monkeypatch: pytest.Monke
     monkeypatch.setattr(
         "fbnet_mobile.zoo.peers.load_peer", lambda *_, **__: Peer(nn.Identity(), (1, 3, 8, 8), metadata)
     )
-    data: Any = SimpleNamespace(classes=("x", "y", "z"), mean=(0.5,) * 3, std=(0.5,) * 3)
+    more: Any = (("x", "y", "z"), ((0.5,) * 3, (0.5,) * 3), Fabric(accelerator="cpu", devices=1))
     with pytest.raises(UserError, match="the teacher timm:it has 2 classes where the data have 3; train it on these"):
-        open_teacher("timm:it", data, Fabric(accelerator="cpu", devices=1))
-    assert open_teacher("runs/best.pt", data, Fabric(accelerator="cpu", devices=1)) is None
+        open_teacher("timm:it", *more)
+    assert open_teacher("", *more) is None
