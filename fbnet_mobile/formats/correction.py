@@ -30,8 +30,20 @@ def observe_graph(graph: Graph, images: Tensor) -> dict[str, Histogram]:
 
 def find_ranges(graph: Graph, seen: Mapping[str, Histogram], method: str) -> Ranges:
     """Return the range of each value by one of :data:`fbnet_mobile.formats.ranges.METHODS`; of the output the whole."""
-    whole = METHODS["min-max"]
-    return {name: (whole if name == graph.output else METHODS[method])(found) for name, found in seen.items()}
+    whole, floors = METHODS["min-max"], find_floors(graph)
+    found = {name: (whole if name == graph.output else METHODS[method])(each) for name, each in seen.items()}
+    return {name: (max(low, floors.get(name, low)), high) for name, (low, high) in found.items()}
+
+
+def find_floors(graph: Graph) -> dict[str, float]:
+    """Return under which number a value tells nothing, by name, where there is one.
+
+    What hard swish alone reads need not be told apart under -3, as it makes 0 of all that: half of the steps, often,
+    for what is above. A ReLU is computed with what is before it.
+    """
+    consumers = graph.consumers()
+    readers = {node.name: graph.only_consumer(consumers, node.name) for node in graph.nodes}
+    return {name: -3.0 for name, reader in readers.items() if reader is not None and reader.op == "hard_swish"}
 
 
 @torch.no_grad()

@@ -10,14 +10,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import Session
-from fbnet_mobile.formats.correction import correct_biases
+from fbnet_mobile.formats.correction import correct_biases, find_floors
 from fbnet_mobile.formats.ranges import METHODS, Ranges, min_max, observe
 from fbnet_mobile.graph.lowered import computable
 from fbnet_mobile.graph.operations import INPUT, Graph
@@ -26,6 +26,7 @@ from fbnet_mobile.graph.rounded import MOVING, WEIGHT_LEVELS
 from fbnet_mobile.registry import unknown
 
 Array = NDArray[np.float32]
+T = TypeVar("T")
 
 AUTO = "auto"
 LEARNED = "learned"
@@ -173,6 +174,7 @@ def quantise(
         UserError: an unknown method or layer.
     """
     learned = {} if isinstance(ranges, str) else _by_tensor(ranges, origin, quantiser.reads())
+    floors = {} if origin is None else _by_tensor(find_floors(origin.graph), origin, quantiser.reads())
     if isinstance(ranges, str) and ranges not in (AUTO, *METHODS):
         raise UserError(unknown("way to ranges", ranges, (AUTO, *METHODS)))
     if learned:
@@ -190,7 +192,10 @@ def quantise(
     def found_by(method: str) -> Ranges:
         """Clipping the largest logits changes no answer, but of those that are as large."""
         way = METHODS.get(method, METHODS[_OTHERWISE])
-        return {name: learned.get(name) or (min_max if name in whole else way)(each) for name, each in seen.items()}
+        found = {name: (min_max if name in whole else way)(each) for name, each in seen.items()}
+        return {
+            name: learned.get(name) or (max(low, floors.get(name, low)), high) for name, (low, high) in found.items()
+        }
 
     with tempfile.TemporaryDirectory() as folder:
         numbers = iter(range(10_000))
@@ -246,8 +251,8 @@ def quantise(
     return Quantised(taken, errors, corrected, tuple(name for name in reads if name in kept), layers)
 
 
-def _by_tensor(ranges: Ranges, origin: Origin | None, reads: Mapping[str, tuple[str, ...]]) -> Ranges:
-    """Ranges by the tensors of a file, from those by the nodes of a graph."""
+def _by_tensor(ranges: Mapping[str, T], origin: Origin | None, reads: Mapping[str, tuple[str, ...]]) -> dict[str, T]:
+    """What is known of the nodes of a graph, such as ranges, by the tensors of a file."""
     assert origin is not None
     found = {INPUT: ranges[INPUT]} if INPUT in ranges else {}
     names = {node.name for node in origin.graph.nodes}

@@ -388,6 +388,23 @@ def test_what_a_converter_stumbles_over_is_one_line(tmp_path: Path) -> None:
         convert(tmp_path / "a.tflite", tmp_path / "b.tflite", broken, "fp16")
 
 
+@pytest.mark.parametrize("name", ["tflite", "onnx"])
+def test_what_hard_swish_makes_nothing_of_takes_no_steps(name: str, tmp_path: Path) -> None:
+    """A channel far below -3 would leave the other one four steps between -1 and 1."""
+    layer = nn.Conv2d(1, 2, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([1.0, 50.0]).view(2, 1, 1, 1))
+        layer.bias.copy_(torch.tensor([0.0, -60.0]))  # type: ignore[union-attr]
+    network = nn.Sequential(layer, nn.Hardswish(), nn.Conv2d(2, 2, 1)).eval()
+    images = torch.linspace(-1, 1, 64).view(1, 1, 8, 8).repeat(4, 1, 1, 1)
+    path = tmp_path / f"m{get_format(name).suffix}"
+    choices = {"ranges": "min-max", "keep": ()}
+    write(trace(network, (1, 1, 8, 8)), path, name, precision="int8", calibration=images.numpy(), options=choices)
+    with torch.no_grad():
+        expected = network(images).numpy()
+    assert np.abs(format_of(path).load(path)(images.numpy()) - expected).max() < 0.02
+
+
 def test_divisors_that_are_small_beside_others_are_not_rounded_to_zero(tmp_path: Path) -> None:
     """As in a linear attention; LiteRT refuses to divide by an 8-bit zero."""
 
