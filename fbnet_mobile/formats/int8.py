@@ -7,6 +7,7 @@ their runtime. Choices are made by the images of calibration: what an export cla
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -49,7 +50,8 @@ same."""
 _LOOKED_INTO = 16
 """Calibration images that layers are compared on."""
 _WORTH = 0.5
-"""Part of the error that must be left for layers to be kept in float32, where it is still too large."""
+"""Part of the error that must be left for layers to be kept in float32, where it is still too large, and for ranges of
+half of the images to be taken instead of those of all."""
 _MOST_KEPT, _FEW_KEPT = 0.25, 4
 """Part of the layers, and a number that is always tried: what needs more of them in float32 is better off in fp16."""
 
@@ -157,7 +159,7 @@ def quantise(
     """Write an int8 file.
 
     Half of the images say which ranges there are to choose among, the others which of them is taken; the ranges in the
-    file are then those of all of them.
+    file are then those of all of them, unless that loses far more.
 
     Args:
         quantiser: of the float32 file.
@@ -186,13 +188,15 @@ def quantise(
     judged = others[np.unique(np.linspace(0, len(others) - 1, min(_JUDGED, len(others))).astype(int))]
     results = quantiser.session()(judged)
     expected, whole = _logits(results), {"output", *(reads["output"] if _are_probabilities(results) else ())}
-    seen = observe(quantiser.values(half))
+    seen = [observe(quantiser.values(half))]
+    if len(images) > 1:
+        seen.append(observe(quantiser.values(others), deepcopy(seen[0])))
 
     @cache
-    def found_by(method: str) -> Ranges:
+    def found_by(method: str, images: int) -> Ranges:
         """Clipping the largest logits changes no answer, but of those that are as large."""
         way = METHODS.get(method, METHODS[_OTHERWISE])
-        found = {name: (min_max if name in whole else way)(each) for name, each in seen.items()}
+        found = {name: (min_max if name in whole else way)(each) for name, each in seen[images].items()}
         return {
             name: learned.get(name) or (max(low, floors.get(name, low)), high) for name, (low, high) in found.items()
         }
@@ -206,14 +210,15 @@ def quantise(
             actual = _logits(quantiser.session(path)(judged))
             return error(expected, actual), path, actual
 
-        errors = {method: tried(found_by(method), kept)[0] for method in methods}
-        chosen = min(methods, key=lambda method: errors[method])
-        if len(images) > 1:
-            seen = observe(quantiser.values(others), seen)
-            found_by.cache_clear()
-        found = found_by(chosen)
-        best, path, actual = tried(found, kept)
-        errors[chosen] = best
+        files = {method: tried(found_by(method, 0), kept) for method in methods}
+        chosen = min(methods, key=lambda method: files[method][0])
+        # All images hold more of what may come, yet in a network that one step changes much they may lose much.
+        last = len(seen) - 1
+        of_all = tried(found_by(chosen, last), kept)
+        some_images = 0 if files[chosen][0] < _WORTH * of_all[0] else last
+        found = found_by(chosen, some_images)
+        best, path, actual = of_all if some_images else files[chosen]
+        errors = {method: file[0] for method, file in files.items()} | {chosen: best}
         correction = None
         if origin is not None and not learned and computable(origin.graph):
             other = Path(folder) / f"corrected{quantiser.suffix}"
@@ -235,7 +240,7 @@ def quantise(
             some = more
             # By another way to ranges, too: the first was chosen where what is mended now hid what it does.
             attempts = {
-                method: tried(found_by(method), some)
+                method: tried(found_by(method, some_images), some)
                 for method in dict.fromkeys((chosen, _OTHERWISE) if ranges == AUTO else (chosen,))
             }
             way = min(attempts, key=lambda method: attempts[method][0])
