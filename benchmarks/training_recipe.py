@@ -114,7 +114,8 @@ def main() -> None:
 
 def model(options: argparse.Namespace) -> str:
     """How files and folders name the network."""
-    return Path(options.model).stem or "small"
+    name: str = options.model
+    return Path(name).stem if name.endswith(".yaml") else name or "small"
 
 
 def prepared(options: argparse.Namespace) -> tuple[Data, Architecture, dict[str, torch.Tensor] | None]:

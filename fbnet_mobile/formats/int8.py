@@ -188,15 +188,15 @@ def quantise(
     judged = others[np.unique(np.linspace(0, len(others) - 1, min(_JUDGED, len(others))).astype(int))]
     results = quantiser.session()(judged)
     expected, whole = _logits(results), {"output", *(reads["output"] if _are_probabilities(results) else ())}
-    seen = [observe(quantiser.values(half))]
+    seen = [observe(quantiser.values(half))]  # by half of the images, and by all
     if len(images) > 1:
         seen.append(observe(quantiser.values(others), deepcopy(seen[0])))
 
     @cache
-    def found_by(method: str, images: int) -> Ranges:
+    def found_by(method: str, which: int) -> Ranges:
         """Clipping the largest logits changes no answer, but of those that are as large."""
         way = METHODS.get(method, METHODS[_OTHERWISE])
-        found = {name: (min_max if name in whole else way)(each) for name, each in seen[images].items()}
+        found = {name: (min_max if name in whole else way)(each) for name, each in seen[which].items()}
         return {
             name: learned.get(name) or (max(low, floors.get(name, low)), high) for name, (low, high) in found.items()
         }
@@ -213,11 +213,10 @@ def quantise(
         files = {method: tried(found_by(method, 0), kept) for method in methods}
         chosen = min(methods, key=lambda method: files[method][0])
         # All images hold more of what may come, yet in a network that one step changes much they may lose much.
-        last = len(seen) - 1
-        of_all = tried(found_by(chosen, last), kept)
-        some_images = 0 if files[chosen][0] < _WORTH * of_all[0] else last
-        found = found_by(chosen, some_images)
-        best, path, actual = of_all if some_images else files[chosen]
+        of_all = tried(found_by(chosen, -1), kept)
+        which = 0 if files[chosen][0] < _WORTH * of_all[0] else -1
+        found = found_by(chosen, which)
+        best, path, actual = of_all if which else files[chosen]
         errors = {method: file[0] for method, file in files.items()} | {chosen: best}
         correction = None
         if origin is not None and not learned and computable(origin.graph):
@@ -240,7 +239,7 @@ def quantise(
             some = more
             # By another way to ranges, too: the first was chosen where what is mended now hid what it does.
             attempts = {
-                method: tried(found_by(method, some_images), some)
+                method: tried(found_by(method, which), some)
                 for method in dict.fromkeys((chosen, _OTHERWISE) if ranges == AUTO else (chosen,))
             }
             way = min(attempts, key=lambda method: attempts[method][0])
