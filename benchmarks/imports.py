@@ -165,8 +165,8 @@ def measured_macs(module: nn.Module, images: Tensor) -> int:
 def exported(module: nn.Module, chosen: str, shape: tuple[int, int, int, int], images: Tensor) -> float | str:
     """How far a file's logits are from PyTorch's, relative to the largest; or why there is none."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"network{get_format(chosen).suffix}"
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            path = Path(f"network{get_format(chosen).suffix}")
             report = export(module, path, format=chosen, input_shape=shape, inputs=images.numpy()[:2])
             return report.relative_difference
     except FbnetError as error:

@@ -7,9 +7,10 @@ building model files, and the memory that all its processes held. The networks t
 and measured in the same rounds as the blocks, so that both meet the same machine; the table is then written without
 them, and was not calibrated with them. A --budget is made longer by the time that they take, so that the blocks have
 what they would have without them. If the table is there already, they are measured afterwards. The published FBNetV2
-and FBNet-C networks always are; among them some blocks of the table, whose latency says whether the machine is still
-what it was. Prints for each method its error, and how well the measurements repeat themselves, and writes results.json
-and predicted.svg.
+and FBNet-C networks always are, with those that can be imported from other libraries and that --imported names; each of
+their blocks that the space has not is measured alone beside them. Among them are some blocks of the table, whose
+latency says whether the machine is still what it was. Prints for each method its error, and how well the measurements
+repeat themselves, and writes results.json and predicted.svg.
 
 With --peer-python it also builds 20 blocks with ours and with litert-torch, which wants an environment of its own:
 
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from results_file import write_results
 
 from fbnet_mobile.api.profile import parse_seconds
@@ -44,15 +46,37 @@ from fbnet_mobile.latency.table import BLOCK, MEASURED, NETWORK, LatencyTable, M
 from fbnet_mobile.measure.artifacts import artifacts
 from fbnet_mobile.measure.build import build
 from fbnet_mobile.measure.plan import MeasuringPlan
-from fbnet_mobile.measure.profile import NETWORK_REPEATS, profile
+from fbnet_mobile.measure.profile import NETWORK_REPEATS, profile, unusual_networks
 from fbnet_mobile.measure.recipe import ProfileRecipe
 from fbnet_mobile.measure.rounds import Measured, Model, measure, new_session
 from fbnet_mobile.measure.samples import Journal
 from fbnet_mobile.report.console import latency
 from fbnet_mobile.space import load_space
 from fbnet_mobile.zoo import load_network
+from fbnet_mobile.zoo.importing import imported
 
 PUBLISHED = ("fbnetv2-f1", "fbnetv2-f2", "fbnetv2-f3", "fbnetv2-f4", "fbnet-c")
+IMPORTED = (
+    "efficientnet_lite0",
+    "timm:efficientnet_b0",
+    "timm:hardcorenas_a",
+    "timm:hardcorenas_f",
+    "timm:lcnet_100",
+    "timm:mnasnet_100",
+    "timm:mobilenetv1_100",
+    "timm:mobilenetv2_050",
+    "timm:mobilenetv2_100",
+    "timm:mobilenetv2_140",
+    "timm:mobilenetv3_large_100",
+    "timm:mobilenetv3_small_100",
+    "timm:mobilenetv4_conv_small",
+    "timm:mobilenetv4_conv_medium",
+    "timm:semnasnet_100",
+    "timm:spnasnet_100",
+    "torchvision:mnasnet1_0",
+    "torchvision:mobilenet_v3_large",
+)
+"""At 224 pixels, of the families that can be imported, from 60 to 900 million multiply-accumulates."""
 REFERENCES = 40
 """Blocks of the table that are measured again among the networks."""
 PEER = """
@@ -79,6 +103,7 @@ def main() -> None:
     parser.add_argument("--budget", help="for profiling, such as 3m (default: none)")
     parser.add_argument("--networks", type=int, default=100, help="to draw (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="of the networks drawn")
+    parser.add_argument("--imported", nargs="*", default=list(IMPORTED), help="(default: %(default)s)")
     parser.add_argument("--peer-python", type=Path, help="of an environment with litert-torch")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for results.json and predicted.svg")
     options = parser.parse_args()
@@ -178,9 +203,10 @@ def measured(models: list[Model], statistic: str, plan: MeasuringPlan, options: 
 
 
 def set_apart(options: argparse.Namespace) -> dict[RowKey, Measurement]:
-    """Take the networks that are to be predicted out of the table; the others calibrate it."""
+    """Take as many networks, of those drawn at random, out of the table to be predicted; the others calibrate it."""
     table = LatencyTable.load(options.table)
-    networks = [key for key in table.rows if key[0] == NETWORK]
+    unusual = {LatencyTable.row_key(NETWORK, blocks) for blocks in unusual_networks(load_space(options.space))}
+    networks = [key for key in table.rows if key[0] == NETWORK and key not in unusual]
     chosen = set(random.Random(options.seed).sample(networks, options.networks))
     kept = {key: row for key, row in table.rows.items() if key not in chosen}
     LatencyTable(table.conditions, kept).save(options.table)
@@ -229,12 +255,14 @@ def compared(table: LatencyTable, among: dict[RowKey, Measurement], options: arg
         blocks = space.architecture(space.draw(rng)).blocks
         if blocks not in calibrated:
             networks[LatencyTable.row_key(NETWORK, blocks)] = f"random{len(networks)}", blocks
-    for name in PUBLISHED:
-        published = load_network(name)
-        networks[LatencyTable.row_key(NETWORK, published.blocks)] = name, published.blocks
+    known = {name: load_network(name) for name in PUBLISHED}
+    with torch.device("meta"):
+        known |= {name: imported(name, resolution=224).architecture for name in options.imported}
+    for name, network in known.items():
+        networks[LatencyTable.row_key(NETWORK, network.blocks)] = name, network.blocks
     own = [key for key, row in table.blocks().items() if row.source == MEASURED]
     references = {(BLOCK, key): (Block.parse_key(key),) for key in rng.sample(own, min(REFERENCES, len(own)))}
-    # The published networks hold blocks that are not in the space.
+    # The published and imported networks hold blocks that are not in the space.
     outside = {
         LatencyTable.row_key(BLOCK, [block]): (block,)
         for _, blocks in networks.values()
@@ -319,10 +347,13 @@ def report(table: LatencyTable, results: dict[str, Any]) -> None:
         f"{REFERENCES} blocks of the table measured again took {again['median']:.3f} of their time in it "
         f"(10th to 90th percentile {again['p10']:.3f} to {again['p90']:.3f})"
     )
-    for row in results["networks"]:
-        if row["network"] in PUBLISHED:
-            error_of_it = row["predicted_us"] / row["measured_us"] - 1
-            print(f"{row['network']:12} measured {latency(row['measured_us'])}, predicted {error_of_it:+.1%}")
+    others = [row for row in results["networks"] if row not in drawn_networks]
+    for row in others:
+        error_of_it = row["predicted_us"] / row["measured_us"] - 1
+        print(f"{row['network']:30} measured {latency(row['measured_us'])}, predicted {error_of_it:+.1%}")
+    error = prediction_error([row["predicted_us"] for row in others], [row["measured_us"] for row in others])
+    results["errors"]["published and imported networks"] = asdict(error)
+    print(_line("published and imported networks", error))
 
 
 def _line(name: str, error: Any) -> str:
@@ -382,7 +413,7 @@ def drawn(rows: list[dict[str, Any]], size: int = 480, border: int = 50) -> str:
         marks.append(f'<text x="{place:.1f}" y="{size - border + 16}" text-anchor="middle">{number * step:.3g}</text>')
         marks.append(f'<text x="{border - 6}" y="{size - place + 4:.1f}" text-anchor="end">{number * step:.3g}</text>')
     for row in rows:
-        colour = "#d62728" if row["network"] in PUBLISHED else "#1f77b4"
+        colour = "#1f77b4" if row["network"].startswith("random") else "#d62728"
         x, y = at(row["measured_us"] / 1e3), size - at(row["predicted_us"] / 1e3)
         marks.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}" fill-opacity="0.7">'

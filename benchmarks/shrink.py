@@ -5,10 +5,11 @@
 A network with ImageNet's weights is fine-tuned, then made to take a share of its measured latency by each method:
 *ours* (fbnet-profile, fbnet-search and fbnet-train --inherit within it); *taylor* and *l1* (Torch-Pruning's group
 Taylor over all layers at once, and its group L1 in each layer; `pip install torch-pruning`), whose ratio is found by
-bisection on measured latency; *factor*, the same share of every width, likewise; *random*, a network drawn from the
-space of ours with the weights of the fine-tuned one; *scratch*, what ours found, from random weights. All are then
+bisection on measured latency; *fastnas* (NVIDIA Model Optimizer's, `pip install nvidia-modelopt torchprofile==0.0.4`),
+whose operations are found likewise; *factor*, the same share of every width, likewise; *random*, a network drawn from
+the space of ours with the weights of the fine-tuned one; *scratch*, what ours found, from random weights. All are then
 trained for as many epochs with the fine-tuned network as the teacher, and judged on the test images. Every step is kept
-under --work and not done again.
+under --work and not done again; the results file keeps the rows of seeds and methods that are not asked for.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from torch import nn
 import fbnet_mobile as fm
 from fbnet_mobile.arch import Architecture, Block
 from fbnet_mobile.blocks.axes import INPUT, OUTPUT, axes, take_slice
+from fbnet_mobile.blocks.layers import SameConv2d
 from fbnet_mobile.blocks.network import Network, build
 from fbnet_mobile.cost.constraint import Constraint, latency_constraint, limit_on
 from fbnet_mobile.cost.within import Within
@@ -55,7 +57,7 @@ from fbnet_mobile.train.loop import train
 from fbnet_mobile.train.recipe import FINETUNE, TrainRecipe, read_recipe
 from fbnet_mobile.zoo.importing import Imported, imported
 
-METHODS = ("ours", "taylor", "l1", "factor", "random", "scratch")
+METHODS = ("ours", "taylor", "l1", "fastnas", "factor", "random", "scratch")
 WITHIN = 0.03
 """How far under the target a latency may be."""
 Found = tuple[Architecture, Network]
@@ -185,8 +187,13 @@ class Shrink:
                 torch.autograd.backward(F.cross_entropy(module(images), labels))
         pruner.step()
         module.zero_grad()
+        return self.rebuilt(network, module)
+
+    @staticmethod
+    def rebuilt(network: Architecture, module: nn.Module) -> Found:
+        """The architecture with the widths that a module of it was left with, and its network with these weights."""
         blocks: list[Block] = []
-        for block, part in zip(network.blocks, module, strict=True):
+        for block, part in zip(network.blocks, module.children(), strict=True):
             fields = block.model_dump()
             state = part.state_dict()
             for name, places in axes(block).items():
@@ -198,6 +205,42 @@ class Shrink:
         fresh = build(Architecture.from_yaml(smaller.to_yaml()))
         fresh.load_state_dict(module.state_dict())
         return smaller, fresh
+
+    def fastnas(self, share: float) -> Found:
+        """Model Optimizer's network of this share of the operations, in steps of 8 channels.
+
+        Its score is the accuracy on the validation images, with batch norm's statistics estimated for each candidate.
+        What it found of the layers one by one does not depend on the share, and is kept.
+        """
+        import modelopt.torch.prune as mtp  # type: ignore[import-not-found]
+        from modelopt.torch.prune.fastnas import FastNASConfig  # type: ignore[import-not-found]
+
+        network, module = self.checkpoint()
+        rules = FastNASConfig().model_dump()
+        rules["nn.Conv2d"]["*"]["channel_divisor"] = rules["nn.BatchNorm2d"]["*"]["feature_divisor"] = 8
+        data = self.data
+
+        def score(candidate: nn.Module) -> float:
+            right = 0
+            for pixels, labels in data.val.batches(64):
+                logits = candidate(normalise(pixels, data.mean, data.std))
+                right += int((logits.argmax(1) == labels).sum())
+            return right / len(data.val)
+
+        symmetric(module)
+        module, _ = mtp.prune(
+            module.eval(), [("fastnas", rules)], {"flops": f"{share:.2%}"}, torch.zeros(network.input_shape),
+            config={
+                "score_func": score,
+                "data_loader": self.batches(),
+                "collect_func": lambda batch: batch[0],
+                "max_iter_data_loader": 2,
+                "checkpoint": str(self.folder / "fastnas.pt"),
+                "verbose": False,
+            },
+        )  # fmt: skip
+        asymmetric(module)
+        return self.rebuilt(network, module)
 
     def scaled(self, share: float, space: SearchSpace) -> Found:
         """The network with this share of every width, and the best channels by Taylor."""
@@ -246,11 +289,12 @@ class Shrink:
         rng = random.Random(self.seed)
         while True:
             limit = limited(target_us / ratio)
-            within = Within(space, [limit], require_feasible(space, [limit]))
-            for _ in range(50):
-                drawn = within.draw(rng)
-                if limit.total(space, drawn) >= 0.97 * limit.limit:
-                    break
+            drawn = Within(space, [limit], require_feasible(space, [limit])).draw(rng)
+            # Few of those within a limit are near it: one choice after the other is drawn anew, if that takes longer.
+            while (cost := limit.total(space, drawn)) < 0.98 * limit.limit:
+                variable = rng.choice(list(space.variables))
+                other = {**drawn, variable: rng.choice(space.variables[variable])}
+                drawn = other if cost < limit.total(space, other) <= limit.limit else drawn
             network = space.architecture(drawn)
             took_us = self.latency_us(network)
             print(f"    drawn: {took_us:.0f} of {target_us:.0f} us", flush=True)
@@ -282,6 +326,8 @@ class Shrink:
         began, place = time.process_time(), f"{name}-{share:g}"
         if name in ("taylor", "l1"):
             found, took_us = self.bisected(lambda kept: self.pruned(kept, name), target_us)
+        elif name == "fastnas":
+            found, took_us = self.bisected(self.fastnas, target_us)
         elif name == "factor":
             space, _ = self.limited()
             found, took_us = self.bisected(lambda kept: self.scaled(kept, space), target_us)
@@ -306,6 +352,30 @@ class Shrink:
         }
 
 
+def symmetric(module: nn.Module) -> None:
+    """Replace TensorFlow's "same" padding by the same on all sides, in place; Model Optimizer does not follow another.
+
+    At stride 2 and an even size "same" begins one pixel later, so a row and a column of zeros come before each kernel.
+    """
+    for parent in list(module.modules()):
+        for name, part in parent.named_children():
+            if isinstance(part, SameConv2d):
+                size, before = part.kernel_size[0], int(part.stride[0] == 2)
+                plain = nn.Conv2d(
+                    part.in_channels, part.out_channels, size + before, part.stride[0], size // 2,
+                    groups=part.groups, bias=False,
+                )  # fmt: skip
+                plain.weight.data = F.pad(part.weight.data, (before, 0, before, 0))
+                setattr(parent, name, plain)
+
+
+def asymmetric(module: nn.Module) -> None:
+    """Take the zeros out again."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d) and part.kernel_size[0] % 2 == 0:
+            part.weight.data = part.weight.data[:, :, 1:, 1:]
+
+
 def main() -> None:
     """Run what is not done yet, and report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -328,24 +398,33 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="most rounds of measuring a network")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "shrink.json")
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    if options.output.exists():
+        rows = {key(row): row for row in json.loads(options.output.read_text())["runs"]}
     for seed in options.seeds:
         run = Shrink(options, seed)
         full = run.once("full", run.fine_tune)
         base_us = run.once("base", run.base)["us"]
-        rows.append({"seed": seed, "target": 1.0, "method": "original", **full, "latency_us": base_us})
+        row = {"seed": seed, "target": 1.0, "method": "original", **full, "latency_us": base_us}
+        rows[key(row)] = row
         print(f"seed {seed}: original {full['accuracy']:.2%} at {base_us:.0f} us", flush=True)
         for share in options.targets:
             for name in options.methods:
                 made = run.once(f"{name}-{share:g}", partial(run.method, name, share, share * base_us))
-                rows.append({"seed": seed, "target": share, "method": name, **made})
+                row = {"seed": seed, "target": share, "method": name, **made}
+                rows[key(row)] = row
                 print(
                     f"  {share:4.0%} {name:8} {made['accuracy']:.2%} at {made['latency_us']:.0f} us "
                     f"({made['latency_us'] / base_us:.1%}), {made['macs'] / 1e6:.1f} M MACs, "
                     f"{made['resolution']} pixels, {made['shrink_cpu_s']:.0f} s",
                     flush=True,
                 )
-    write_results(options.output, {"runs": rows}, options)
+                write_results(options.output, {"runs": [rows[each] for each in sorted(rows)]}, options)
+
+
+def key(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a row is of."""
+    return row["seed"], -row["target"], row["method"]
 
 
 if __name__ == "__main__":

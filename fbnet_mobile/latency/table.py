@@ -207,7 +207,7 @@ class LatencyTable:
         """The table's networks whose blocks are all in it."""
         known = self.blocks()
         return [
-            (self._invocation_us + sum(map(self._alone_us, blocks)), blocks, measured)
+            Network(blocks, tuple(map(self._alone_us, blocks)), measured, self._invocation_us)
             for blocks, measured in self.networks()
             if all(block.key in known for block in blocks)
         ]

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
+import itertools
+import math
 import random
 import shutil
 from collections import defaultdict
@@ -37,7 +39,7 @@ from fbnet_mobile.measure.plan import MeasuringPlan
 from fbnet_mobile.measure.recipe import ProfileRecipe
 from fbnet_mobile.measure.rounds import Measured, Model, measure, new_session, summary
 from fbnet_mobile.measure.samples import BuiltLine, ChosenLine, Journal, Turn
-from fbnet_mobile.space import Option, SearchSpace
+from fbnet_mobile.space import SearchSpace
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, of how many)."""
@@ -47,6 +49,9 @@ NETWORK_REPEATS = 10
 _REFERENCE_EVERY = 50
 _TRIAL = 128
 """Blocks from whose cost follows how many more there is time for."""
+_DEEPER = 1.5
+"""Times the most weights of the space, or elements between blocks, that networks with a repeated block have."""
+_MOST_REPEATS = 60
 
 
 @dataclass(frozen=True)
@@ -371,26 +376,54 @@ def _chains(space: SearchSpace, networks: int, seed: int) -> list[tuple[str, tup
     chains: list[tuple[str, tuple[Block, ...]]] = [(INVOCATION, ())]
     chains += [(BLOCK, (block,)) for block in space.candidates()]
     rng = random.Random(seed)
-    drawn = [*_extremes(space, networks // 2), *(space.draw(rng) for _ in range(networks))][:networks]
-    chains += [(NETWORK, space.architecture(assignment).blocks) for assignment in drawn]
+    drawn = (space.architecture(space.draw(rng)).blocks for _ in range(networks))
+    unusual = itertools.islice(unusual_networks(space), networks // 2)
+    chains += [(NETWORK, blocks) for blocks in itertools.islice(itertools.chain(unusual, drawn), networks)]
     return list(dict.fromkeys(chains))
 
 
-def _extremes(space: SearchSpace, most: int) -> Iterator[dict[str, Option]]:
-    """Networks unlike those that are drawn at random, of which a correction has to hold too.
+def unusual_networks(space: SearchSpace) -> Iterator[tuple[Block, ...]]:
+    """Networks unlike those that are drawn at random, by which a table's correction is fitted too.
 
     The one of fewest and of most operations, weights and elements between blocks; of several, one that has as few or as
-    many operations as goes with that least, so that a time for weights is told apart from a time for operations.
+    many operations as goes with that least, so that a time for weights is told apart from a time for operations. Then
+    the first two with a block repeated until there are far more weights, or elements, than in any network of the space:
+    within it these hardly differ, and others that the table is asked about may have more.
     """
     sizes: tuple[Callable[[Block], float], ...] = (
         lambda block: block.macs,
         lambda block: block.params - 1e-6 * block.macs,
         lambda block: elements_between(block) - 1e-6 * block.macs,
     )
-    for size in sizes[: (most + 1) // 2]:
-        costs = space.costs(size)
-        yield cheapest(space, costs)
-        yield cheapest(space, {name: -array for name, array in costs.items()})
+    ends = []
+    for size in sizes:
+        least = space.costs(size)
+        most = {name: -array for name, array in least.items()}
+        ends.append([space.architecture(cheapest(space, costs)).blocks for costs in (least, most)])
+        yield from ends[-1]
+    for network in ends[0]:
+        for size, (_, largest) in zip(sizes[1:], ends[1:], strict=True):
+            yield _deepened(network, space, size, _DEEPER * sum(map(size, largest)))
+
+
+def _deepened(
+    network: tuple[Block, ...], space: SearchSpace, size: Callable[[Block], float], least: float
+) -> tuple[Block, ...]:
+    """The network with the largest block that may follow one of its own repeated until it has at least a size."""
+    gives = {(block.out_channels, block.out_resolution): number for number, block in enumerate(network[:-1])}
+    fitting = [
+        (size(block), block.key, block)
+        for block in space.candidates()
+        if (block.in_channels, block.resolution) in gives
+        and (block.out_channels, block.out_resolution) == (block.in_channels, block.resolution)
+        and not block.ends_network
+    ]
+    if not fitting:
+        return network
+    each, _, block = max(fitting)
+    times = min(max(math.ceil((least - sum(map(size, network))) / max(each, 1.0)), 0), _MOST_REPEATS)
+    after = gives[block.in_channels, block.resolution] + 1
+    return (*network[:after], *[block] * times, *network[after:])
 
 
 def _most_informative(blocks: Sequence[Block]) -> list[Block]:

@@ -1,3 +1,5 @@
+import itertools
+import random
 import re
 import signal
 import subprocess
@@ -14,14 +16,15 @@ from numpy.typing import NDArray
 from fbnet_mobile.devices import HostDevice
 from fbnet_mobile.errors import JobError, UserError
 from fbnet_mobile.latency import estimate
+from fbnet_mobile.latency.calibration import elements_between
 from fbnet_mobile.latency.table import BLOCK, ROUND, LatencyTable
 from fbnet_mobile.measure import build as build_module
 from fbnet_mobile.measure import profile as module
 from fbnet_mobile.measure.artifacts import Artifact
 from fbnet_mobile.measure.build import file_of
 from fbnet_mobile.measure.plan import MeasuringPlan
-from fbnet_mobile.measure.profile import Profiled, profile
-from fbnet_mobile.space import SearchSpace
+from fbnet_mobile.measure.profile import Profiled, profile, unusual_networks
+from fbnet_mobile.space import SearchSpace, load_space
 from tests.measure.clockwork import Clockwork
 
 SPACE_YAML = """
@@ -83,6 +86,27 @@ def test_every_candidate_is_measured_and_said(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("quick")
+def test_networks_that_the_sum_is_corrected_by_are_unlike_those_drawn_at_random() -> None:
+    """A correction for weights has to be seen where there are more of them than in the networks of the space."""
+    space = load_space("small")
+    keys = {block.key for block in space.candidates()}
+    found = list(unusual_networks(space))
+    for blocks in found:
+        assert {block.key for block in blocks} <= keys
+        for block, after in itertools.pairwise(blocks):
+            assert (block.out_channels, block.out_resolution) == (after.in_channels, after.resolution)
+        assert [block.ends_network for block in blocks] == [False] * (len(blocks) - 1) + [True]
+    of_the_space = [space.architecture(space.draw(random.Random(seed))) for seed in range(200)]
+    for size in (lambda block: block.params, lambda block: block.macs, elements_between):
+        drawn = [sum(map(size, network.blocks)) for network in of_the_space]
+        ours = [sum(map(size, blocks)) for blocks in found[:6]]
+        assert min(ours) <= min(drawn)
+        assert max(ours) >= max(drawn)
+    for size, deep in ((lambda block: block.params, (6, 8)), (elements_between, (7, 9))):
+        most = max(sum(map(size, blocks)) for blocks in found[:6])
+        assert all(1.4 * most < sum(map(size, found[number])) < 2 * most for number in deep)
+
+
 def test_a_profile_that_is_cut_off_and_typed_again_in_another_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
