@@ -187,7 +187,7 @@ class _Sample:
     def of(cls, network: Network) -> Self:
         columns = {term: np.array([term(block) for block in network.blocks]) for term in chain(*CORRECTIONS.values())}
         alone = np.array(network.alone_us)
-        blocks = {name: np.stack([alone, *map(columns.get, terms)], 1) for name, terms in CORRECTIONS.items()}
+        blocks = {name: np.stack([alone, *(columns[term] for term in terms)], 1) for name, terms in CORRECTIONS.items()}
         sums = {name: each.sum(0) + np.eye(1, each.shape[1])[0] * network.fixed_us for name, each in blocks.items()}
         return cls(network.fixed_us, network.measured_us, blocks, sums)
 
