@@ -4,8 +4,10 @@
 
 Runs fbnet-search once, with its default settings and --device, for three targets spread over what the table's space can
 reach; exports what it found; and measures the files anew, in rounds, in the table's runtime and by its statistic. The
-table must have been measured on this machine. With --within CHECKPOINT it is the space within that network. Prints
-target, prediction, what the search measured in each of its rounds, and what is measured anew, and writes results.json.
+table must have been measured on this machine. With --within CHECKPOINT it is the space within that network; with such
+options as --limit and --epochs a search is shorter, and meets its target as any. Prints target, prediction, what the
+search measured in each of its rounds, and what is measured anew, and writes results.json.
+
 The exit code is 1 if the search's own measurement is not at most the target and within 3 % under it, or the new one not
 within 3 % of that. Finished, the same command measures again; interrupted, the search goes on.
 """
