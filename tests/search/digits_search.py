@@ -3,11 +3,13 @@
 digits_search.py FOLDER PROCESSES [EPOCH]    in two processes, or killed in the middle of an epoch
 """
 
+import atexit
 import os
 import signal
 import sys
 from pathlib import Path
 
+import torch.distributed
 from lightning_fabric import Fabric
 from torch import Tensor
 
@@ -61,7 +63,14 @@ def kill_in(epoch: int) -> None:
     Gradient.learn = killed  # type: ignore[method-assign]
 
 
+def require_closed() -> None:
+    """Fail the process if it ends as a member of a group, of whose threads one may abort it."""
+    if torch.distributed.is_initialized():
+        os._exit(3)
+
+
 if __name__ == "__main__":
+    atexit.register(require_closed)  # of what is registered the first is called last
     if len(sys.argv) > 3:
         kill_in(int(sys.argv[3]))
     run(Path(sys.argv[1]), int(sys.argv[2]))
