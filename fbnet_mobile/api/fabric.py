@@ -1,5 +1,6 @@
 """Where weights are trained, from the options."""
 
+import atexit
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +20,7 @@ _PRECISIONS: "Mapping[str | None, Literal['32-true', 'bf16-mixed', '16-mixed']]"
 
 
 def make_fabric(machine: MachineOptions) -> "Fabric":
-    """A launched ``lightning_fabric.Fabric``.
+    """A launched ``lightning_fabric.Fabric``; several processes leave their group before their interpreters end.
 
     Raises:
         UserError: the machine does not have what was asked for.
@@ -43,4 +44,14 @@ def make_fabric(machine: MachineOptions) -> "Fabric":
             raise UserError(f"cannot train there: {first_line(error)}") from error
         raise
     fabric.launch()
+    if fabric.world_size > 1:
+        atexit.register(_leave_the_others)
     return fabric
+
+
+def _leave_the_others() -> None:
+    """Lightning does so for NCCL alone; of gloo's threads one that still runs may abort a process that has finished."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

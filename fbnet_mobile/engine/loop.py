@@ -15,7 +15,7 @@ from fbnet_mobile.data.augment import derive_seed
 from fbnet_mobile.engine.allocator import tune_allocator
 from fbnet_mobile.engine.checkpoint import tensors_in
 from fbnet_mobile.engine.forecast import duration, memory_used
-from fbnet_mobile.engine.processes import close_at_exit, mean
+from fbnet_mobile.engine.processes import mean
 from fbnet_mobile.engine.run_folder import Row, RunFolder
 from fbnet_mobile.errors import JobError, enough_memory
 from fbnet_mobile.progress import ProgressBar
@@ -154,7 +154,6 @@ def run_epochs(task: Task[Row], folder: RunFolder[Row], *, show_progress: bool =
     """
     tune_allocator()
     fabric, first = folder.fabric, len(folder.history) + 1
-    close_at_exit(fabric)
     images = task.steps * task.batch_size
     bar = ProgressBar(
         task.title,

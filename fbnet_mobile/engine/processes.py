@@ -1,28 +1,11 @@
 """What several processes of one run agree on."""
 
-import atexit
 from collections.abc import Callable
 
-import torch.distributed
 from lightning_fabric import Fabric
 from torch import Tensor
 
 from fbnet_mobile.errors import FbnetError, JobError, UserError
-
-
-def close_at_exit(fabric: Fabric) -> None:
-    """Have this process leave the others before its interpreter ends.
-
-    Lightning does so for NCCL alone; of gloo's threads one that still runs then may abort the process, whose work is
-    done.
-    """
-    if fabric.world_size > 1:
-        atexit.register(_close)
-
-
-def _close() -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def mean(fabric: Fabric, value: Tensor) -> Tensor:

@@ -85,7 +85,6 @@ def test_every_candidate_is_measured_and_said(tmp_path: Path, monkeypatch: pytes
     assert [path.name for path in tmp_path.iterdir()] == ["host.csv"]
 
 
-@pytest.mark.usefixtures("quick")
 def test_networks_that_the_sum_is_corrected_by_are_unlike_those_drawn_at_random() -> None:
     """A correction for weights has to be seen where there are more of them than in the networks of the space."""
     space = load_space("small")
@@ -107,6 +106,7 @@ def test_networks_that_the_sum_is_corrected_by_are_unlike_those_drawn_at_random(
         assert all(1.4 * most < sum(map(size, found[number])) < 2 * most for number in deep)
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_profile_that_is_cut_off_and_typed_again_in_another_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,11 +8,11 @@ import signal
 import sys
 from pathlib import Path
 
-from lightning_fabric import Fabric
-
+from fbnet_mobile.api.fabric import make_fabric
 from fbnet_mobile.cost.constraint import limit_on
 from fbnet_mobile.cost.within import Assignment
 from fbnet_mobile.data.data import load_data
+from fbnet_mobile.recipe import MachineOptions
 from fbnet_mobile.search.loop import search
 from fbnet_mobile.search.recipe import SearchRecipe
 from fbnet_mobile.search.results import Searched
@@ -41,8 +41,7 @@ MACS = 100_000
 
 
 def run(out_dir: Path, processes: int) -> Searched:
-    fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto")
-    fabric.launch()
+    fabric = make_fabric(MachineOptions(accelerator="cpu", devices=str(processes)))
     data = load_data("digits", resolution=16, limit=400, show_progress=False)
     return search(SPACE, [limit_on(SPACE, "macs", MACS)], data, RECIPE, out_dir, fabric, show_progress=False)
 

@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 import torch.distributed
-from lightning_fabric import Fabric
 from torch import Tensor
 
+from fbnet_mobile.api.fabric import make_fabric
 from fbnet_mobile.cost.constraint import limit_on
 from fbnet_mobile.data.data import load_data
+from fbnet_mobile.recipe import MachineOptions
 from fbnet_mobile.search.loop import search
 from fbnet_mobile.search.recipe import SearchRecipe
 from fbnet_mobile.search.results import Searched
@@ -43,8 +44,7 @@ EPOCHS = 2
 
 
 def run(out_dir: Path, processes: int) -> Searched:
-    fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto")
-    fabric.launch()
+    fabric = make_fabric(MachineOptions(accelerator="cpu", devices=str(processes)))
     data = load_data("digits", resolution=16, limit=400, show_progress=False)
     recipe = SearchRecipe(epochs=EPOCHS, batch_size=32, learning_rate=0.05, architecture_learning_rate=0.05)
     macs = limit_on(SPACE, "macs", 100_000)

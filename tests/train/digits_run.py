@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
+from fbnet_mobile.api.fabric import make_fabric
 from fbnet_mobile.data.data import load_data
+from fbnet_mobile.recipe import MachineOptions
 from fbnet_mobile.train.loop import train
 from fbnet_mobile.train.recipe import TrainRecipe
 from fbnet_mobile.train.results import Trained
@@ -36,8 +37,7 @@ def run(
     save_minutes: float = 5.0,
     **recipe: float,
 ) -> Trained:
-    fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto")
-    fabric.launch()
+    fabric = make_fabric(MachineOptions(accelerator="cpu", devices=str(processes)))
     data = load_data("digits", resolution=16, limit=600)
     settings = {"learning_rate": 0.05, "ema_decay": 0.9, "batch_size": 8, **recipe}
     return train(
