@@ -7,9 +7,10 @@ A network with ImageNet's weights is fine-tuned, then made to take a share of it
 Taylor over all layers at once, and its group L1 in each layer; `pip install torch-pruning`), whose ratio is found by
 bisection on measured latency; *fastnas* (NVIDIA Model Optimizer's, `pip install nvidia-modelopt torchprofile==0.0.4`),
 whose operations are found likewise; *factor*, the same share of every width, likewise; *random*, a network drawn from
-the space of ours with the weights of the fine-tuned one; *scratch*, what ours found, from random weights. All are then
-trained for as many epochs with the fine-tuned network as the teacher, and judged on the test images. Every step is kept
-under --work and not done again; the results file keeps the rows of seeds and methods that are not asked for.
+the space of ours with the weights of the fine-tuned one; *scratch*, what is found in the space fbnetv2-l from random
+weights, in as many epochs as ours. All are then trained for as many epochs with the fine-tuned network as the teacher,
+and judged on the test images. Every step is kept under --work and not done again; the results file keeps the rows of
+seeds and methods that are not asked for.
 """
 
 import argparse
@@ -58,6 +59,8 @@ from fbnet_mobile.train.recipe import FINETUNE, TrainRecipe, read_recipe
 from fbnet_mobile.zoo.importing import Imported, imported
 
 METHODS = ("ours", "taylor", "l1", "fastnas", "factor", "random", "scratch")
+SCRATCH = "fbnetv2-l"
+"""Space of the search from random weights."""
 WITHIN = 0.03
 """How far under the target a latency may be."""
 Found = tuple[Architecture, Network]
@@ -272,6 +275,15 @@ class Shrink:
             fm.profile(within=self.full, device="host", output=path, budget=self.options.budget)
         return path, load_space(LatencyTable.load(path).conditions.space)
 
+    def table_elsewhere(self) -> Path:
+        """The latency table of the space that is searched from random weights."""
+        path: Path = self.options.work / "scratch.csv"
+        pixels, classes = str(self.options.resolution), len(self.data.classes)
+        if not path.exists():
+            budget = self.options.budget
+            fm.profile(space=SCRATCH, resolution=pixels, num_classes=classes, device="host", output=path, budget=budget)
+        return path
+
     def limited(self) -> tuple[SearchSpace, Callable[[float], Constraint]]:
         """The space within the network, and a limit on what is brought down."""
         if self.options.by == "macs":
@@ -302,15 +314,17 @@ class Shrink:
                 return (network, inherit(supernet, drawn)), took_us
             ratio = took_us / limit.total(space, drawn) * 1.01
 
-    def searched(self, target_us: float, name: str) -> tuple[Found, float]:
-        """What our search finds."""
+    def searched(self, target_us: float, name: str, *, trained: bool = True) -> tuple[Found, float]:
+        """What our search finds, from the fine-tuned network or from random weights."""
         folder = self.folder / name
+        pixels = str(self.options.resolution)
+        start: dict[str, Any] = {"within": self.full} if trained else {"space": SCRATCH, "resolution": pixels}
         limits: dict[str, Any] = {"max_macs": f"{target_us:.0f}"}
         if self.options.by == "latency":
-            path, _ = self.table()
+            path = self.table()[0] if trained else self.table_elsewhere()
             limits = {"latency_table": [path], "target_latency": [f"{target_us:.1f}us"], "device": "host"}
         fm.search(
-            within=self.full,
+            **start,
             **limits,
             data=str(self.options.data),
             limit=self.options.images,
@@ -334,9 +348,7 @@ class Shrink:
         elif name == "random":
             found, took_us = self.drawn(target_us)
         elif name == "scratch":
-            found, took_us = self.searched(target_us, f"ours-{share:g}-search")
-            with seeded(self.fabric, self.seed):
-                found = (found[0], build(found[0]))
+            found, took_us = self.searched(target_us, f"{place}-search", trained=False)
         else:
             found, took_us = self.searched(target_us, f"{place}-search")
         shrunk_s = time.process_time() - began

@@ -32,7 +32,8 @@ from fbnet_mobile.search.results import ARCHITECTURE, RESULT, Searched, SearchEp
 from fbnet_mobile.search.start import Start
 from fbnet_mobile.search.strategies.base import STRATEGIES, SearchContext, Step
 from fbnet_mobile.search.supernet import Supernet
-from fbnet_mobile.space import RESOLUTION, SearchSpace
+from fbnet_mobile.search.trial import trial_passes
+from fbnet_mobile.space import SearchSpace
 
 _LIMITS = "limits"
 
@@ -201,25 +202,8 @@ class _Search(Task[SearchEpoch]):
         """See ``Task``."""
         with torch.no_grad():
             weights = self.strategy.sample(self._step(1, 1, 0))
-        side = self.data.resolution
-
-        def loss(resolution: Tensor, images: int) -> Tensor:
-            pixels = torch.zeros(images, 3, side, side, device=self.fabric.device)
-            with self.fabric.strategy.precision.forward_context():
-                logits = self.supernet(
-                    pixels.contiguous(memory_format=torch.channels_last), {**weights, RESOLUTION: resolution}
-                )
-            mean: Tensor = logits.float().square().mean()
-            return mean
-
-        drawn = weights[RESOLUTION]
-        if drawn.count_nonzero() == 1:  # any of them may be, and a step of the largest costs several of the smallest
-            alike = torch.full_like(drawn, 1 / len(drawn))
-            shares = self.strategy.probabilities().get(RESOLUTION, alike).tolist()
-            each = torch.eye(len(drawn), device=drawn.device)
-            passes = [(share, partial(loss, alone)) for share, alone in zip(shares, each, strict=True)]
-        else:
-            passes = [(1.0, partial(loss, drawn))]
+        probabilities = self.strategy.probabilities()
+        passes = trial_passes(self.supernet, weights, probabilities, self.data.resolution, self.fabric)
         done = len(self.folder.history)
         batch = self.batch_size // self.fabric.world_size
         with seeded(self.fabric, self.seed):

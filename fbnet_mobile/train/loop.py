@@ -1,7 +1,7 @@
 """Training one network, continued where it was interrupted."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,21 @@ from torch import Tensor, nn
 from fbnet_mobile.data.augment import derive_seed, find_augmentation
 from fbnet_mobile.data.data import Data, training_batches
 from fbnet_mobile.engine.batch_norm import estimate_batch_norm, training_views
-from fbnet_mobile.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fbnet_mobile.engine.loop import Means, Task, load_optimizer, run_epochs
 from fbnet_mobile.engine.losses import Teacher, make_loss
 from fbnet_mobile.engine.processes import in_first_process, require_whole_weights
 from fbnet_mobile.engine.run_folder import RunFolder, data_settings
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.graph.rounded import Rounded
 from fbnet_mobile.train.average import moving_average
-from fbnet_mobile.train.evaluate import answers, evaluate
+from fbnet_mobile.train.best import BestEpoch
+from fbnet_mobile.train.evaluate import evaluate
 from fbnet_mobile.train.optimizer import make_optimizer, set_learning_rate
-from fbnet_mobile.train.pictures import draw_batch, draw_curves, write_evaluation
+from fbnet_mobile.train.pictures import draw_batch
 from fbnet_mobile.train.recipe import TrainRecipe
 from fbnet_mobile.train.regularise import Mixing, classifier, regularise
 from fbnet_mobile.train.results import EpochResult, Trained
 
-CHECKPOINT, RESULTS, BATCH, CURVES = "best.pt", "results.csv", "batch.png", "curves.png"
+CHECKPOINT, RESULTS, BATCH = "best.pt", "results.csv", "batch.png"
 
 
 def train(
@@ -84,7 +83,8 @@ def train(
     for name in recipe.augmentations or ():
         find_augmentation(name)  # refused before there is a folder
     require_whole_weights(fabric)
-    run = _Training(module, data, recipe, out_dir / CHECKPOINT, fabric, architecture, teacher, compiled)
+    kept = BestEpoch(out_dir / CHECKPOINT, architecture, data, recipe)
+    run = _Training(module, data, recipe, kept, fabric, teacher, compiled)
     run.save_seconds, run.pictures = 60 * save_minutes, pictures
     settings = {
         **asdict(recipe),
@@ -100,11 +100,11 @@ def train(
         folder.resume(run.load_state_dict, run.state_dict)
         in_first_process(fabric, begin)
         first_epoch = len(folder.history) + 1
-        run.best = max((row.val_accuracy for row in folder.history), default=-1.0)
+        kept.val_accuracy = max((row.val_accuracy for row in folder.history), default=-1.0)
         run_epochs(run, folder, show_progress=show_progress)
-        best = run.finish(folder.history)
+        best = kept.test(run.module, fabric, folder.history, pictures=pictures)
     assert best.test_accuracy is not None
-    return Trained(out_dir / CHECKPOINT, best.val_accuracy, best.test_accuracy, tuple(folder.history), first_epoch)
+    return Trained(kept.path, best.val_accuracy, best.test_accuracy, tuple(folder.history), first_epoch)
 
 
 class _Training(Task[EpochResult]):
@@ -116,9 +116,8 @@ class _Training(Task[EpochResult]):
         module: nn.Module,
         data: Data,
         recipe: TrainRecipe,
-        checkpoint: Path,
+        best: BestEpoch,
         fabric: Fabric,
-        architecture: str,
         teacher: Teacher | None,
         compiled: bool,
     ) -> None:
@@ -126,8 +125,7 @@ class _Training(Task[EpochResult]):
         self.steps, self.learning_rate = data.train.steps(recipe.batch_size), recipe.learning_rate
         size = recipe.train_resolution or data.resolution
         self.images = f"{size} x {size} pixels"
-        self.data, self.recipe, self.fabric = data, recipe, fabric
-        self.architecture, self.checkpoint, self.best = architecture, checkpoint, -1.0
+        self.data, self.recipe, self.fabric, self.best = data, recipe, fabric, best
         self.loss, self.teacher = make_loss(recipe, data, fabric, teacher)
         if recipe.batch_size % (parts := recipe.accumulate * fabric.world_size):
             raise UserError(
@@ -184,7 +182,7 @@ class _Training(Task[EpochResult]):
             self.optimizer.zero_grad()
             images, labels = self.mix(images, labels, epoch)
             if epoch == step == 1 and self.pictures and fabric.is_global_zero:
-                draw_batch(self.checkpoint.with_name(BATCH), images, labels, self.data)
+                draw_batch(self.best.path.with_name(BATCH), images, labels, self.data)
             self.means.add(*self._backward(images, labels))
             for parameter in frozen:
                 parameter.grad = None
@@ -251,24 +249,7 @@ class _Training(Task[EpochResult]):
 
     def write(self, row: EpochResult) -> None:
         """Keep the checkpoint of the best epoch."""
-        if row.val_accuracy > self.best:
-            self._save(self.evaluated, row.val_accuracy)
-            self.best = row.val_accuracy
-
-    def _save(self, module: nn.Module, val_accuracy: float, test_accuracy: float | None = None) -> None:
-        checkpoint = Checkpoint(
-            architecture=self.architecture,
-            state_dict={name: value.detach().cpu() for name, value in module.state_dict().items()},
-            classes=self.data.classes,
-            mean=self.data.mean,
-            std=self.data.std,
-            resolution=self.data.resolution,
-            val_accuracy=val_accuracy,
-            test_accuracy=test_accuracy,
-            recipe=asdict(self.recipe),
-            quantized="int8" if isinstance(module, Rounded) else "",
-        )
-        save_checkpoint(self.checkpoint, checkpoint)
+        self.best.offer(self.evaluated, row.val_accuracy)
 
     def line(self, row: EpochResult) -> str:
         """See ``Task``."""
@@ -297,27 +278,6 @@ class _Training(Task[EpochResult]):
         if not 0 <= self.done < self.steps:
             raise ValueError("steps of another epoch")
         self.means.load_state_dict(state["means"])
-
-    def finish(self, history: Sequence[EpochResult]) -> Checkpoint:
-        """Load the best weights into the module, and measure them on the test images if not done before."""
-        best = load_checkpoint(self.checkpoint)
-        self.module.load_state_dict(best.state_dict)
-        if best.test_accuracy is None:
-            in_first_process(self.fabric, lambda: self._test(best, history))
-            best = load_checkpoint(self.checkpoint)
-        return best
-
-    def _test(self, best: Checkpoint, history: Sequence[EpochResult]) -> None:
-        logits, labels = answers(self.module, self.data.test, self.data)
-        if self.pictures:
-            from fbnet_mobile.train.metrics import measure  # seconds, for torchmetrics
-
-            folder = self.checkpoint.parent
-            draw_curves(folder / CURVES, history)
-            evaluation = measure(logits, labels, self.data.classes, self.data.test.names())
-            write_evaluation(folder, evaluation, self.data.test)
-        accuracy = float((logits.argmax(1) == labels).double().mean())
-        self._save(self.module, best.val_accuracy, accuracy)
 
 
 def balanced(labels: Tensor) -> Tensor:
