@@ -2,8 +2,9 @@
 
     python benchmarks/int8.py -o runs/int8 --networks lcnet_050 mobilenetv3_small_050
 
-Each network is timm's, trained here for a moment on scikit-learn's digits at 64 pixels. Its files are made from the
-same 256 calibration images (of the training part) and looked at on the same 540 test images: those that
+Each network is timm's, trained here for a moment on scikit-learn's digits at 64 pixels, or on the images of --data, or
+it is a checkpoint of fbnet-train's. Its files are made from the same 256 calibration images (of the training part) and
+looked at on the same test images (540 of the digits): those that
 ``fbnet-export`` makes (``ours``; ``whole``: with the whole range seen and nothing in float32, as it was done before),
 and beside them litert-quantizer's own recipe (moving averages of the ranges) and ONNX Runtime's ``quantize_static``,
 with its defaults and with ranges at the 99.9th percentile. ``aware`` are those of the network trained on for some
@@ -16,6 +17,7 @@ exit code is 1 if one of our files loses more than 1 point, or a peer's of the s
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 import tempfile
@@ -32,11 +34,15 @@ from results_file import write_results
 from sklearn.datasets import load_digits
 from torch import nn
 
+from fbnet_mobile.data.augment import normalise
+from fbnet_mobile.data.data import load_data
+from fbnet_mobile.engine.checkpoint import load_checkpoint
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.formats.base import format_of, get_format, write
 from fbnet_mobile.formats.correction import equalise, find_ranges, observe_graph
 from fbnet_mobile.formats.packages import quiet
 from fbnet_mobile.graph.merge import merge_branches
+from fbnet_mobile.graph.operations import Graph
 from fbnet_mobile.graph.rounded import Rounded
 from fbnet_mobile.graph.trace import trace
 
@@ -46,13 +52,16 @@ MAX_LOSS, MAX_BEHIND = 0.01, 0.003
 TIMED = 100
 NETWORKS = ["lcnet_050", "mobilenetv3_small_050", "mobileone_s0", "repvgg_a0", "efficientnet_lite0", "fbnetv3_b"]
 Images = NDArray[np.float32]
+Labels = NDArray[np.int64]
 Quantiser = Callable[[nn.Module, Images, Path], None]
 
 
 def main() -> None:
     """Train, quantise and report."""
     parser = argparse.ArgumentParser(description="Compare int8 files of trained networks with PyTorch and with peers.")
-    parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, help="Names of timm's, and checkpoints.")
+    parser.add_argument("--data", default="digits", help="Or a folder of images, as for fbnet-train.")
+    parser.add_argument("--limit", type=int, help="Training images of that folder.")
     parser.add_argument("--quantisers", nargs="+", default=list(QUANTISERS), choices=list(QUANTISERS))
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--aware-epochs", type=int, default=10, help="Of quantisation-aware training.")
@@ -64,19 +73,18 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     kept = options.output / "rows.json"
     rows: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
-    train, train_labels, test, labels = digits()
-    calibration = train[np.random.default_rng(0).permutation(len(train))[:CALIBRATION]]
     print(f"{'network':24} {'file':28} {'accuracy':>8} {'PyTorch':>8} {'points':>7} {'agreement':>9} {'s':>6}")
     for name in options.networks:
-        module = trained(name, train, train_labels, options)
-        own = logits(module, test)
+        given = images_for(name, options)
+        module = trained(name, given, options)
+        own = logits(module, given.test)
         for quantiser in options.quantisers:
             key = f"{name} {quantiser}"
             if key not in rows:
                 network = module
                 if quantiser.endswith("aware"):
-                    network = trained_aware(name, module, calibration, train, train_labels, options)
-                rows[key] = look(name, quantiser, network, calibration, test, labels, own)
+                    network = trained_aware(name, module, given, options)
+                rows[key] = look(name, quantiser, network, given, own)
                 with write_whole(kept) as partial:
                     partial.write_text(json.dumps(rows, indent=2))
             print(line(rows[key]), flush=True)
@@ -88,22 +96,70 @@ def main() -> None:
     sys.exit(bool(missed))
 
 
-def digits() -> tuple[Images, NDArray[np.int64], Images, NDArray[np.int64]]:
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What a network is trained and looked at on.
+
+    Attributes:
+        train: (N, 3, size, size), normalised.
+        train_labels: of these.
+        test: likewise.
+        labels: of these.
+        flips: whether a mirrored image is another of its class.
+    """
+
+    train: Images
+    train_labels: Labels
+    test: Images
+    labels: Labels
+    flips: bool = False
+
+    @property
+    def calibration(self) -> Images:
+        """Some of the training images."""
+        return self.train[np.random.default_rng(0).permutation(len(self.train))[:CALIBRATION]]
+
+
+def digits() -> Given:
     """Images, normalised to about -2 to 2, and labels: 1257 to train on and 540 to test on."""
     found: Any = load_digits()
     pixels = torch.from_numpy(found.images[:, None]).float() / 4 - 2
     large = nn.functional.interpolate(pixels, size=SIZE, mode="bilinear").repeat(1, 3, 1, 1).numpy()
     order = np.random.default_rng(0).permutation(len(large))
     train, test = order[:-TEST], order[-TEST:]
-    return large[train], found.target[train], large[test], found.target[test]
+    return Given(large[train], found.target[train], large[test], found.target[test])
+
+
+def images_for(name: str, options: argparse.Namespace) -> Given:
+    """The images as a network takes them: 64 pixels large, or as it was trained on them."""
+    if options.data == "digits":
+        return digits()
+    checkpoint = load_checkpoint(Path(name)) if is_checkpoint(name) else None
+    size = SIZE if checkpoint is None else checkpoint.resolution
+    data = load_data(options.data, resolution=size, limit=options.limit)
+    mean, std = (data.mean, data.std) if checkpoint is None else (checkpoint.mean, checkpoint.std)
+    parts = []
+    for split in (data.train, data.test):
+        images = torch.cat([normalise(pixels, mean, std) for pixels, _ in split.batches(256)])
+        parts.append((images.contiguous().numpy(), split.labels.numpy()))
+    return Given(*parts[0], *parts[1], flips=data.flip)
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a network is a file of fbnet-train's."""
+    return name.endswith(".pt")
+
+
+def traced(module: nn.Module, images: Images) -> Graph:
+    """A network without its branches, as files are made of."""
+    return trace(merge_branches(module)[0], (1, *images.shape[1:]))
 
 
 def ours(format_: str, **choice: Any) -> Quantiser:
     """What fbnet-export does."""
 
     def quantise(module: nn.Module, images: Images, path: Path) -> None:
-        graph = trace(merge_branches(module)[0], (1, 3, SIZE, SIZE))
-        write(graph, path, format_, precision="int8", calibration=images, options=choice)
+        write(traced(module, images), path, format_, precision="int8", calibration=images, options=choice)
 
     return quantise
 
@@ -124,7 +180,7 @@ def litert(module: nn.Module, images: Images, path: Path) -> None:
     from litert_quantizer import quantizer, recipe
 
     full = path.with_name("full.tflite")
-    write(trace(merge_branches(module)[0], (1, 3, SIZE, SIZE)), full, "tflite")
+    write(traced(module, images), full, "tflite")
     settings = recipe.static_wi8_ai8()
     for border in ("INPUT", "OUTPUT"):  # as the files beside it: float32 in and out
         settings.append({"regex": ".*", "operation": border, "algorithm_key": "no_quantize", "op_config": {}})
@@ -145,7 +201,7 @@ def onnxruntime(**settings: Any) -> Quantiser:
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         full, prepared = path.with_name("full.onnx"), path.with_name("prepared.onnx")
-        write(trace(merge_branches(module)[0], (1, 3, SIZE, SIZE)), full, "onnx")
+        write(traced(module, images), full, "onnx")
         quant_pre_process(full, prepared)
         found = dict(settings)
         if "calibrate_method" in found:
@@ -186,32 +242,24 @@ QUANTISERS: dict[str, Quantiser] = {
 }
 
 
-def look(
-    name: str,
-    quantiser: str,
-    module: nn.Module,
-    calibration: Images,
-    test: Images,
-    labels: NDArray[np.int64],
-    own: Images,
-) -> dict[str, Any]:
+def look(name: str, quantiser: str, module: nn.Module, given: Given, own: Images) -> dict[str, Any]:
     """Make a file and compare it with PyTorch, whose logits are ``own``."""
     format_ = quantiser.split()[0]
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"network{get_format(format_).suffix}"
-        QUANTISERS[quantiser](module, calibration, path)
+        QUANTISERS[quantiser](module, given.calibration, path)
         seconds = time.perf_counter() - start
-        answers = format_of(path).load(path)(test).argmax(1)
+        answers = in_file(path, given.test).argmax(1)
         size = path.stat().st_size
         full = path.with_stem("float32")
-        write(trace(merge_branches(module)[0], (1, 3, SIZE, SIZE)), full, format_)
-        least_us = timed([path, full], test[:1])
+        write(traced(module, given.test), full, format_)
+        least_us = timed([path, full], given.test[:1])
     row: dict[str, Any] = {
         "network": name,
         "quantiser": quantiser,
-        "accuracy": float((answers == labels).mean()),
-        "pytorch_accuracy": float((own.argmax(1) == labels).mean()),
+        "accuracy": float((answers == given.labels).mean()),
+        "pytorch_accuracy": float((own.argmax(1) == given.labels).mean()),
         "agreement": float((answers == own.argmax(1)).mean()),
         "size_bytes": size,
         "seconds": seconds,
@@ -219,8 +267,14 @@ def look(
         "float32_latency_us": least_us[1],
     }
     if isinstance(module, Rounded):
-        row["agreement_with_rounded"] = float((answers == logits(module, test).argmax(1)).mean())
+        row["agreement_with_rounded"] = float((answers == logits(module, given.test).argmax(1)).mean())
     return row
+
+
+def in_file(path: Path, images: Images) -> Images:
+    """What a file says, in parts."""
+    session = format_of(path).load(path)
+    return np.concatenate([session(part) for part in np.array_split(images, -(-len(images) // 500))])
 
 
 def timed(paths: list[Path], image: Images) -> list[float]:
@@ -265,62 +319,58 @@ def shortcomings(rows: list[dict[str, Any]]) -> Iterator[str]:
                 yield f"{row['network']}: {peer['quantiser']} is better than ours"
 
 
-def trained(name: str, images: Images, labels: NDArray[np.int64], options: argparse.Namespace) -> nn.Module:
+def trained(name: str, given: Given, options: argparse.Namespace) -> nn.Module:
     """The network with weights trained here, or earlier."""
+    if is_checkpoint(name):
+        return load_checkpoint(Path(name)).network(name).eval()
     torch.manual_seed(0)
-    module: nn.Module = timm.create_model(name, pretrained=False, num_classes=10)
+    module: nn.Module = timm.create_model(name, pretrained=False, num_classes=int(given.train_labels.max()) + 1)
     kept = options.output / f"{name}-{options.epochs}.pt"
     if kept.exists():
         module.load_state_dict(torch.load(kept, weights_only=True))
         return module.eval()
     start = time.perf_counter()
-    fit(module, images, labels, options.epochs, 3e-3, options.trained_on)
+    fit(module, given, options.epochs, 3e-3, options.trained_on)
     with write_whole(kept) as partial:
         torch.save(module.state_dict(), partial)
     print(f"trained {name} in {time.perf_counter() - start:.0f} s", flush=True)
     return module.eval()
 
 
-def trained_aware(
-    name: str,
-    module: nn.Module,
-    calibration: Images,
-    images: Images,
-    labels: NDArray[np.int64],
-    options: argparse.Namespace,
-) -> nn.Module:
+def trained_aware(name: str, module: nn.Module, given: Given, options: argparse.Namespace) -> nn.Module:
     """The network trained on with rounding, here or earlier."""
-    graph = trace(merge_branches(module)[0], (1, 3, SIZE, SIZE))
-    graph = equalise(graph, calibration)
-    seen = observe_graph(graph, torch.from_numpy(calibration))
+    graph = equalise(traced(module, given.train), given.calibration)
+    seen = observe_graph(graph, torch.from_numpy(given.calibration))
     rounded = Rounded(graph, find_ranges(graph, seen, "percentile-99.9"))
-    kept = options.output / f"{name}-{options.epochs}-aware-{options.aware_epochs}.pt"
+    kept = options.output / f"{'-'.join(Path(name).parts[-3:])}-{options.epochs}-aware-{options.aware_epochs}.pt"
     if kept.exists():
         rounded.load_state_dict(torch.load(kept, weights_only=True))
         return rounded.eval()
     start = time.perf_counter()
-    fit(rounded, images, labels, options.aware_epochs, 2e-4, options.trained_on)
+    fit(rounded, given, options.aware_epochs, 2e-4, options.trained_on)
     with write_whole(kept) as partial:
         torch.save(rounded.state_dict(), partial)
     print(f"trained {name} with rounding in {time.perf_counter() - start:.0f} s", flush=True)
     return rounded.eval()
 
 
-def fit(
-    module: nn.Module, images: Images, labels: NDArray[np.int64], epochs: int, rate: float, trained_on: str
-) -> None:
+def fit(module: nn.Module, given: Given, epochs: int, rate: float, trained_on: str) -> None:
     """Train by AdamW, in one cycle."""
     batch = 64
-    steps = epochs * (len(images) // batch)
-    module.to(trained_on)
-    given, wanted = torch.from_numpy(images).to(trained_on), torch.from_numpy(labels).to(trained_on)
+    steps = epochs * (len(given.train) // batch)
+    module.to(trained_on).train()
+    images = torch.from_numpy(given.train).to(trained_on)
+    labels = torch.from_numpy(given.train_labels).to(trained_on)
     optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
     done = 0
     while done < steps:
         order = torch.randperm(len(images))
         for part in order[: len(order) // batch * batch].split(batch):  # type: ignore[no-untyped-call]
-            loss = nn.functional.cross_entropy(module(given[part]), wanted[part])
+            some = images[part]
+            if given.flips:
+                some = torch.where(torch.rand(len(part), 1, 1, 1, device=some.device) < 0.5, some.flip(3), some)
+            loss = nn.functional.cross_entropy(module(some), labels[part])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
