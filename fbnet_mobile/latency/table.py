@@ -99,8 +99,8 @@ class Conditions:
 class Measurement:
     """What was measured of one model file, over all rounds, or estimated.
 
-    ``latency_us`` is the statistic that the table's conditions name: for "min" the 10th percentile, over all turns of
-    measuring, of each turn's minimum, while ``min_us`` is the least of all. ``uncertainty`` is relative to it: of a
+    ``latency_us`` is the statistic that the table's conditions name: for "min" the 10th percentile, over all samples,
+    of each one's minimum, while ``min_us`` is the least of all. ``uncertainty`` is relative to it: of a
     measured row how far the statistic differs between the even and the odd rounds, of an estimated one the root mean
     square error of the estimate on measured blocks. An estimated row has no other statistics, which are then not a
     number. ``session`` names the calls of the command that measured it, joined by a plus if several did; "" where that

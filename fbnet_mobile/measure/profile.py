@@ -38,14 +38,14 @@ from fbnet_mobile.measure.artifacts import Artifact, artifacts
 from fbnet_mobile.measure.plan import MeasuringPlan
 from fbnet_mobile.measure.recipe import ProfileRecipe
 from fbnet_mobile.measure.rounds import Measured, Model, measure, new_session, summary
-from fbnet_mobile.measure.samples import BuiltLine, ChosenLine, Journal, Turn
+from fbnet_mobile.measure.samples import BuiltLine, ChosenLine, Journal, RoundState
 from fbnet_mobile.space import SearchSpace
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, of how many)."""
 
 NETWORK_REPEATS = 10
-"""How often a whole network is measured in each round: it is long, so few runs of it fit in one turn."""
+"""How often a whole network is measured in each round: it is long, so few runs of it fit in one sample."""
 _REFERENCE_EVERY = 50
 _TRIAL = 128
 """Blocks from whose cost follows how many more there is time for."""
@@ -485,7 +485,7 @@ def _round_rows(found: Measured, device: Device) -> dict[RowKey, Measurement]:
             "round": number,
             "drift": round(drift, 4),
             "cores": cores,
-            **_state(found.turns.get((session, number), [])),
+            **_state(found.states.get((session, number), [])),
             "session": session,
             "speed": f"{speeds[session]:.4g}",
         }
@@ -494,18 +494,18 @@ def _round_rows(found: Measured, device: Device) -> dict[RowKey, Measurement]:
     return rows
 
 
-def _state(turns: Sequence[Turn]) -> dict[str, Any]:
-    """The worst of what the device said before and after each turn of a round."""
-    states = [state for turn in turns for state in (turn.before, turn.after)]
+def _state(rounds: Sequence[RoundState]) -> dict[str, Any]:
+    """The worst of what the device said before and after, by each session's part of a round."""
+    states = [state for each in rounds for state in (each.before, each.after)]
 
     def values(name: str) -> list[Any]:
         return sorted({getattr(state, name) for state in states if getattr(state, name) is not None})
 
     steal_s = elapsed_s = 0.0
-    for turn in turns:
-        if turn.before.steal_s is not None and turn.after.steal_s is not None:  # it may be lost while it is asked
-            steal_s += max(turn.after.steal_s - turn.before.steal_s, 0.0)
-            elapsed_s += turn.elapsed_s
+    for each in rounds:
+        if each.before.steal_s is not None and each.after.steal_s is not None:  # it may be lost while it is asked
+            steal_s += max(each.after.steal_s - each.before.steal_s, 0.0)
+            elapsed_s += each.elapsed_s
     return {
         "load_1m": max(values("load_1m"), default=UNKNOWN),
         "governor": "+".join(values("governor")) or UNKNOWN,

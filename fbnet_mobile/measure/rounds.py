@@ -33,11 +33,11 @@ from fbnet_mobile.measure.plan import MeasuringPlan
 from fbnet_mobile.measure.samples import (
     NO_STATE,
     Journal,
+    RoundLine,
+    RoundState,
     Sample,
     SampleLine,
     Session,
-    Turn,
-    TurnLine,
     is_finite,
     session_name,
 )
@@ -73,7 +73,7 @@ class Measured:
         reference: name of the reference model, if there is one.
         reference_us: its latency in the table that is completed.
         failed: why models could not be run, by name.
-        turns: what the device said of itself, by session and round.
+        states: what the device said of itself, by session and round.
     """
 
     models: Mapping[str, Model]
@@ -82,7 +82,7 @@ class Measured:
     reference: str | None = None
     reference_us: float | None = None
     failed: dict[str, str] = field(default_factory=dict)
-    turns: dict[tuple[str, int], list[Turn]] = field(default_factory=lambda: defaultdict(list))
+    states: dict[tuple[str, int], list[RoundState]] = field(default_factory=lambda: defaultdict(list))
 
     def references(self) -> dict[str, float]:
         """Latency of the reference model in each session, in us."""
@@ -179,8 +179,8 @@ def measure(
     started_s = journal.elapsed_s()
     found = Measured({model.name: model for model in models}, statistic, [], reference, reference_us)
     found.lines += (line for line in journal.samples if line.model in found.models)
-    for turn_line in journal.turns:
-        found.turns[turn_line.session, turn_line.round].append(turn_line.turn)
+    for ended in journal.rounds:
+        found.states[ended.session, ended.round].append(ended.state)
     whole = sum(model.repeats for model in found.models.values())
     round_s = 0.0
     for round_number in range(plan.max_rounds):
@@ -229,9 +229,9 @@ def measure(
                     progress(min(done, expected), expected)
             now_s = journal.elapsed_s()
             round_s = now_s - begun_s
-            turn = Turn(before=before, after=_state(device), elapsed_s=round_s)
-            found.turns[journal.session.begun, round_number].append(turn)
-            journal.add(TurnLine(session=journal.session.begun, round=round_number, turn=turn, at_s=now_s))
+            state = RoundState(before=before, after=_state(device), elapsed_s=round_s)
+            found.states[journal.session.begun, round_number].append(state)
+            journal.add(RoundLine(session=journal.session.begun, round=round_number, state=state, at_s=now_s))
         if round_number + 1 >= plan.min_rounds and repeatability(found) <= plan.repeatability:
             break
     return found

@@ -1,6 +1,6 @@
 """Samples, and the journal of them: every number that comes from a device or from a half-done run is checked here.
 
-A sample is what was measured of one model file in one turn. The journal keeps each sample with the name of its file,
+A sample is what was measured of one model file at one time. The journal keeps each sample with the name of its file,
 which says what the file is (:mod:`fbnet_mobile.measure.artifacts`), and with the session that measured it, which says
 where, by what and how. So samples of another precision or of another runtime may stand in the same journal: they are
 not those of the files that are asked for now, or not of a session like this one, and are passed over. A table is a view
@@ -42,7 +42,7 @@ class _Record(BaseModel):
 
 
 class Sample(_Record):
-    """What was measured of one model in one turn.
+    """What was measured of one model at one time.
 
     Attributes:
         runs: inferences that were timed.
@@ -88,8 +88,8 @@ class Sample(_Record):
         )
 
 
-class Turn(_Record):
-    """What the device said of itself before and after a turn of measuring, and how long that took."""
+class RoundState(_Record):
+    """What the device said of itself before and after what a session measured of a round, and how long that took."""
 
     before: DeviceState
     after: DeviceState
@@ -158,13 +158,13 @@ class SampleLine(_Record):
     took_s: Seconds
 
 
-class TurnLine(_Record):
-    """A turn of measuring in a round that came to its end."""
+class RoundLine(_Record):
+    """A round that came to its end."""
 
-    line: Literal["turn"] = "turn"
+    line: Literal["round"] = "round"
     session: Name
     round: Annotated[int, Field(ge=0, le=1_000_000)]
-    turn: Turn
+    state: RoundState
     at_s: Seconds
 
 
@@ -189,7 +189,7 @@ class ChosenLine(_Record):
     at_s: Seconds
 
 
-_Event = SampleLine | TurnLine | BuiltLine | ChosenLine
+_Event = SampleLine | RoundLine | BuiltLine | ChosenLine
 _LINE: TypeAdapter[Session | _Event] = TypeAdapter(Annotated[Session | _Event, Field(discriminator="line")])
 
 
@@ -210,7 +210,7 @@ class Journal:
         self.path, self.session = path, session
         self.passed_over = 0
         self.samples: list[SampleLine] = []
-        self.turns: list[TurnLine] = []
+        self.rounds: list[RoundLine] = []
         self.built: list[BuiltLine] = []
         self.chosen: list[ChosenLine] = []
         self._known = {session.begun}
@@ -257,8 +257,8 @@ class Journal:
         match line:
             case SampleLine():
                 self.samples.append(line)
-            case TurnLine():
-                self.turns.append(line)
+            case RoundLine():
+                self.rounds.append(line)
             case BuiltLine():
                 self.built.append(line)
             case ChosenLine():

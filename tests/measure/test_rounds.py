@@ -64,9 +64,9 @@ def test_every_model_is_measured_by_a_real_runtime(tmp_path: Path, runtime: str,
         assert 0 < row.min_us <= row.p10_us <= row.median_us <= row.p90_us
         assert row.min_us <= row.latency_us <= row.median_us
         assert row.session == journal.session.begun
-    turns = [turn for own in found.turns.values() for turn in own]
-    assert len(turns) == 3
-    assert all(turn.elapsed_s > 0 and turn.before.affinity == turn.after.affinity for turn in turns)
+    states = [state for own in found.states.values() for state in own]
+    assert len(states) == 3
+    assert all(state.elapsed_s > 0 and state.before.affinity == state.after.affinity for state in states)
 
 
 def test_every_round_has_another_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,9 +160,9 @@ def test_a_device_that_is_lost_while_its_state_is_read(tmp_path: Path, monkeypat
     wanted = fakes(tmp_path, 1000, 2000)
     found = measured(LostWhenAsked(monkeypatch), wanted, tmp_path / "journal")
     assert {row.rounds for row in found.rows().values()} == {3}
-    turns = [turn for own in found.turns.values() for turn in own]
-    assert [(turn.before.steal_s, turn.after.steal_s) for turn in turns] == [(0.0, None)] * 3
-    assert measured(Clockwork(monkeypatch), wanted, tmp_path / "journal").turns.keys() == found.turns.keys()
+    states = [state for own in found.states.values() for state in own]
+    assert [(state.before.steal_s, state.after.steal_s) for state in states] == [(0.0, None)] * 3
+    assert measured(Clockwork(monkeypatch), wanted, tmp_path / "journal").states.keys() == found.states.keys()
 
 
 class WithoutMedian(Clockwork):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from fbnet_mobile.devices.base import DeviceState
 from fbnet_mobile.errors import JobError
-from fbnet_mobile.measure.samples import Journal, Sample, SampleLine, Session, Turn, TurnLine
+from fbnet_mobile.measure.samples import Journal, RoundLine, RoundState, Sample, SampleLine, Session
 
 CASES = Path(__file__).parents[1] / "cases"
 STATE = DeviceState(1.0, "x", None, None, 0.1, "0")
@@ -35,7 +35,9 @@ def written(path: Path, *models: str, own: Session | None = None) -> None:
     with Journal(path, own) as journal:
         for model in models:
             journal.add(line(model, own.begun, at_s=7.0))
-        journal.add(TurnLine(session=own.begun, round=0, turn=Turn(before=STATE, after=STATE, elapsed_s=1.0), at_s=9.0))
+        journal.add(
+            RoundLine(session=own.begun, round=0, state=RoundState(before=STATE, after=STATE, elapsed_s=1.0), at_s=9.0)
+        )
 
 
 def read(path: Path, own: Session | None = None) -> Journal:
@@ -51,7 +53,7 @@ def test_what_was_written_is_read_back_by_a_session_like_it(tmp_path: Path) -> N
         ("a", "before", SAMPLE),
         ("b", "before", SAMPLE),
     ]
-    assert [found.turn.before for found in journal.turns] == [STATE]
+    assert [found.state.before for found in journal.rounds] == [STATE]
     assert journal.passed_over == 0
     assert journal.spent_s() >= 9.0
 
@@ -121,7 +123,7 @@ def test_whatever_happens_to_its_lines_a_journal_can_be_read(tmp_path: Path) -> 
 
 def test_a_state_that_is_not_finite_is_no_state() -> None:
     with pytest.raises(ValidationError):
-        Turn(before=STATE, after=DeviceState(math.inf, "x", None, None, None, "0"), elapsed_s=1.0)
+        RoundState(before=STATE, after=DeviceState(math.inf, "x", None, None, None, "0"), elapsed_s=1.0)
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
