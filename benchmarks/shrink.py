@@ -6,11 +6,11 @@ A network with ImageNet's weights is fine-tuned, then made to take a share of it
 *ours* (fbnet-profile, fbnet-search and fbnet-train --inherit within it); *taylor* and *l1* (Torch-Pruning's group
 Taylor over all layers at once, and its group L1 in each layer; `pip install torch-pruning`), whose ratio is found by
 bisection on measured latency; *fastnas* (NVIDIA Model Optimizer's, `pip install nvidia-modelopt torchprofile==0.0.4`),
-whose operations are found likewise; *factor*, the same share of every width, likewise; *random*, a network drawn from
-the space of ours with the weights of the fine-tuned one; *scratch*, what is found in the space fbnetv2-l from random
-weights, in as many epochs as ours. All are then trained for as many epochs with the fine-tuned network as the teacher,
-and judged on the test images. Every step is kept under --work and not done again; the results file keeps the rows of
-seeds and methods that are not asked for.
+whose operations are found likewise, in steps of 8 channels, and in *fastnas32* of 32, its default; *factor*, the same
+share of every width, likewise; *random*, a network drawn from the space of ours with the weights of the fine-tuned one;
+*scratch*, what is found in the space fbnetv2-l from random weights, in as many epochs as ours. All are then trained for
+as many epochs with the fine-tuned network as the teacher, and judged on the test images. Every step is kept under
+--work and not done again; the results file keeps the rows of seeds and methods that are not asked for.
 """
 
 import argparse
@@ -58,7 +58,7 @@ from fbnet_mobile.train.loop import train
 from fbnet_mobile.train.recipe import FINETUNE, TrainRecipe, read_recipe
 from fbnet_mobile.zoo.importing import Imported, imported
 
-METHODS = ("ours", "taylor", "l1", "fastnas", "factor", "random", "scratch")
+METHODS = ("ours", "taylor", "l1", "fastnas", "fastnas32", "factor", "random", "scratch")
 SCRATCH = "fbnetv2-l"
 """Space of the search from random weights."""
 WITHIN = 0.03
@@ -209,8 +209,8 @@ class Shrink:
         fresh.load_state_dict(module.state_dict())
         return smaller, fresh
 
-    def fastnas(self, share: float) -> Found:
-        """Model Optimizer's network of this share of the operations, in steps of 8 channels.
+    def fastnas(self, share: float, step: int) -> Found:
+        """Model Optimizer's network of this share of the operations, in steps of so many channels.
 
         Its score is the accuracy on the validation images, with batch norm's statistics estimated for each candidate.
         What it found of the layers one by one does not depend on the share, and is kept.
@@ -220,7 +220,7 @@ class Shrink:
 
         network, module = self.checkpoint()
         rules = FastNASConfig().model_dump()
-        rules["nn.Conv2d"]["*"]["channel_divisor"] = rules["nn.BatchNorm2d"]["*"]["feature_divisor"] = 8
+        rules["nn.Conv2d"]["*"]["channel_divisor"] = rules["nn.BatchNorm2d"]["*"]["feature_divisor"] = step
         data = self.data
 
         def score(candidate: nn.Module) -> float:
@@ -238,7 +238,7 @@ class Shrink:
                 "data_loader": self.batches(),
                 "collect_func": lambda batch: batch[0],
                 "max_iter_data_loader": 2,
-                "checkpoint": str(self.folder / "fastnas.pt"),
+                "checkpoint": str(self.folder / f"fastnas-{step}.pt"),
                 "verbose": False,
             },
         )  # fmt: skip
@@ -340,8 +340,9 @@ class Shrink:
         began, place = time.process_time(), f"{name}-{share:g}"
         if name in ("taylor", "l1"):
             found, took_us = self.bisected(lambda kept: self.pruned(kept, name), target_us)
-        elif name == "fastnas":
-            found, took_us = self.bisected(self.fastnas, target_us)
+        elif name in ("fastnas", "fastnas32"):
+            step = 8 if name == "fastnas" else 32
+            found, took_us = self.bisected(partial(self.fastnas, step=step), target_us)
         elif name == "factor":
             space, _ = self.limited()
             found, took_us = self.bisected(lambda kept: self.scaled(kept, space), target_us)
