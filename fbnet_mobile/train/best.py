@@ -27,6 +27,10 @@ class BestEpoch:
         architecture: the network's, as YAML text.
         data: what it is trained on.
         recipe: how.
+
+    Attributes:
+        path: of the file.
+        val_accuracy: of the network in it on the validation images, 0 to 1; under 0 while there is none.
     """
 
     def __init__(self, path: Path, architecture: str, data: Data, recipe: TrainRecipe) -> None:
