@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--aware-epochs", type=int, default=10, help="Of quantisation-aware training.")
     parser.add_argument("--trained-on", default="cpu", help="What PyTorch trains on, such as cuda.")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of what is done, and of results.json")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of what is done with one --data")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -132,9 +132,9 @@ def digits() -> Given:
 
 def images_for(name: str, options: argparse.Namespace) -> Given:
     """The images as a network takes them: 64 pixels large, or as it was trained on them."""
-    if options.data == "digits":
-        return digits()
     checkpoint = load_checkpoint(Path(name)) if is_checkpoint(name) else None
+    if checkpoint is None and options.data == "digits":
+        return digits()
     size = SIZE if checkpoint is None else checkpoint.resolution
     data = load_data(options.data, resolution=size, limit=options.limit)
     mean, std = (data.mean, data.std) if checkpoint is None else (checkpoint.mean, checkpoint.std)

@@ -38,7 +38,11 @@ class BestEpoch:
         self._architecture, self._data, self._recipe = architecture, data, recipe
 
     def offer(self, module: nn.Module, val_accuracy: float) -> None:
-        """Keep a network with this accuracy on the validation images if it is better than those before."""
+        """Keep a network with this accuracy on the validation images if it is better than those before.
+
+        Raises:
+            FbnetError: the file cannot be written.
+        """
         if val_accuracy > self.val_accuracy:
             self._save(module, val_accuracy)
             self.val_accuracy = val_accuracy
@@ -52,6 +56,9 @@ class BestEpoch:
             history: every epoch, for the curves.
             pictures: whether the file's folder gets ``evaluation.json``, the curves, the confusion matrix and the
                 worst mistakes.
+
+        Raises:
+            FbnetError: a file cannot be read or written.
         """
         best = load_checkpoint(self.path)
         module.load_state_dict(best.state_dict)
