@@ -580,7 +580,9 @@ class Page:
         )
         summary = [["epochs", str(len(epochs))]]
         if best is not None:
-            summary.append(["best validation accuracy", f"{log['val_accuracy'][best]:.2%} in epoch {epochs[best]:.0f}"])
+            summary.append(
+                ["highest validation accuracy", f"{log['val_accuracy'][best]:.2%} in epoch {epochs[best]:.0f}"]
+            )
         if log.get("seconds"):
             summary.append(["time", f"{sum(log['seconds']) / 60:.1f} min"])
         body += html.table([], summary, texts=(0,))

@@ -106,7 +106,14 @@ def search(
             confirmed = confirm(run.strategy, one, partial(_say_first, fabric))
             derived, constraints, rounds = confirmed.derived, confirmed.constraints, confirmed.rounds
         result = Searched.of(
-            space, constraints, recipe.strategy, derived.assignment, derived.most_likely, run.folder.history, rounds
+            space,
+            constraints,
+            recipe.strategy,
+            derived.assignment,
+            derived.most_likely,
+            run.folder.history,
+            rounds,
+            start.architecture.name if start is not None else "",
         )
         in_first_process(fabric, lambda: result.save(out_dir))
     return result

@@ -106,6 +106,7 @@ class Searched:
         constraints: how they are met, in the order given.
         history: every epoch.
         rounds: what each network took that was derived, if they were measured.
+        within: name of the trained network that was searched; empty if weights began at random.
     """
 
     space: str
@@ -115,6 +116,7 @@ class Searched:
     constraints: tuple[Met, ...]
     history: tuple[SearchEpoch, ...]
     rounds: "tuple[Confirmation, ...]" = ()
+    within: str = ""
 
     @classmethod
     def of(
@@ -126,6 +128,7 @@ class Searched:
         most_likely: Mapping[str, Option],
         history: Sequence[SearchEpoch],
         rounds: "Sequence[Confirmation]" = (),
+        within: str = "",
     ) -> Self:
         """The result of a search whose strategy derived these choices.
 
@@ -157,6 +160,7 @@ class Searched:
             ),
             history=tuple(history),
             rounds=tuple(rounds),
+            within=within,
         )
 
     def save(self, folder: Path) -> None:
@@ -173,6 +177,7 @@ class Searched:
             "params": self.architecture.params,
             "peak_activations": self.architecture.peak_activations,
             "space": self.space,
+            **({"within": self.within} if self.within else {}),
             "assignment": self.assignment,
             "most_likely": self.most_likely,
         }

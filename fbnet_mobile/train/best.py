@@ -1,5 +1,6 @@
 """The checkpoint of the best epoch, and what the test images say of it in the end."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,10 @@ CURVES = "curves.png"
 class BestEpoch:
     """A file that holds the best network of a training so far.
 
+    That is the last one whose accuracy on the validation images is within one standard error of the highest (Breiman et
+    al. 1984, section 3.4.3, for trees): a smaller difference is chance, and the later of two has learned at a lower
+    rate.
+
     Args:
         path: of the ``Checkpoint``.
         architecture: the network's, as YAML text.
@@ -30,22 +35,23 @@ class BestEpoch:
 
     Attributes:
         path: of the file.
-        val_accuracy: of the network in it on the validation images, 0 to 1; under 0 while there is none.
+        highest: accuracy of an epoch on the validation images, 0 to 1; 0 while there is none.
     """
 
     def __init__(self, path: Path, architecture: str, data: Data, recipe: TrainRecipe) -> None:
-        self.path, self.val_accuracy = path, -1.0
+        self.path, self.highest = path, 0.0
         self._architecture, self._data, self._recipe = architecture, data, recipe
 
     def offer(self, module: nn.Module, val_accuracy: float) -> None:
-        """Keep a network with this accuracy on the validation images if it is better than those before.
+        """Keep a network of this accuracy on the validation images if none before it was better by more than chance.
 
         Raises:
             FbnetError: the file cannot be written.
         """
-        if val_accuracy > self.val_accuracy:
+        self.highest = max(self.highest, val_accuracy)
+        standard_error = math.sqrt(self.highest * (1 - self.highest) / len(self._data.val))
+        if val_accuracy >= self.highest - standard_error:
             self._save(module, val_accuracy)
-            self.val_accuracy = val_accuracy
 
     def test(self, module: nn.Module, fabric: Fabric, history: Sequence[EpochResult], *, pictures: bool) -> Checkpoint:
         """Load the best weights into a module, and measure them on the test images if that was not done before.

@@ -49,7 +49,7 @@ def train(
     """Train ``module``, or continue where an earlier run in ``out_dir`` stopped.
 
     After every epoch the folder holds ``last.pt`` (what is needed to continue), ``best.pt`` (the
-    ``Checkpoint`` of the best validation accuracy so far) and ``results.csv`` (an ``EpochResult`` a line). A run
+    ``Checkpoint`` of the best epoch so far, see ``BestEpoch``) and ``results.csv`` (an ``EpochResult`` a line). A run
     that was stopped at any moment goes through the same losses as one that was not, on a CPU with as many
     threads; a run that had finished is not trained again. The test images are looked at once, at the very
     end.
@@ -100,7 +100,7 @@ def train(
         folder.resume(run.load_state_dict, run.state_dict)
         in_first_process(fabric, begin)
         first_epoch = len(folder.history) + 1
-        kept.val_accuracy = max((row.val_accuracy for row in folder.history), default=-1.0)
+        kept.highest = max((row.val_accuracy for row in folder.history), default=0.0)
         run_epochs(run, folder, show_progress=show_progress)
         best = kept.test(run.module, fabric, folder.history, pictures=pictures)
     assert best.test_accuracy is not None

@@ -1,5 +1,6 @@
 """How to train, as plain data."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -213,14 +214,28 @@ class TrainRecipe:
 def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
     """Options with those of the recipe that they name, behind them: what is given itself counts first.
 
-    Trained weights are trained on by :data:`FINETUNE` where no recipe is named, not even an empty one.
+    Trained weights are trained on by :data:`FINETUNE` where no recipe is named, not even an empty one; so are
+    those that a search within a trained network leaves.
 
     Raises:
         UserError: there is no such recipe, or it holds what is no option of training.
     """
-    trained = any(given.get(name) for name in _TRAINED) and not given.get("quantize")
+    trained = any(given.get(name) for name in _TRAINED) or _within(given.get("inherit"))
+    trained = trained and not given.get("quantize")
     name = given.get("recipe", FINETUNE if trained else "")
     return {**read_recipe(str(name)), **given, "recipe": name} if name else dict(given)
+
+
+def _within(folder: object) -> bool:
+    """Whether a search's folder says that it was within a trained network."""
+    from fbnet_mobile.search.results import RESULT
+
+    if folder is None:
+        return False
+    try:
+        return bool(json.loads((Path(str(folder)) / RESULT).read_text(encoding="utf-8")).get("within"))
+    except (OSError, ValueError, AttributeError):  # said where its weights are read
+        return False
 
 
 def read_recipe(name: str) -> dict[str, Any]:
@@ -281,7 +296,7 @@ class TrainTask:
         "",
         group=_TRAINING,
         known="recipe",
-        shown="finetune from --pretrained, --weights or --checkpoint, else none",
+        shown="finetune from --pretrained, --weights, --checkpoint, or --inherit of a search --within, else none",
         help=f"Options of training by name: {', '.join(RECIPES)}, or a YAML file; those given here count before it.",
     )
     compile: bool = option(

@@ -16,6 +16,7 @@ from fbnet_mobile.arch import Architecture
 from fbnet_mobile.blocks.network import Network, build, calibrate_batch_norm
 from fbnet_mobile.cost.constraint import limit_on
 from fbnet_mobile.data.data import load_data
+from fbnet_mobile.engine.checkpoint import load_checkpoint
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.search.choices import Choices, Weights
 from fbnet_mobile.search.importance import by_images, by_weights, sort_channels
@@ -167,11 +168,9 @@ def test_from_a_trained_network_to_a_smaller_one(full: Path, tmp_path: Path) -> 
     space = SearchSpace.within(Start.load(full).architecture)
     whole = begun.total(space, space.first())
     assert 0.8 * whole < history[0].strategy["expected_macs"] <= whole  # it starts as the network
-    made = fm.train(
-        inherit=tmp_path / "small", teacher=str(full), data="digits", epochs=3, learning_rate=0.02,
-        output=tmp_path / "ours",
-    )  # fmt: skip
+    made = fm.train(inherit=tmp_path / "small", teacher=str(full), data="digits", output=tmp_path / "ours")
     assert made.test_accuracy > 0.7
+    assert load_checkpoint(made.checkpoint).recipe["optimizer"] == "adamw"  # that of finetune
 
 
 def test_few_images_are_searched_in_small_batches(

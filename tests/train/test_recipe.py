@@ -32,6 +32,16 @@ def test_trained_weights_are_fine_tuned_unless_another_recipe_is_named(weights: 
     assert with_recipe({"pretrained": False, "weights": None}) == {"pretrained": False, "weights": None}
 
 
+def test_what_a_search_within_a_trained_network_leaves_is_fine_tuned(tmp_path: Path) -> None:
+    inherited = {"inherit": tmp_path}
+    assert with_recipe(inherited) == inherited  # no search: said by whoever reads its weights
+    for written, chosen in (('{"within": "lite0"}', True), ('{"space": "small"}', False), ("[]", False), ("{", False)):
+        (tmp_path / "result.json").write_text(written)
+        assert (with_recipe(inherited).get("recipe") == "finetune") is chosen
+    (tmp_path / "result.json").write_text('{"within": "lite0"}')
+    assert with_recipe({**inherited, "recipe": ""}) == {**inherited, "recipe": ""}
+
+
 def test_a_recipe_of_ones_own_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("batch-size: 12\naugmentations: [crop, erase:0.1]\n")
