@@ -8,9 +8,9 @@ and measured in the same rounds as the blocks, so that both meet the same machin
 them, and was not calibrated with them. A --budget is made longer by the time that they take, so that the blocks have
 what they would have without them. If the table is there already, they are measured afterwards. The published FBNetV2
 and FBNet-C networks always are, with those that can be imported from other libraries and that --imported names; each of
-their blocks that the space has not is measured alone beside them. Among them are some blocks of the table, whose
-latency says whether the machine is still what it was. Prints for each method its error, and how well the measurements
-repeat themselves, and writes results.json and predicted.svg.
+their blocks that the space has not is measured alone beside them. Among them are some blocks of the table, and some
+networks that it was calibrated with, whose latency says whether the machine is still what it was. Prints for each
+method its error, and how well the measurements repeat themselves, and writes results.json and predicted.svg.
 
 With --peer-python it also builds 20 blocks with ours and with litert-torch, which wants an environment of its own:
 
@@ -77,8 +77,8 @@ IMPORTED = (
     "torchvision:mobilenet_v3_large",
 )
 """At 224 pixels, of the families that can be imported, from 60 to 900 million multiply-accumulates."""
-REFERENCES = 40
-"""Blocks of the table that are measured again among the networks."""
+REFERENCES = {BLOCK: 40, NETWORK: 10}
+"""How many of the table's rows are measured again among the networks."""
 PEER = """
 import json, sys, time
 import litert_torch, torch
@@ -261,7 +261,12 @@ def compared(table: LatencyTable, among: dict[RowKey, Measurement], options: arg
     for name, network in known.items():
         networks[LatencyTable.row_key(NETWORK, network.blocks)] = name, network.blocks
     own = [key for key, row in table.blocks().items() if row.source == MEASURED]
-    references = {(BLOCK, key): (Block.parse_key(key),) for key in rng.sample(own, min(REFERENCES, len(own)))}
+    rows_of = {BLOCK: [(BLOCK, key) for key in own], NETWORK: [key for key in table.rows if key[0] == NETWORK]}
+    references = {
+        key: LatencyTable.parse_blocks(key[1])
+        for kind, keys in rows_of.items()
+        for key in rng.sample(keys, min(REFERENCES[kind], len(keys)))
+    }
     # The published and imported networks hold blocks that are not in the space.
     outside = {
         LatencyTable.row_key(BLOCK, [block]): (block,)
@@ -295,12 +300,15 @@ def compared(table: LatencyTable, among: dict[RowKey, Measurement], options: arg
                 "sum_of_medians_us": None if np.isnan(medians) else medians,
             }
         )
-    drift = [rows[key].latency_us / table.rows[key].latency_us for key in references]
+    again = {
+        kind: summary_of([rows[key].latency_us / table.rows[key].latency_us for key in references if key[0] == kind])
+        for kind in REFERENCES
+    }
     return {
         "measured_among_the_blocks": len(among),
         "networks": results,
         "blocks_outside_the_space": len(outside),
-        "blocks_again": summary_of(drift),
+        "again": again,
     }
 
 
@@ -342,11 +350,11 @@ def report(table: LatencyTable, results: dict[str, Any]) -> None:
     if left_out is not None:
         results["errors"]["the table's own"] = asdict(left_out)
         print(_line("the table's own, leave-one-out", left_out))
-    again = results["blocks_again"]
-    print(
-        f"{REFERENCES} blocks of the table measured again took {again['median']:.3f} of their time in it "
-        f"(10th to 90th percentile {again['p10']:.3f} to {again['p90']:.3f})"
-    )
+    for kind, again in results["again"].items():
+        print(
+            f"{REFERENCES[kind]} {kind}s of the table measured again took {again['median']:.3f} of their time in it "
+            f"(10th to 90th percentile {again['p10']:.3f} to {again['p90']:.3f})"
+        )
     others = [row for row in results["networks"] if row not in drawn_networks]
     for row in others:
         error_of_it = row["predicted_us"] / row["measured_us"] - 1
