@@ -8,7 +8,8 @@ looked at on the same test images (540 of the digits): those that
 ``fbnet-export`` makes (``ours``; ``whole``: with the whole range seen and nothing in float32, as it was done before),
 and beside them litert-quantizer's own recipe (moving averages of the ranges) and ONNX Runtime's ``quantize_static``,
 with its defaults and with ranges at the 99.9th percentile. ``aware`` are those of the network trained on for some
-epochs as ``fbnet-train --quantize int8`` does, with rounding and without batch norm; for these the agreement of the
+epochs as ``fbnet-train --quantize int8`` does, with rounding and without batch norm, from labels and from what it gave
+without rounding; for these the agreement of the
 file with that network is kept, too. Files are timed beside the float32 file of their format: the least time of an image
 on one thread, turn by turn.
 
@@ -347,18 +348,22 @@ def trained_aware(name: str, module: nn.Module, given: Given, options: argparse.
         rounded.load_state_dict(torch.load(kept, weights_only=True))
         return rounded.eval()
     start = time.perf_counter()
-    fit(rounded, given, options.aware_epochs, 2e-4, options.trained_on)
+    fit(rounded, given, options.aware_epochs, 2e-4, options.trained_on, module)
     with write_whole(kept) as partial:
         torch.save(rounded.state_dict(), partial)
     print(f"trained {name} with rounding in {time.perf_counter() - start:.0f} s", flush=True)
     return rounded.eval()
 
 
-def fit(module: nn.Module, given: Given, epochs: int, rate: float, trained_on: str) -> None:
-    """Train by AdamW, in one cycle."""
+def fit(
+    module: nn.Module, given: Given, epochs: int, rate: float, trained_on: str, teacher: nn.Module | None = None
+) -> None:
+    """Train by AdamW, in one cycle, from labels, and as much from the logits of a teacher."""
     batch = 64
     steps = epochs * (len(given.train) // batch)
     module.to(trained_on).train()
+    if teacher is not None:
+        teacher.to(trained_on).eval()
     images = torch.from_numpy(given.train).to(trained_on)
     labels = torch.from_numpy(given.train_labels).to(trained_on)
     optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.02)
@@ -370,13 +375,25 @@ def fit(module: nn.Module, given: Given, epochs: int, rate: float, trained_on: s
             some = images[part]
             if given.flips:
                 some = torch.where(torch.rand(len(part), 1, 1, 1, device=some.device) < 0.5, some.flip(3), some)
-            loss = nn.functional.cross_entropy(module(some), labels[part])
+            answers = module(some)
+            loss = nn.functional.cross_entropy(answers, labels[part])
+            if teacher is not None:
+                with torch.no_grad():
+                    wanted = teacher(some)
+                loss = (loss + nn.functional.mse_loss(centred(answers), centred(wanted))) / 2
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             done += 1
     module.cpu()
+    if teacher is not None:
+        teacher.cpu()
+
+
+def centred(logits: torch.Tensor) -> torch.Tensor:
+    """Less their mean, which no answer depends on."""
+    return logits - logits.mean(1, keepdim=True)
 
 
 if __name__ == "__main__":

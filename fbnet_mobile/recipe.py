@@ -156,7 +156,7 @@ def build(recipe: type[Recipe], values: Mapping[str, Any]) -> Recipe:
     found = {name: _coerced(known[name], value) for name, value in values.items()}
     for name, item in known.items():
         for other, default in item.option.given.items():
-            if name not in found and values.get(other) is not None:
+            if name not in found and values.get(other) not in (None, ""):
                 found[name] = default
     return _build(recipe, found)
 

@@ -118,7 +118,7 @@ class TrainRecipe:
     teacher: str = option(
         "",
         group=_TEACHER,
-        shown="none",
+        shown="none; with --quantize that of --checkpoint, without rounding",
         help="Network that the loss learns from: a checkpoint, or timm:NAME or torchvision:NAME with its weights.",
     )
     distillation: Literal["soft", "hard", "logits"] = option(
@@ -214,8 +214,9 @@ class TrainRecipe:
 def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
     """Options with those of the recipe that they name, behind them: what is given itself counts first.
 
-    Trained weights are trained on by :data:`FINETUNE` where no recipe is named, not even an empty one; so are
-    those that a search within a trained network leaves.
+    Trained weights are trained on by :data:`FINETUNE` where no recipe is named, not even an empty one; so are those
+    that a search within a trained network leaves. What is trained with rounding learns from itself without
+    (quantization-aware distillation, arXiv 2601.20088) where neither a teacher nor a loss is named.
 
     Raises:
         UserError: there is no such recipe, or it holds what is no option of training.
@@ -223,7 +224,10 @@ def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
     trained = any(given.get(name) for name in _TRAINED) or _within(given.get("inherit"))
     trained = trained and not given.get("quantize")
     name = given.get("recipe", FINETUNE if trained else "")
-    return {**read_recipe(str(name)), **given, "recipe": name} if name else dict(given)
+    whole = {**read_recipe(str(name)), **given, "recipe": name} if name else dict(given)
+    if whole.get("quantize") and whole.get("checkpoint") and not whole.keys() & {"teacher", "loss"}:
+        whole["teacher"] = str(whole["checkpoint"])
+    return whole
 
 
 def _within(folder: object) -> bool:

@@ -37,6 +37,7 @@ def test_training_with_rounding_learns_ranges_that_the_file_has(
     assert "in int8 without training" in capsys.readouterr().err
     made, before = load_checkpoint(result.checkpoint), load_checkpoint(checkpoint)
     assert (made.quantized, made.mean, made.architecture) == ("int8", before.mean, before.architecture)
+    assert (made.recipe["teacher"], made.recipe["loss"]) == (str(checkpoint), "distillation")
     network = made.module("it")
     assert isinstance(network, Rounded)
     assert result.test_accuracy > before.test_accuracy - 0.1  # type: ignore[operator]

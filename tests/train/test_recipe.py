@@ -26,10 +26,19 @@ def test_a_named_recipe_is_one_and_what_is_given_counts_before_it(name: str) -> 
 def test_trained_weights_are_fine_tuned_unless_another_recipe_is_named(weights: dict[str, object]) -> None:
     found = with_recipe({**weights, "clip": 1.0})
     assert found == {**read_recipe("finetune"), "recipe": "finetune", **weights, "clip": 1.0}
-    for other in ({"recipe": ""}, {"quantize": "int8"}):
-        assert with_recipe({**weights, **other}) == {**weights, **other}
+    assert with_recipe({**weights, "recipe": ""}) == {**weights, "recipe": ""}
+    assert "recipe" not in with_recipe({**weights, "quantize": "int8"})
     assert with_recipe({**weights, "recipe": "quick"}) == {**read_recipe("quick"), **weights, "recipe": "quick"}
     assert with_recipe({"pretrained": False, "weights": None}) == {"pretrained": False, "weights": None}
+
+
+def test_what_is_trained_with_rounding_learns_from_itself_without() -> None:
+    rounding = {"checkpoint": Path("best.pt"), "quantize": "int8"}
+    assert with_recipe(rounding) == {**rounding, "teacher": "best.pt"}
+    for other in ({"teacher": ""}, {"teacher": "large.pt"}, {"loss": "focal"}):
+        assert with_recipe({**rounding, **other}) == {**rounding, **other}
+    losses = [build(TrainRecipe, {"teacher": name}).loss for name in ("large.pt", "")]
+    assert losses == ["distillation", "cross_entropy"]
 
 
 def test_what_a_search_within_a_trained_network_leaves_is_fine_tuned(tmp_path: Path) -> None:
