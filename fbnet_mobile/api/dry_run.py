@@ -1,13 +1,12 @@
 """What a training would be, without making it."""
 
 from fbnet_mobile.api.call import takes
-from fbnet_mobile.api.train import TrainOptions, start_of
+from fbnet_mobile.api.train import TrainOptions, completed, start_of
 from fbnet_mobile.recipe import plain
-from fbnet_mobile.train.recipe import with_recipe
 from fbnet_mobile.train.results import DryRun
 
 
-@takes(TrainOptions, with_recipe)
+@takes(TrainOptions, completed)
 def dry_run(options: TrainOptions) -> DryRun:
     """Resolve all options of a training, look at its images, try some of its steps, and say what to expect."""
     from fbnet_mobile.api.fabric import make_fabric

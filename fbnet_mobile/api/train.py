@@ -1,8 +1,10 @@
 """From an architecture and images to a checkpoint."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fbnet_mobile.api.call import (
     arguments_path,
@@ -37,7 +39,24 @@ class TrainOptions:
     machine: MachineOptions
 
 
-@takes(TrainOptions, with_recipe)
+def completed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with those of their recipe; see ``with_recipe``."""
+    return with_recipe(given, inherits_trained=_within(given.get("inherit")))
+
+
+def _within(folder: object) -> bool:
+    """Whether a search's folder says that it was within a trained network."""
+    from fbnet_mobile.search.results import RESULT
+
+    if folder is None:
+        return False
+    try:
+        return bool(json.loads((Path(str(folder)) / RESULT).read_text(encoding="utf-8")).get("within"))
+    except (OSError, ValueError, AttributeError):  # said where its weights are read
+        return False
+
+
+@takes(TrainOptions, completed)
 def train(options: TrainOptions) -> TrainResult:
     """Train a network, from random weights or from trained ones; best.pt in the output folder is its checkpoint.
 

@@ -1,6 +1,5 @@
 """How to train, as plain data."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -211,35 +210,26 @@ class TrainRecipe:
         return float(self.learning_rate * self.decay_rate**falls)
 
 
-def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
+def with_recipe(given: Mapping[str, Any], *, inherits_trained: bool = False) -> dict[str, Any]:
     """Options with those of the recipe that they name, behind them: what is given itself counts first.
 
     Trained weights are trained on by :data:`FINETUNE` where no recipe is named, not even an empty one; so are those
     that a search within a trained network leaves. What is trained with rounding learns from itself without
     (quantization-aware distillation, arXiv 2601.20088) where neither a teacher nor a loss is named.
 
+    Args:
+        given: by name.
+        inherits_trained: whether the search that they inherit from was within a trained network.
+
     Raises:
         UserError: there is no such recipe, or it holds what is no option of training.
     """
-    trained = any(given.get(name) for name in _TRAINED) or _within(given.get("inherit"))
-    trained = trained and not given.get("quantize")
+    trained = inherits_trained or (any(given.get(name) for name in _TRAINED) and not given.get("quantize"))
     name = given.get("recipe", FINETUNE if trained else "")
     whole = {**read_recipe(str(name)), **given, "recipe": name} if name else dict(given)
     if whole.get("quantize") and whole.get("checkpoint") and not whole.keys() & {"teacher", "loss"}:
         whole["teacher"] = str(whole["checkpoint"])
     return whole
-
-
-def _within(folder: object) -> bool:
-    """Whether a search's folder says that it was within a trained network."""
-    from fbnet_mobile.search.results import RESULT
-
-    if folder is None:
-        return False
-    try:
-        return bool(json.loads((Path(str(folder)) / RESULT).read_text(encoding="utf-8")).get("within"))
-    except (OSError, ValueError, AttributeError):  # said where its weights are read
-        return False
 
 
 def read_recipe(name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from fbnet_mobile.api.train import completed
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.recipe import build
 from fbnet_mobile.train.optimizer import make_optimizer, parameter_groups, set_learning_rate
@@ -43,12 +44,12 @@ def test_what_is_trained_with_rounding_learns_from_itself_without() -> None:
 
 def test_what_a_search_within_a_trained_network_leaves_is_fine_tuned(tmp_path: Path) -> None:
     inherited = {"inherit": tmp_path}
-    assert with_recipe(inherited) == inherited  # no search: said by whoever reads its weights
+    assert completed(inherited) == inherited  # no search: said by whoever reads its weights
     for written, chosen in (('{"within": "lite0"}', True), ('{"space": "small"}', False), ("[]", False), ("{", False)):
         (tmp_path / "result.json").write_text(written)
-        assert (with_recipe(inherited).get("recipe") == "finetune") is chosen
+        assert (completed(inherited).get("recipe") == "finetune") is chosen
     (tmp_path / "result.json").write_text('{"within": "lite0"}')
-    assert with_recipe({**inherited, "recipe": ""}) == {**inherited, "recipe": ""}
+    assert completed({**inherited, "recipe": ""}) == {**inherited, "recipe": ""}
 
 
 def test_a_recipe_of_ones_own_is_checked(tmp_path: Path) -> None:
