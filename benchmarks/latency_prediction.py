@@ -302,7 +302,8 @@ def compared(table: LatencyTable, among: dict[RowKey, Measurement], options: arg
         )
     again = {
         kind: summary_of([rows[key].latency_us / table.rows[key].latency_us for key in references if key[0] == kind])
-        for kind in REFERENCES
+        for kind, keys in rows_of.items()
+        if keys
     }
     return {
         "measured_among_the_blocks": len(among),
