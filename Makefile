@@ -1,5 +1,5 @@
 # make demo    sets everything up, then profiles, searches, trains, exports and benchmarks on this machine
-# make test    sets everything up, OpenSSH's daemon, Chromium, zsh and fish too, then passes the tests
+# make test    sets everything up, OpenSSH's daemon, Chromium, zsh, fish and QEMU too, then passes the tests
 # make docs    sets everything up, then builds docs/ as a site, into site/; a dead link fails it
 # make test-devices  those against Android's own daemon and an aarch64 system, which it builds first (Debian, as root)
 # make test-clients  those with what apps open files with (MediaPipe, OpenVINO, TFLite Micro, MNN, onnxruntime-web) and with ExecuTorch, which it installs
@@ -28,6 +28,7 @@ test: .venv/installed
 	tools/need_sshd.sh
 	tools/need_chromium.sh
 	tools/need_shells.sh
+	tools/need_emulator.sh
 	# The fuzzer's limits and watches are those of a process, so it has one of its own.
 	$(BIN)/python -m pytest tests/fuzz
 	$(BIN)/python -m pytest --ignore=tests/fuzz
@@ -49,6 +50,7 @@ mutations: .venv/installed
 	tools/need_sshd.sh
 	tools/need_chromium.sh
 	tools/need_shells.sh
+	tools/need_emulator.sh
 	$(BIN)/python tools/mutations.py
 
 dist: .venv/installed

@@ -102,7 +102,7 @@ def _relative(sizes: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @torch.no_grad()
-def correct_biases(graph: Graph, images: NDArray[Any], method: str, weight_levels: int) -> Graph:
+def correct_biases(graph: Graph, images: NDArray[Any], method: str, in_pairs: bool) -> Graph:
     """Return a graph of other biases: each layer's gives the mean, over the images, that it has without rounding.
 
     Empirical bias correction (Nagel et al. 2019, arXiv 1906.04721, section 4.2), layer after layer, so that each is
@@ -112,11 +112,11 @@ def correct_biases(graph: Graph, images: NDArray[Any], method: str, weight_level
         graph: the network.
         images: (N, channels, height, width), as its input.
         method: by which activations are rounded.
-        weight_levels: of weights, to either side of zero.
+        in_pairs: how weights are rounded; see :func:`fbnet_mobile.graph.rounded.weight_steps`.
     """
     exact = torch.from_numpy(np.asarray(images, np.float32))
     ranges = find_ranges(graph, observe_graph(graph, exact), method)
-    lowered, rounding = Lowered(graph), Rounded(graph, ranges, weight_levels=weight_levels)
+    lowered, rounding = Lowered(graph), Rounded(graph, ranges, in_pairs=in_pairs)
     left = {name: len(readers) for name, readers in graph.consumers().items()}
     without: dict[str, Tensor] = {INPUT: exact}
     rounded: dict[str, Tensor] = {INPUT: rounding.given(exact, None)}

@@ -23,7 +23,7 @@ from fbnet_mobile.formats.ranges import METHODS, Ranges, min_max, observe
 from fbnet_mobile.graph.lowered import computable
 from fbnet_mobile.graph.operations import INPUT, Graph
 from fbnet_mobile.graph.probabilities import as_logits, softmax
-from fbnet_mobile.graph.rounded import MOVING, WEIGHT_LEVELS
+from fbnet_mobile.graph.rounded import MOVING
 from fbnet_mobile.registry import unknown
 
 Array = NDArray[np.float32]
@@ -106,11 +106,12 @@ class Quantiser(ABC):
 
     Attributes:
         suffix: of files.
-        weight_levels: of weights, to either side of zero.
+        in_pairs: whether a runtime of the format may add products in pairs, in 16 bits; see
+            :func:`fbnet_mobile.graph.rounded.weight_steps`.
     """
 
     suffix: str
-    weight_levels: int
+    in_pairs: bool
 
     @abstractmethod
     def reads(self) -> Mapping[str, tuple[str, ...]]:
@@ -166,8 +167,8 @@ def quantise(
         images: (N, channels, height, width) to calibrate on, as the file takes them.
         target: is not there yet.
         ranges: one of :data:`fbnet_mobile.formats.ranges.METHODS`, or "auto": that of the least error of the logits;
-            or ranges that were learned, by the names of the nodes of the graph, with weights of
-            :data:`fbnet_mobile.graph.rounded.WEIGHT_LEVELS`.
+            or ranges that were learned, by the names of the nodes of the graph, with weights that were rounded as if
+            products were added in pairs.
         keep: layers, or modules with all layers in them, that stay in float32; "auto": none if the file is good
             (:func:`good`), else those that add most noise, until it is.
         origin: what the float32 file was written from, if its biases may be corrected.
@@ -180,7 +181,7 @@ def quantise(
     if isinstance(ranges, str) and ranges not in (AUTO, *METHODS):
         raise UserError(unknown("way to ranges", ranges, (AUTO, *METHODS)))
     if learned:
-        quantiser.weight_levels = WEIGHT_LEVELS
+        quantiser.in_pairs = True
     methods = (LEARNED,) if not isinstance(ranges, str) else tuple(METHODS) if ranges == AUTO else (ranges,)
     reads = quantiser.reads()
     kept = frozenset() if keep == AUTO else _matching((keep,) if isinstance(keep, str) else keep, tuple(reads))
@@ -221,7 +222,7 @@ def quantise(
         correction = None
         if origin is not None and not learned and computable(origin.graph):
             other = Path(folder) / f"corrected{quantiser.suffix}"
-            origin.write(correct_biases(origin.graph, images, chosen, quantiser.weight_levels), other)
+            origin.write(correct_biases(origin.graph, images, chosen, quantiser.in_pairs), other)
             attempt = tried(found, kept, other)
             errors["corrected"] = attempt[0]
             correction = attempt if attempt[0] < best else None

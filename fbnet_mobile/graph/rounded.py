@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fbnet_mobile.graph import kernels
 from fbnet_mobile.graph.lowered import Lowered, compute
@@ -13,11 +14,8 @@ from fbnet_mobile.graph.operations import INPUT, Graph, Node
 
 LEVELS = 256
 """Of an activation, which has a scale and a zero point for the whole tensor."""
-WEIGHT_LEVELS = 64
-"""Of a weight, to either side of zero; its scale is that of the output channel's largest.
-
-Seven bits, which all runtimes compute right: with eight, ONNX Runtime saturates on processors without VNNI.
-"""
+WEIGHT_LEVELS = 127
+"""Of a weight, to either side of zero."""
 
 _FUSED_WITH = {
     "relu": {"conv2d", "linear", "add", "sub", "mul"},
@@ -63,7 +61,7 @@ class Rounded(Lowered):
         graph: to be computed.
         ranges: of all values that :func:`points` names; the lowest and the highest number that stay what they are.
         keep: names of nodes that are not rounded, nor their weights.
-        weight_levels: see :data:`WEIGHT_LEVELS`.
+        in_pairs: see :func:`weight_steps`.
     """
 
     def __init__(
@@ -71,12 +69,12 @@ class Rounded(Lowered):
         graph: Graph,
         ranges: Mapping[str, tuple[float, float]],
         keep: frozenset[str] = frozenset(),
-        weight_levels: int = WEIGHT_LEVELS,
+        in_pairs: bool = True,
     ) -> None:
         super().__init__(graph)
         self._points = points(graph)
         self._places = {name: place for place, name in enumerate(sorted({*self._points.values()}))}
-        self._keep, self._levels = keep, weight_levels
+        self._keep, self._in_pairs = keep, in_pairs
         self._gates = {node.inputs[0] for node in graph.nodes if node.op == "hard_sigmoid"} - self._points.keys()
         self._fixed = {node.name: _FIXED[node.op] for node in graph.nodes if node.op in _FIXED}
         found = [self._fixed.get(name) or ranges[name] for name in self._places]
@@ -104,7 +102,7 @@ class Rounded(Lowered):
         if node.op not in _LAYERS:
             return super().computed(node, inputs)
         weights = super().weights(node)
-        step, before = self._weight_step(weights["weight"]), self._step_and_zero(node.inputs[0])[0]
+        step, before = self._weight_step(node, weights), self._step_and_zero(node.inputs[0])[0]
         of_sums = before * step.flatten()
         # What hard sigmoid adds first is added to the bias of the layer that it is fused with.
         more = 3.0 if node.name in self._gates else 0.0
@@ -145,7 +143,7 @@ class Rounded(Lowered):
         if node.name in self._keep:
             return found
         if "weight" in found:
-            step = self._weight_step(found["weight"])
+            step = self._weight_step(node, found)
             found["weight"] = _nearest(found["weight"] / step) * step
         if "constant" in found:
             constant = found["constant"]
@@ -160,10 +158,11 @@ class Rounded(Lowered):
         (step, _), (after, _) = self._step_and_zero(name), self._step_and_zero(to)
         return x + (kernels.converted(torch.round(x.detach() / step), step, after) * after - x).detach()
 
-    def _weight_step(self, weight: Tensor) -> Tensor:
+    def _weight_step(self, node: Node, weights: Mapping[str, Tensor]) -> Tensor:
         """Between the numbers that weights are rounded to, for each output channel."""
-        largest = weight.detach().abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
-        return (largest / self._levels).clamp_min(_LEAST_STEP)
+        weight = weights["weight"].detach()
+        steps = weight_steps(weight, node.attributes.get("groups", 1), self._in_pairs)
+        return steps.reshape(-1, *[1] * (weight.ndim - 1))
 
     def _step(self, name: str) -> Tensor:
         return self._step_and_zero(name)[0]
@@ -172,6 +171,32 @@ class Rounded(Lowered):
         """Between the numbers that a value is rounded to, and which of their integers stands for 0."""
         place = self._places[self._points[name]]
         return _step_and_zero(self.low.detach()[place].clamp(max=0), self.high.detach()[place].clamp(min=0))
+
+
+def weight_steps(weight: Tensor, groups: int = 1, in_pairs: bool = True) -> Tensor:
+    """Return the step between the numbers that a layer's weights are rounded to, for each output channel: (out,).
+
+    A processor with AVX2 or AVX-512 and without VNNI multiplies unsigned activations by weights and adds the products
+    of two neighbours in 16 bits, and saturates without a word (VPMADDUBSW; see "When and why do I need to try U8U8?" in
+    https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). It does not where no two neighbours
+    of one sign are more than 128 steps together, as 255 x 128 < 2^15. The usual remedy is seven bits for all weights;
+    but two of the largest are seldom neighbours, so that most channels keep nearly eight. Those of a depthwise
+    convolution, whose products are added in 32 bits, keep all.
+
+    Args:
+        weight: (out, in / groups, ...).
+        groups: of a convolution.
+        in_pairs: whether to keep to that; else the largest weight of a channel is 127 steps.
+    """
+    places = weight.reshape(*weight.shape[:2], -1)
+    steps = places.abs().amax((1, 2))
+    if in_pairs and not groups == len(weight) > weight.shape[1] == 1:
+        # The order in which they are summed: the input channels of one place of the kernel, then those of the next. Of
+        # an odd number of channels pairs begin at either, so all neighbours are looked at.
+        rows = functional.pad(places.transpose(1, 2).flatten(1), (0, 1))
+        for signed in (rows.clamp_min(0), rows.clamp_max(0)):
+            steps = torch.maximum(steps, (signed[:, :-1] + signed[:, 1:]).abs().amax(1))
+    return (steps / WEIGHT_LEVELS).clamp_min(_LEAST_STEP)
 
 
 def _step_and_zero(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

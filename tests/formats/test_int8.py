@@ -12,7 +12,7 @@ from fbnet_mobile.formats.ranges import Ranges
 class SpoiltByWideRanges(Quantiser):
     """Files that give what they read, in the wrong order if the range of the input is over 2."""
 
-    suffix, weight_levels = ".json", 127
+    suffix, in_pairs = ".json", False
 
     def reads(self) -> Mapping[str, tuple[str, ...]]:
         return {"output": ("input",)}

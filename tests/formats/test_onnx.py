@@ -1,3 +1,7 @@
+import platform
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +82,38 @@ def test_onnx_runtime_knows_the_gelu(tmp_path: Path) -> None:
     options.log_severity_level, options.optimized_model_filepath = 4, str(optimised)
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     assert [node.op_type for node in onnx.load(optimised).graph.node] == ["Gelu"]
+
+
+EMULATED = """
+import sys, numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+results = [session.run(None, {"input": image[None]})[0] for image in numpy.load(sys.argv[2])]
+numpy.save(sys.argv[3], numpy.concatenate(results))
+"""
+
+
+@pytest.mark.skipif(
+    shutil.which("qemu-x86_64") is None or platform.machine() != "x86_64", reason="no QEMU of this machine's kind"
+)
+def test_int8_does_not_saturate_on_a_processor_without_vnni(tmp_path: Path) -> None:
+    """Whose sums of two products in 16 bits bright images and weights of one sign are too much for."""
+    layers = [
+        nn.Conv2d(3, 8, 3, 2),
+        nn.Conv2d(8, 16, 1),
+        nn.Conv2d(16, 16, 3, groups=16),
+        nn.Conv2d(16, 32, 2, groups=2),
+    ]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4)).eval()
+    generator = torch.Generator().manual_seed(0)
+    for weights in network.parameters():
+        weights.data.uniform_(0.9, 1.0, generator=generator).mul_(1 / weights[0].numel() if weights.ndim > 1 else 0)
+    images = 1 - 0.2 * torch.rand(8, 3, 12, 12, generator=generator)
+    path = tmp_path / "m.onnx"
+    write(trace(network, (1, 3, 12, 12)), path, "onnx", precision="int8", calibration=images.numpy())
+    np.save(tmp_path / "images.npy", images.numpy())
+    processor = ["qemu-x86_64", "-cpu", "Haswell"]
+    files = [str(each) for each in (path, tmp_path / "images.npy", tmp_path / "results.npy")]
+    subprocess.run([*processor, sys.executable, "-c", EMULATED, *files], check=True, stderr=subprocess.PIPE)
+    with torch.no_grad():
+        expected = network(images).numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "results.npy"), expected, rtol=0.02)

@@ -165,15 +165,16 @@ def test_channels_between_layers_use_the_same_bits() -> None:
     assert errors[1] < 0.7 * errors[0]
 
 
-def test_biases_are_corrected_for_what_rounding_does_to_means() -> None:
+def test_biases_are_corrected_for_what_rounding_does_to_means(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few levels of weights shift means; without a shift of the output's it is not that which was corrected."""
     graph = trace(mobile_network(), SHAPE)
     found = find_ranges(graph, observe_graph(graph, images(16)), "min-max")
     with torch.no_grad():
         exact = Lowered(graph)(images(16)).mean(0)
-        before = Rounded(graph, found, weight_levels=7)(images(16)).mean(0)
-        corrected = correct_biases(graph, images(16).numpy(), "min-max", 7)
-        after = Rounded(corrected, found, weight_levels=7)(images(16)).mean(0)
+        monkeypatch.setattr("fbnet_mobile.graph.rounded.WEIGHT_LEVELS", 7)
+        before = Rounded(graph, found)(images(16)).mean(0)
+        corrected = correct_biases(graph, images(16).numpy(), "min-max", in_pairs=True)
+        after = Rounded(corrected, found)(images(16)).mean(0)
     assert float((after - exact).norm()) < 0.5 * float((before - exact).norm())
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -23,6 +24,7 @@ from fbnet_mobile.formats.int8 import Quantised, Quantiser, quantise
 from fbnet_mobile.formats.packages import needs, quiet
 from fbnet_mobile.formats.ranges import Ranges
 from fbnet_mobile.formats.tflite.run import as_reals, as_taken, load
+from fbnet_mobile.graph.rounded import WEIGHT_LEVELS, weight_steps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,15 +104,11 @@ def _check_integers(path: Path) -> int:
     )
 
 
-_MOST_LEVELS = 127
-"""To either side of zero, of a weight in eight bits."""
-
-
 class TFLiteQuantiser(Quantiser):
     """A float32 file of one subgraph. Its layers are its operators."""
 
     suffix = ".tflite"
-    weight_levels = _MOST_LEVELS
+    in_pairs = False
 
     def __init__(self, source: Path, borders: tuple[str, str] | None = None) -> None:
         with _quantiser():
@@ -187,7 +185,7 @@ class TFLiteQuantiser(Quantiser):
             entries["input"] = _entry(self._names["input"], 0, 255)  # each step a pixel's
         model = schema.ModelT.InitFromPackedBuf(content, 0)
         _clamp_as_the_gate(model, entries)
-        _set_weight_ranges(model, entries, self.weight_levels)
+        _set_weight_ranges(model, entries, self.in_pairs)
         with quiet(), _large_weights():
             made = self._quantizer.Quantizer(content, settings)
             result = made.quantize(entries, enable_progress_bar=False, enable_progress_report=False)
@@ -282,8 +280,9 @@ def _activation(operator: schema.OperatorT) -> int:
     return int(getattr(operator.builtinOptions, "fusedActivationFunction", schema.ActivationFunctionType.NONE))
 
 
-def _set_weight_ranges(model: schema.ModelT, ranges: MutableMapping[str, Any], levels: int) -> None:
-    """Give weights, in place, ranges of so many levels to either side of zero, and widen what is next to zero.
+def _set_weight_ranges(model: schema.ModelT, ranges: MutableMapping[str, Any], in_pairs: bool) -> None:
+    """Give weights ranges, in place, as :func:`fbnet_mobile.graph.rounded.weight_steps` has them, and widen what is
+    next to zero.
 
     Training, and blocks that start as the identity, leave many. A bias is an int32 in steps of the input's times
     the channel's weights'; where that step is next to nothing the bias does not fit, and litert-quantizer 0.11
@@ -307,16 +306,20 @@ def _set_weight_ranges(model: schema.ModelT, ranges: MutableMapping[str, Any], l
             continue
         x, weight, bias, result = (graph.tensors[index] for index in (*operator.inputs, *operator.outputs))
         values, biases = (model.buffers[tensor.buffer].data.view(np.float32) for tensor in (weight, bias))
-        axis = 3 if code == depthwise else 0
-        across = tuple(index for index in range(len(weight.shape)) if index != axis)
-        largest = np.abs(values.reshape(weight.shape)).max(across, keepdims=True)
+        array = values.reshape(weight.shape)
+        if code == depthwise:
+            array = array.transpose(3, 0, 1, 2)
+        elif array.ndim == 4:
+            array = array.transpose(0, 3, 1, 2)
+        steps = weight_steps(torch.from_numpy(array.copy()), x.shape[-1] // array.shape[1], in_pairs).numpy()
         before, after = (_step(ranges[tensor.name.decode()]) for tensor in (x, result))
-        needed = _MOST_LEVELS * np.maximum(np.abs(biases), after) / (before * 2**28)
-        needed = np.maximum(needed.reshape(largest.shape), largest * (_MOST_LEVELS / levels)).astype(np.float32)
-        if (needed > largest).any():
-            ranges[weight.name.decode()] = {"min": -needed, "max": needed}
+        needed = np.maximum(np.maximum(np.abs(biases), after) / (before * 2**28), steps).astype(np.float32)
+        if (WEIGHT_LEVELS * needed > np.abs(array).max(tuple(range(1, array.ndim)))).any():
+            axes = [-1 if index == (3 if code == depthwise else 0) else 1 for index in range(array.ndim)]
+            end = WEIGHT_LEVELS * needed.reshape(axes)
+            ranges[weight.name.decode()] = {"min": -end, "max": end}
         # Of a sum's own step: nothing is lost by no finer one.
-        finest = before * float(needed.max()) / _MOST_LEVELS / 128
+        finest = before * float(needed.max()) / 128
         if after < finest:
             entry = ranges[result.name.decode()]
             entry["max"] = np.maximum(entry["max"], 0) + np.float32(255 * finest)
