@@ -23,6 +23,7 @@ _FUSED_WITH = {
     "hard_sigmoid": {"conv2d", "linear"},
 }
 """What computes an activation of these itself, if nothing else reads what it gives before."""
+_CLAMPED = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 _LAYERS = frozenset({"conv2d", "linear"})
 MOVING = frozenset({"reshape", "slice", "pad", "max_pool", "channel_shuffle"})
 """Operations that give numbers as they got them, in the same eight bits."""
@@ -120,7 +121,12 @@ class Rounded(Lowered):
         if node is None:
             return rounded
         step, zero = self._step_and_zero(name)
-        if node.op == "hard_swish" and node.inputs[0] in self._points:
+        layer = None if self.training else self._layer(node)
+        if layer is not None:
+            exact = self._requantised(value if layer is node else inputs[0], layer, step) + zero
+            lowest, highest = _CLAMPED.get(node.op, (-math.inf, math.inf))
+            exact = exact.clamp(zero + lowest / step, zero + torch.round(highest / step))
+        elif node.op == "hard_swish" and node.inputs[0] in self._points:
             before, nothing = self._step_and_zero(node.inputs[0])
             table = kernels.hard_swish(before, nothing, step, zero).float()
             exact = table[torch.round(inputs[0].detach() / before + nothing).int()]
@@ -136,6 +142,25 @@ class Rounded(Lowered):
         else:
             return rounded
         return rounded + ((exact.clamp(0, LEVELS - 1) - zero) * step - rounded).detach()
+
+    def _layer(self, node: Node) -> Node | None:
+        """The layer in integers that gives a value, by itself or with the activation that is fused with it."""
+        if node.op in _FUSED_WITH and node.inputs[0] not in self._points:
+            node = self._graph.node(node.inputs[0])
+        integers = node.op in _LAYERS and node.name not in self._keep and node.inputs[0] in self._points
+        return node if integers else None
+
+    def _requantised(self, value: Tensor, layer: Node, step: Tensor) -> Tensor:
+        """What a layer gives, in whole steps: its sum times one number, in float32, as XNNPACK does it.
+
+        Two roundings, as of a product and a quotient, would be another integer for about one value in a million, of
+        which a network makes many more.
+        """
+        of_sums = self._step(layer.inputs[0]) * self._weight_step(layer, super().weights(layer)).flatten()
+        of_sums = of_sums.reshape(-1, *[1] * (value.ndim - 2))
+        gate = layer.name in self._gates
+        sums = torch.round((value.detach() + (3.0 if gate else 0.0)).double() / of_sums).float()
+        return torch.round(sums * (of_sums / (6 * step if gate else step)))
 
     def weights(self, node: Node) -> dict[str, Tensor]:
         """Rounded: those of layers for each output channel, constants as values between layers are."""
