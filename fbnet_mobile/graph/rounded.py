@@ -24,6 +24,7 @@ _FUSED_WITH = {
 }
 """What computes an activation of these itself, if nothing else reads what it gives before."""
 _CLAMPED = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
+"""What these keep of a layer that they are fused with; the ends of a hard sigmoid are those of its range."""
 _LAYERS = frozenset({"conv2d", "linear"})
 MOVING = frozenset({"reshape", "slice", "pad", "max_pool", "channel_shuffle"})
 """Operations that give numbers as they got them, in the same eight bits."""
@@ -153,8 +154,8 @@ class Rounded(Lowered):
     def _requantised(self, value: Tensor, layer: Node, step: Tensor) -> Tensor:
         """What a layer gives, in whole steps: its sum times one number, in float32, as XNNPACK does it.
 
-        Two roundings, as of a product and a quotient, would be another integer for about one value in a million, of
-        which a network makes many more.
+        As a product and a quotient it would be rounded to another integer now and then: seldom, but a network of
+        millions of values makes much of a few.
         """
         of_sums = self._step(layer.inputs[0]) * self._weight_step(layer, super().weights(layer)).flatten()
         of_sums = of_sums.reshape(-1, *[1] * (value.ndim - 2))

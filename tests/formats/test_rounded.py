@@ -99,10 +99,11 @@ OPERATIONS = {
 
 @pytest.mark.parametrize(("name", "format_"), [*((name, "tflite") for name in OPERATIONS), ("convolutions", "onnx")])
 def test_what_is_rounded_is_what_runtimes_compute(name: str, format_: str, tmp_path: Path) -> None:
-    """Integer by integer: what is nearest would differ in up to a tenth of them, weights of other levels in more."""
+    """Integer by integer: what is nearest would differ in up to a tenth of them, weights of other steps in more, sums
+    that are rounded twice in a few of a million."""
     torch.manual_seed(0)
     graph = trace(OPERATIONS[name]().eval(), (1, 8, 16, 16))
-    x = 2 * torch.randn(32, 8, 16, 16)
+    x = 2 * torch.randn(512, 8, 16, 16)
     found = find_ranges(graph, observe_graph(graph, x[:16]), "percentile-99.9")
     rounded = Rounded(graph, found).eval()
     path, options = tmp_path / f"m.{format_}", {"ranges": rounded.ranges(), "keep": ()}
@@ -112,9 +113,7 @@ def test_what_is_rounded_is_what_runtimes_compute(name: str, format_: str, tmp_p
     low, high = rounded.ranges()[graph.output]
     steps = np.abs(format_of(path).load(path)(x.numpy()) - expected) * 255 / (high - low)
     assert len(np.unique(expected)) > 50, "the test would prove nothing"
-    if format_ == "tflite":
-        assert steps.max() < 0.5
-    assert (steps > 0.5).mean() < 1e-4
+    assert (steps > 0.5).mean() <= (0 if format_ == "tflite" else 1e-4)
     assert steps.max() < 1.5
 
 

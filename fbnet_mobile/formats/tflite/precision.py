@@ -314,10 +314,9 @@ def _set_weight_ranges(model: schema.ModelT, ranges: MutableMapping[str, Any], i
         steps = weight_steps(torch.from_numpy(array.copy()), x.shape[-1] // array.shape[1], in_pairs).numpy()
         before, after = (_step(ranges[tensor.name.decode()]) for tensor in (x, result))
         needed = np.maximum(np.maximum(np.abs(biases), after) / (before * 2**28), steps).astype(np.float32)
-        if (WEIGHT_LEVELS * needed > np.abs(array).max(tuple(range(1, array.ndim)))).any():
-            axes = [-1 if index == (3 if code == depthwise else 0) else 1 for index in range(array.ndim)]
-            end = WEIGHT_LEVELS * needed.reshape(axes)
-            ranges[weight.name.decode()] = {"min": -end, "max": end}
+        axes = [-1 if index == (3 if code == depthwise else 0) else 1 for index in range(array.ndim)]
+        end = WEIGHT_LEVELS * needed.astype(np.float64).reshape(axes)  # so that a 127th of it is the step
+        ranges[weight.name.decode()] = {"min": -end, "max": end}
         # Of a sum's own step: nothing is lost by no finer one.
         finest = before * float(needed.max()) / 128
         if after < finest:
