@@ -112,7 +112,7 @@ def correct_biases(graph: Graph, images: NDArray[Any], method: str, in_pairs: bo
         graph: the network.
         images: (N, channels, height, width), as its input.
         method: by which activations are rounded.
-        in_pairs: how weights are rounded; see :func:`fbnet_mobile.graph.rounded.weight_steps`.
+        in_pairs: how weights are rounded; see :func:`fbnet_mobile.graph.rounded.weight_ends`.
     """
     exact = torch.from_numpy(np.asarray(images, np.float32))
     ranges = find_ranges(graph, observe_graph(graph, exact), method)

@@ -107,7 +107,7 @@ class Quantiser(ABC):
     Attributes:
         suffix: of files.
         in_pairs: whether a runtime of the format may add products in pairs, in 16 bits; see
-            :func:`fbnet_mobile.graph.rounded.weight_steps`.
+            :func:`fbnet_mobile.graph.rounded.weight_ends`.
     """
 
     suffix: str

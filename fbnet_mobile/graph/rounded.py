@@ -63,7 +63,7 @@ class Rounded(Lowered):
         graph: to be computed.
         ranges: of all values that :func:`points` names; the lowest and the highest number that stay what they are.
         keep: names of nodes that are not rounded, nor their weights.
-        in_pairs: see :func:`weight_steps`.
+        in_pairs: see :func:`weight_ends`.
     """
 
     def __init__(
@@ -187,8 +187,8 @@ class Rounded(Lowered):
     def _weight_step(self, node: Node, weights: Mapping[str, Tensor]) -> Tensor:
         """Between the numbers that weights are rounded to, for each output channel."""
         weight = weights["weight"].detach()
-        steps = weight_steps(weight, node.attributes.get("groups", 1), self._in_pairs)
-        return steps.reshape(-1, *[1] * (weight.ndim - 1))
+        ends = weight_ends(weight, node.attributes.get("groups", 1), self._in_pairs)
+        return (ends / WEIGHT_LEVELS).reshape(-1, *[1] * (weight.ndim - 1))
 
     def _step(self, name: str) -> Tensor:
         return self._step_and_zero(name)[0]
@@ -199,8 +199,8 @@ class Rounded(Lowered):
         return _step_and_zero(self.low.detach()[place].clamp(max=0), self.high.detach()[place].clamp(min=0))
 
 
-def weight_steps(weight: Tensor, groups: int = 1, in_pairs: bool = True) -> Tensor:
-    """Return the step between the numbers that a layer's weights are rounded to, for each output channel: (out,).
+def weight_ends(weight: Tensor, groups: int = 1, in_pairs: bool = True) -> Tensor:
+    """Return the weight that is 127 steps from zero, for each output channel: (out,).
 
     A processor with AVX2 or AVX-512 and without VNNI multiplies unsigned activations by weights and adds the products
     of two neighbours in 16 bits, and saturates without a word (VPMADDUBSW; see "When and why do I need to try U8U8?" in
@@ -212,17 +212,17 @@ def weight_steps(weight: Tensor, groups: int = 1, in_pairs: bool = True) -> Tens
     Args:
         weight: (out, in / groups, ...).
         groups: of a convolution.
-        in_pairs: whether to keep to that; else the largest weight of a channel is 127 steps.
+        in_pairs: whether to keep to that; else it is the largest weight of a channel.
     """
     places = weight.reshape(*weight.shape[:2], -1)
-    steps = places.abs().amax((1, 2))
+    ends = places.abs().amax((1, 2))
     if in_pairs and not groups == len(weight) > weight.shape[1] == 1:
         # The order in which they are summed: the input channels of one place of the kernel, then those of the next. Of
         # an odd number of channels pairs begin at either, so all neighbours are looked at.
         rows = functional.pad(places.transpose(1, 2).flatten(1), (0, 1))
         for signed in (rows.clamp_min(0), rows.clamp_max(0)):
-            steps = torch.maximum(steps, (signed[:, :-1] + signed[:, 1:]).abs().amax(1))
-    return (steps / WEIGHT_LEVELS).clamp_min(_LEAST_STEP)
+            ends = torch.maximum(ends, (signed[:, :-1] + signed[:, 1:]).abs().amax(1))
+    return ends.clamp_min(WEIGHT_LEVELS * _LEAST_STEP)
 
 
 def _step_and_zero(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from calibrated import calibrated
 from torch import nn
 
 from fbnet_mobile.graph.lowered import Lowered
-from fbnet_mobile.graph.rounded import Rounded, points, weight_steps
+from fbnet_mobile.graph.rounded import Rounded, points, weight_ends
 from fbnet_mobile.graph.trace import trace
 from tests.formats.networks import EveryOperation, mobile_network
 
@@ -47,15 +47,15 @@ def test_rounding_and_its_gradients() -> None:
     assert float(rounded.high.grad[place]) == pytest.approx((1000 + inside) / 2, rel=1e-4)
 
 
-def test_steps_of_weights() -> None:
+def test_ends_of_weights() -> None:
     """Two of the largest that are neighbours where they are summed cost a bit; elsewhere they cost none."""
     weight = torch.zeros(4, 3, 1, 2)
     weight[0, 0, 0, 0] = weight[0, 1, 0, 0] = 127  # in one place of the kernel, and of one sign
     weight[1, 0, 0, 0], weight[1, 1, 0, 0] = 127, -127
     weight[2, 0, 0, 0] = weight[2, 0, 0, 1] = 127  # of one channel
     weight[3, 2, 0, 0], weight[3, 0, 0, 1] = -127, -63.5  # the last channel of a place, and the first of the next
-    torch.testing.assert_close(weight_steps(weight), torch.tensor([2, 1, 1, 1.5]))
-    torch.testing.assert_close(weight_steps(weight, in_pairs=False), torch.ones(4))
+    torch.testing.assert_close(weight_ends(weight), 127 * torch.tensor([2, 1, 1, 1.5]))
+    torch.testing.assert_close(weight_ends(weight, in_pairs=False), torch.full((4,), 127.0))
     depthwise = torch.full((4, 1, 3, 3), 127.0)
-    torch.testing.assert_close(weight_steps(depthwise, groups=4), torch.ones(4))
-    torch.testing.assert_close(weight_steps(depthwise, groups=2), torch.full((4,), 2.0))
+    torch.testing.assert_close(weight_ends(depthwise, groups=4), torch.full((4,), 127.0))
+    torch.testing.assert_close(weight_ends(depthwise, groups=2), torch.full((4,), 254.0))

@@ -23,7 +23,7 @@ from fbnet_mobile.formats.onnx.run import load, version
 from fbnet_mobile.formats.packages import needs, quiet
 from fbnet_mobile.formats.ranges import Ranges
 from fbnet_mobile.graph.probabilities import PROBABILITIES
-from fbnet_mobile.graph.rounded import weight_steps
+from fbnet_mobile.graph.rounded import WEIGHT_LEVELS, weight_ends
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +54,7 @@ def fp16(source: Path, images: Images, target: Path) -> None:
 def int8(source: Path, images: Images, target: Path, **options: Any) -> Quantised:
     """Quantise to QDQ form: uint8 activations, int8 weights per channel, which no processor saturates.
 
-    See :func:`fbnet_mobile.formats.int8.quantise` and :func:`fbnet_mobile.graph.rounded.weight_steps`.
+    See :func:`fbnet_mobile.formats.int8.quantise` and :func:`fbnet_mobile.graph.rounded.weight_ends`.
     """
     return quantise(OnnxQuantiser(source), images, target, **options)
 
@@ -201,8 +201,8 @@ def _weight_steps(model: onnx.ModelProto) -> dict[str, list[dict[str, Any]]]:
         outputs_first = node.op_type == "Conv" or attributes.get("transB", 0)
         if weight.ndim < 2 or (weight.ndim > 2 and node.op_type != "Conv"):
             continue
-        steps = weight_steps(weight if outputs_first else weight.T, attributes.get("group", 1))
-        found[node.input[1]] = [{"scale": step, "zero_point": 0} for step in steps.tolist()]
+        ends = weight_ends(weight if outputs_first else weight.T, attributes.get("group", 1))
+        found[node.input[1]] = [{"scale": step, "zero_point": 0} for step in (ends / WEIGHT_LEVELS).tolist()]
         found[node.input[1]][0]["axis"] = 0 if outputs_first else 1
     return found
 

@@ -24,7 +24,7 @@ from fbnet_mobile.formats.int8 import Quantised, Quantiser, quantise
 from fbnet_mobile.formats.packages import needs, quiet
 from fbnet_mobile.formats.ranges import Ranges
 from fbnet_mobile.formats.tflite.run import as_reals, as_taken, load
-from fbnet_mobile.graph.rounded import WEIGHT_LEVELS, weight_steps
+from fbnet_mobile.graph.rounded import WEIGHT_LEVELS, weight_ends
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -281,7 +281,7 @@ def _activation(operator: schema.OperatorT) -> int:
 
 
 def _set_weight_ranges(model: schema.ModelT, ranges: MutableMapping[str, Any], in_pairs: bool) -> None:
-    """Give weights ranges, in place, as :func:`fbnet_mobile.graph.rounded.weight_steps` has them, and widen what is
+    """Give weights ranges, in place, as :func:`fbnet_mobile.graph.rounded.weight_ends` has them, and widen what is
     next to zero.
 
     Training, and blocks that start as the identity, leave many. A bias is an int32 in steps of the input's times
@@ -311,14 +311,14 @@ def _set_weight_ranges(model: schema.ModelT, ranges: MutableMapping[str, Any], i
             array = array.transpose(3, 0, 1, 2)
         elif array.ndim == 4:
             array = array.transpose(0, 3, 1, 2)
-        steps = weight_steps(torch.from_numpy(array.copy()), x.shape[-1] // array.shape[1], in_pairs).numpy()
+        ends = weight_ends(torch.from_numpy(array.copy()), x.shape[-1] // array.shape[1], in_pairs).numpy()
         before, after = (_step(ranges[tensor.name.decode()]) for tensor in (x, result))
-        needed = np.maximum(np.maximum(np.abs(biases), after) / (before * 2**28), steps).astype(np.float32)
+        needed = WEIGHT_LEVELS * np.maximum(np.abs(biases), after) / (before * 2**28)
+        needed = np.maximum(needed.astype(np.float32), ends)
         axes = [-1 if index == (3 if code == depthwise else 0) else 1 for index in range(array.ndim)]
-        end = WEIGHT_LEVELS * needed.astype(np.float64).reshape(axes)  # so that a 127th of it is the step
-        ranges[weight.name.decode()] = {"min": -end, "max": end}
+        ranges[weight.name.decode()] = {"min": -needed.reshape(axes), "max": needed.reshape(axes)}
         # Of a sum's own step: nothing is lost by no finer one.
-        finest = before * float(needed.max()) / 128
+        finest = before * float(needed.max()) / WEIGHT_LEVELS / 128
         if after < finest:
             entry = ranges[result.name.decode()]
             entry["max"] = np.maximum(entry["max"], 0) + np.float32(255 * finest)
