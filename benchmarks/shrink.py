@@ -14,7 +14,6 @@ as many epochs with the fine-tuned network as the teacher, and judged on the tes
 """
 
 import argparse
-import copy
 import dataclasses
 import json
 import random
@@ -103,12 +102,14 @@ class Shrink:
         module.load_state_dict({**state, **fits})
         return self.trained("full", network, module, teacher="")
 
-    def trained(self, name: str, network: Architecture, module: nn.Module, teacher: str) -> dict[str, Any]:
-        """Train by the recipe, and say how good and how long."""
+    def trained(
+        self, name: str, network: Architecture, module: nn.Module, teacher: str, epochs: int | None = None
+    ) -> dict[str, Any]:
+        """Train by the recipe, or for other epochs, and say how good and how long."""
         began = time.process_time()
         given: dict[str, Any] = {**read_recipe(self.options.recipe), "seed": self.seed}
-        if self.options.epochs:
-            given["epochs"] = self.options.epochs
+        if epochs := epochs or self.options.epochs:
+            given["epochs"] = epochs
         if teacher:
             given |= {"loss": "distillation", "teacher": teacher}
         recipe = build_recipe(TrainRecipe, given)
@@ -335,8 +336,8 @@ class Shrink:
         network = Architecture.load(folder / "architecture.yaml")
         return (network, inherited(folder, network).network), self.latency_us(network)
 
-    def method(self, name: str, share: float, target_us: float) -> dict[str, Any]:
-        """The network of a method, trained."""
+    def shrunk(self, name: str, share: float, target_us: float) -> dict[str, Any]:
+        """Keep the network of a method, as it is before it is trained."""
         began, place = time.process_time(), f"{name}-{share:g}"
         if name in ("taylor", "l1"):
             found, took_us = self.bisected(lambda kept: self.pruned(kept, name), target_us)
@@ -349,21 +350,34 @@ class Shrink:
             found, took_us = self.bisected(lambda kept: self.scaled(kept, space), target_us)
         elif name == "random":
             found, took_us = self.drawn(target_us)
-        elif name == "scratch":
-            found, took_us = self.searched(target_us, f"{place}-search", trained=False)
         else:
-            found, took_us = self.searched(target_us, f"{place}-search")
-        shrunk_s = time.process_time() - began
+            found, took_us = self.searched(target_us, f"{place}-search", trained=name != "scratch")
         network, module = found
-        made = self.trained(place, network, copy.deepcopy(module), str(self.full))
-        return {
-            **made,
-            "latency_us": took_us,
-            "shrink_cpu_s": shrunk_s,
-            "macs": network.macs,
-            "params": network.params,
-            "resolution": network.resolution,
-        }
+        torch.save({"architecture": network.to_yaml(), "state_dict": module.state_dict()}, self.kept(place))
+        return {"latency_us": took_us, "shrink_cpu_s": time.process_time() - began}
+
+    def kept(self, place: str) -> Path:
+        """The file of a network before it is trained."""
+        path: Path = self.folder / f"{place}-found.pt"
+        return path
+
+    def method(self, name: str, share: float, target_us: float) -> dict[str, Any]:
+        """The network of a method, trained."""
+        place = f"{name}-{share:g}"
+        shrunk = self.once(f"{place}-found", partial(self.shrunk, name, share, target_us))
+        found = torch.load(self.kept(place), weights_only=True)
+        network = Architecture.from_yaml(found["architecture"])
+        module = build(network)
+        module.load_state_dict(found["state_dict"])
+        epochs = self.options.epochs_after
+        made = self.trained(place + self.after(), network, module, str(self.full), epochs)
+        counts = {"macs": network.macs, "params": network.params, "resolution": network.resolution}
+        return {**made, **shrunk, **counts}
+
+    def after(self) -> str:
+        """What tells names of other trainings afterwards apart."""
+        epochs = self.options.epochs_after
+        return f"-{epochs}-epochs" if epochs else ""
 
 
 def symmetric(module: nn.Module) -> None:
@@ -403,6 +417,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=96)
     parser.add_argument("--recipe", default=FINETUNE, help="of the fine-tuning, and of the training afterwards")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--epochs-after", type=int, help="of the training afterwards alone, instead of the recipe's")
     parser.add_argument("--by", choices=["latency", "macs"], default="latency", help="macs: a quick look, no device")
     parser.add_argument("--search-epochs", type=int, default=6)
     parser.add_argument("--targets", type=float, nargs="+", default=[0.6, 0.35], help="shares of the latency")
@@ -424,7 +439,7 @@ def main() -> None:
         print(f"seed {seed}: original {full['accuracy']:.2%} at {base_us:.0f} us", flush=True)
         for share in options.targets:
             for name in options.methods:
-                made = run.once(f"{name}-{share:g}", partial(run.method, name, share, share * base_us))
+                made = run.once(f"{name}-{share:g}{run.after()}", partial(run.method, name, share, share * base_us))
                 row = {"seed": seed, "target": share, "method": name, **made}
                 rows[key(row)] = row
                 print(
