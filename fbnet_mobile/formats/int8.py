@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import Session
 from fbnet_mobile.formats.correction import correct_biases, find_floors
-from fbnet_mobile.formats.ranges import METHODS, Ranges, min_max, observe
+from fbnet_mobile.formats.ranges import METHODS, Histogram, Range, Ranges, min_max, observe
 from fbnet_mobile.graph.lowered import computable
 from fbnet_mobile.graph.operations import INPUT, Graph
 from fbnet_mobile.graph.probabilities import as_logits, softmax
@@ -176,84 +175,141 @@ def quantise(
     Raises:
         UserError: an unknown method or layer.
     """
-    learned = {} if isinstance(ranges, str) else _by_tensor(ranges, origin, quantiser.reads())
-    floors = {} if origin is None else _by_tensor(find_floors(origin.graph), origin, quantiser.reads())
+    reads = quantiser.reads()
+    learned = {} if isinstance(ranges, str) else _by_tensor(ranges, origin, reads)
     if isinstance(ranges, str) and ranges not in (AUTO, *METHODS):
         raise UserError(unknown("way to ranges", ranges, (AUTO, *METHODS)))
     if learned:
         quantiser.in_pairs = True
     methods = (LEARNED,) if not isinstance(ranges, str) else tuple(METHODS) if ranges == AUTO else (ranges,)
-    reads = quantiser.reads()
     kept = frozenset() if keep == AUTO else _matching((keep,) if isinstance(keep, str) else keep, tuple(reads))
     half, others = images[::2], images[1::2] if len(images) > 1 else images
     judged = others[np.unique(np.linspace(0, len(others) - 1, min(_JUDGED, len(others))).astype(int))]
-    results = quantiser.session()(judged)
-    expected, whole = _logits(results), {"output", *(reads["output"] if _are_probabilities(results) else ())}
-    seen = [observe(quantiser.values(half))]  # by half of the images, and by all
-    if len(images) > 1:
-        seen.append(observe(quantiser.values(others), deepcopy(seen[0])))
-
-    @cache
-    def found_by(method: str, which: int) -> Ranges:
-        """Clipping the largest logits changes no answer, but of those that are as large."""
-        way = METHODS.get(method, METHODS[_OTHERWISE])
-        found = {name: (min_max if name in whole else way)(each) for name, each in seen[which].items()}
-        return {
-            name: learned.get(name) or (max(low, floors.get(name, low)), high) for name, (low, high) in found.items()
-        }
 
     with tempfile.TemporaryDirectory() as folder:
-        numbers = iter(range(10_000))
-
-        def tried(found: Ranges, keep: Collection[str], source: Path | None = None) -> tuple[float, Path, Array]:
-            path = Path(folder) / f"{next(numbers)}{quantiser.suffix}"
-            quantiser.write(found, keep, path, source)
-            actual = _logits(quantiser.session(path)(judged))
-            return error(expected, actual), path, actual
-
-        files = {method: tried(found_by(method, 0), kept) for method in methods}
-        chosen = min(methods, key=lambda method: files[method][0])
+        trials = _Trials(quantiser, judged, Path(folder))
+        floors = {} if origin is None else _by_tensor(find_floors(origin.graph), origin, reads)
+        seen = observe(quantiser.values(half))
+        by_half = by_all = _Seen(seen, trials.whole, floors, learned)
+        if len(images) > 1:
+            by_all = _Seen(observe(quantiser.values(others), deepcopy(seen)), trials.whole, floors, learned)
+        files = [trials.attempt(method, by_half, kept) for method in methods]
+        best = min(files, key=lambda file: file.error)
         # All images hold more of what may come, yet in a network that one step changes much they may lose much.
-        of_all = tried(found_by(chosen, -1), kept)
-        which = 0 if files[chosen][0] < _WORTH * of_all[0] else -1
-        found = found_by(chosen, which)
-        best, path, actual = of_all if which else files[chosen]
-        errors = {method: file[0] for method, file in files.items()} | {chosen: best}
-        correction = None
+        of_all = trials.attempt(best.method, by_all, kept)
+        if best.error >= _WORTH * of_all.error:
+            best = of_all
+        errors = {file.method: file.error for file in (*files, best)}
+        corrected = None
         if origin is not None and not learned and computable(origin.graph):
-            other = Path(folder) / f"corrected{quantiser.suffix}"
-            origin.write(correct_biases(origin.graph, images, chosen, quantiser.in_pairs), other)
-            attempt = tried(found, kept, other)
-            errors["corrected"] = attempt[0]
-            correction = attempt if attempt[0] < best else None
-        layers = _layers(quantiser, path, judged[:_LOOKED_INTO])
-        enough = keep != AUTO or bool(learned) or good(expected, actual if correction is None else correction[2])
-        some, latest, worst, taken = kept, layers, set[str](), chosen
+            source = Path(folder) / f"corrected{quantiser.suffix}"
+            origin.write(correct_biases(origin.graph, images, best.method, quantiser.in_pairs), source)
+            attempt = trials.attempt(best.method, best.seen, kept, source)
+            errors["corrected"] = attempt.error
+            corrected = attempt if attempt.error < best.error else None
+        if keep == AUTO and not learned and not trials.good(corrected or best):
+            # By another way to ranges, too: the first was chosen where what is mended now hid what it does.
+            mended = trials.mended(best, (best.method, _OTHERWISE) if ranges == AUTO else (best.method,))
+            best, corrected = mended, None if mended.kept else corrected
+        taken = corrected or best
+        target.write_bytes(taken.path.read_bytes())
+        layers = trials.layers(taken)
+    in_order = tuple(name for name in reads if name in taken.kept)
+    return Quantised(taken.method, errors, corrected is not None, in_order, layers)
+
+
+class _Seen:
+    """What the input and each layer gave, and the ranges that follow from it.
+
+    Args:
+        histograms: by name.
+        whole: of which nothing is clipped: clipping the largest logits changes no answer, but of those that are as
+            large.
+        floors: under which a layer's values tell nothing.
+        learned: ranges that are taken as they are.
+    """
+
+    def __init__(
+        self,
+        histograms: Mapping[str, Histogram],
+        whole: Collection[str],
+        floors: Mapping[str, float],
+        learned: Mapping[str, Range],
+    ) -> None:
+        self._histograms, self._whole, self._floors, self._learned = histograms, whole, floors, learned
+        self._found: dict[str, Ranges] = {}
+
+    def ranges(self, method: str) -> Ranges:
+        """By one way to ranges; found once."""
+        if method not in self._found:
+            way = METHODS.get(method, METHODS[_OTHERWISE])
+            found = {name: (min_max if name in self._whole else way)(each) for name, each in self._histograms.items()}
+            self._found[method] = {
+                name: self._learned.get(name) or (max(low, self._floors.get(name, low)), high)
+                for name, (low, high) in found.items()
+            }
+        return self._found[method]
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """An int8 file, what it was made by, and what it says of the images that files are judged by."""
+
+    method: str
+    seen: _Seen
+    kept: frozenset[str]
+    path: Path
+    logits: Array
+    error: float
+
+
+class _Trials:
+    """Int8 files of one float32 file, judged by the same images.
+
+    Attributes:
+        whole: values of which nothing is clipped: what the network gives, and the logits before probabilities.
+    """
+
+    def __init__(self, quantiser: Quantiser, judged: NDArray[Any], folder: Path) -> None:
+        self._quantiser, self._judged, self._folder = quantiser, judged, folder
+        results = quantiser.session()(judged)
+        self._expected = _logits(results)
+        self.whole = {"output", *(quantiser.reads()["output"] if _are_probabilities(results) else ())}
+        self._count = 0
+
+    def attempt(self, method: str, seen: _Seen, kept: frozenset[str], source: Path | None = None) -> _Attempt:
+        """Write a file and run it."""
+        path = self._folder / f"{self._count}{self._quantiser.suffix}"
+        self._count += 1
+        self._quantiser.write(seen.ranges(method), kept, path, source)
+        logits = _logits(self._quantiser.session(path)(self._judged))
+        return _Attempt(method, seen, kept, path, logits, error(self._expected, logits))
+
+    def good(self, attempt: _Attempt) -> bool:
+        """Whether no layer of it needs to be kept in float32."""
+        return good(self._expected, attempt.logits)
+
+    def layers(self, attempt: _Attempt) -> tuple[LayerNoise, ...]:
+        """What its layers suffer."""
+        return _layers(self._quantiser, attempt.path, self._judged[:_LOOKED_INTO])
+
+    def mended(self, first: _Attempt, methods: Sequence[str]) -> _Attempt:
+        """The same with the worst layers in float32, as far as that brings it near, with ranges by one of methods."""
+        reads, best, latest, layers, worst = self._quantiser.reads(), first, first, self.layers(first), set[str]()
         found_in_file = {layer.name for layer in layers}
-        while not enough and not good(expected, actual):
+        while not self.good(latest):
             # One more, then two, four, ...: what is left to blame shows only when the worst is mended.
-            rest = [layer for layer in sorted(latest, key=lambda layer: -layer.added) if layer.name not in some]
+            rest = [layer for layer in sorted(layers, key=lambda layer: -layer.added) if layer.name not in latest.kept]
             worst |= {layer.name for layer in rest[: max(len(worst), 1)] if layer.added > 0}
             more = _around(worst, reads, found_in_file)
-            if more == some or len(worst) > max(_MOST_KEPT * len(reads), _FEW_KEPT):
+            if more == latest.kept or len(worst) > max(_MOST_KEPT * len(reads), _FEW_KEPT):
                 break
-            some = more
-            # By another way to ranges, too: the first was chosen where what is mended now hid what it does.
-            attempts = {
-                method: tried(found_by(method, which), some)
-                for method in dict.fromkeys((chosen, _OTHERWISE) if ranges == AUTO else (chosen,))
-            }
-            way = min(attempts, key=lambda method: attempts[method][0])
-            now, another, actual = attempts[way]
-            latest = _layers(quantiser, another, judged[:_LOOKED_INTO])
-            if good(expected, actual) or now < _WORTH * best:
-                best, path, kept, layers, taken = now, another, some, latest, way
-        corrected = correction is not None and (enough or not kept)
-        if correction is not None and corrected:
-            path = correction[1]
-            layers = _layers(quantiser, path, judged[:_LOOKED_INTO])
-        target.write_bytes(path.read_bytes())
-    return Quantised(taken, errors, corrected, tuple(name for name in reads if name in kept), layers)
+            attempts = [self.attempt(method, first.seen, more) for method in dict.fromkeys(methods)]
+            latest = min(attempts, key=lambda attempt: attempt.error)
+            layers = self.layers(latest)
+            if self.good(latest) or latest.error < _WORTH * best.error:
+                best = latest
+        return best
 
 
 def _by_tensor(ranges: Mapping[str, T], origin: Origin | None, reads: Mapping[str, tuple[str, ...]]) -> dict[str, T]:
