@@ -54,46 +54,14 @@ def export(options: ExportOptions) -> ExportResult:
     from fbnet_mobile.formats.base import check_suffix, format_of
     from fbnet_mobile.formats.clients import suit
 
-    recipe, data = options.recipe, options.images.data
-    given = recipe.network
-    if given.architecture is None and given.model is None and given.checkpoint is None:
-        raise UserError("no network; give --checkpoint, --architecture or --model")
-    if given.architecture is not None and (given.model is not None or given.checkpoint is not None):
-        raise UserError("--architecture exports an untrained network; leave out --checkpoint and --model")
-    peer = given.model if given.model is not None and _is_of_others(given.model) else None
-    of_peers = {"pretrained": given.pretrained, "weights": given.weights, "channels": recipe.channels}
-    for option, value in of_peers.items():
-        if peer is None and value:
-            raise UserError(
-                f"--{option} is for networks of timm and torchvision, as in --model timm:NAME, and efficientnet_lite0; "
-                "leave it out"
-            )
-    if peer is not None and given.checkpoint is not None:
-        raise UserError(
-            f"the weights of {peer} are its own (--pretrained), those of a file (--weights) or fresh; leave out "
-            "--checkpoint"
-        )
+    recipe, data, given = options.recipe, options.images.data, options.recipe.network
+    peer = _check(recipe)
     chosen = check_suffix(recipe.output, recipe.format) if recipe.format else format_of(recipe.output)
     chosen = chosen.run_by(recipe.runtime)
     calibration_data = recipe.calibration_data or data
-    asked: dict[str, Any] = {"opset": recipe.opset} if recipe.opset is not None else {}
-    if recipe.dynamic_batch:
-        asked["dynamic_batch"] = True
-    # Only what was asked for: not every format and precision has them.
-    if recipe.int8_ranges != "auto":
-        asked["ranges"] = recipe.int8_ranges
-    if recipe.int8_keep != "auto":
-        asked["keep"] = () if recipe.int8_keep == "none" else tuple(recipe.int8_keep.split(","))
     integers = recipe.output_type != "float32"
     precision = recipe.precision or _precision(given.checkpoint, integers, chosen.precisions)
-    if integers:
-        asked["integer_input_and_output"] = (recipe.input or recipe.output_type, recipe.output_type)
-    if (integers and recipe.input == "float32") or (recipe.input == "int8" and not integers):
-        raise UserError(
-            "a file that takes or gives int8 holds no floats; give --input int8 or uint8 with --output-type int8 or "
-            "uint8, or leave out both"
-        )
-    format_options = asked
+    format_options = _format_options(recipe)
     chosen.check(precision, bool(calibration_data), format_options)
     if recipe.sensitivity and not chosen.calibrates(precision):
         raise UserError(
@@ -110,8 +78,6 @@ def export(options: ExportOptions) -> ExportResult:
             input=takes_input if integers else recipe.input,
             scores=recipe.scores,
         )
-    if recipe.device is None and recipe.latency_table is not None:
-        raise UserError("--latency-table predicts what --device measures; add --device host, or leave it out")
     kept, record = arguments_path(recipe.output), recipe.output.with_name(f"{recipe.output.name}.export.json")
     inputs_given = [
         given.checkpoint,
@@ -129,12 +95,6 @@ def export(options: ExportOptions) -> ExportResult:
     refuse_foreign(record, _is_record)
     device = _device(recipe.device, chosen.runtime.name, options.runtime) if recipe.device is not None else None
     table = _table(recipe.latency_table) if recipe.latency_table is not None else None
-    if given.pretrained and given.weights is not None:
-        raise UserError("--pretrained and --weights both say which weights; leave one out")
-    if recipe.features and recipe.scores == "probabilities":
-        raise UserError("feature maps are no probabilities of classes; leave out --scores")
-    if recipe.batch > 1 and (recipe.dynamic_batch or recipe.device is not None or recipe.client is not None):
-        raise UserError("a batch of several is for files alone; leave out --dynamic-batch, --device and --for")
     fresh = given.checkpoint is None and not given.pretrained and given.weights is None
     module, input_shape, metadata, whole = _network(recipe, fresh)
     # What is told of an architecture, as its latency, is of the whole of it at its own resolution.
@@ -201,6 +161,59 @@ def export(options: ExportOptions) -> ExportResult:
     result = ExportResult(file, data, same_classes, name, latency, recipe.sensitivity, command_line("export", options))
     write_json(record, result, replaces=_is_record)
     return result
+
+
+def _check(recipe: ExportRecipe) -> str | None:
+    """Refuse options that do not go together; the name of a network that others published, if it is one."""
+    given = recipe.network
+    if given.architecture is None and given.model is None and given.checkpoint is None:
+        raise UserError("no network; give --checkpoint, --architecture or --model")
+    if given.architecture is not None and (given.model is not None or given.checkpoint is not None):
+        raise UserError("--architecture exports an untrained network; leave out --checkpoint and --model")
+    peer = given.model if given.model is not None and _is_of_others(given.model) else None
+    of_peers = {"pretrained": given.pretrained, "weights": given.weights, "channels": recipe.channels}
+    for option, value in of_peers.items():
+        if peer is None and value:
+            raise UserError(
+                f"--{option} is for networks of timm and torchvision, as in --model timm:NAME, and efficientnet_lite0; "
+                "leave it out"
+            )
+    if peer is not None and given.checkpoint is not None:
+        raise UserError(
+            f"the weights of {peer} are its own (--pretrained), those of a file (--weights) or fresh; leave out "
+            "--checkpoint"
+        )
+    if given.pretrained and given.weights is not None:
+        raise UserError("--pretrained and --weights both say which weights; leave one out")
+    integers = recipe.output_type != "float32"
+    if (integers and recipe.input == "float32") or (recipe.input == "int8" and not integers):
+        raise UserError(
+            "a file that takes or gives int8 holds no floats; give --input int8 or uint8 with --output-type int8 or "
+            "uint8, or leave out both"
+        )
+    if recipe.device is None and recipe.latency_table is not None:
+        raise UserError("--latency-table predicts what --device measures; add --device host, or leave it out")
+    if recipe.features and recipe.scores == "probabilities":
+        raise UserError("feature maps are no probabilities of classes; leave out --scores")
+    if recipe.batch > 1 and (recipe.dynamic_batch or recipe.device is not None or recipe.client is not None):
+        raise UserError("a batch of several is for files alone; leave out --dynamic-batch, --device and --for")
+    return peer
+
+
+def _format_options(recipe: ExportRecipe) -> dict[str, Any]:
+    """What is asked of the format; nothing else, as not every format and precision has all options."""
+    asked: dict[str, Any] = {}
+    if recipe.opset is not None:
+        asked["opset"] = recipe.opset
+    if recipe.dynamic_batch:
+        asked["dynamic_batch"] = True
+    if recipe.int8_ranges != "auto":
+        asked["ranges"] = recipe.int8_ranges
+    if recipe.int8_keep != "auto":
+        asked["keep"] = () if recipe.int8_keep == "none" else tuple(recipe.int8_keep.split(","))
+    if recipe.output_type != "float32":
+        asked["integer_input_and_output"] = (recipe.input or recipe.output_type, recipe.output_type)
+    return asked
 
 
 def _precision(checkpoint: Path | None, integers: bool, had: Sequence[str]) -> str:
