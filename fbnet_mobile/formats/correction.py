@@ -12,7 +12,7 @@ from torch import Tensor
 from fbnet_mobile.formats.ranges import METHODS, Histogram, Ranges
 from fbnet_mobile.graph.lowered import Lowered
 from fbnet_mobile.graph.operations import INPUT, Graph
-from fbnet_mobile.graph.rounded import Rounded
+from fbnet_mobile.graph.rounded import Rounded, points, round_to
 
 _BATCH = 16
 
@@ -89,6 +89,49 @@ def equalise(graph: Graph, images: NDArray[Any]) -> Graph:
     return replace(
         graph, nodes=tuple(replace(node, weights=weights.get(node.name, node.weights)) for node in graph.nodes)
     )
+
+
+def rounding_costs(graph: Graph, images: NDArray[Any], seen: Mapping[str, Histogram]) -> dict[str, dict[str, float]]:
+    """Return what it costs to round one value alone, by its name and each way to ranges.
+
+    That is the divergence of the logits (:func:`fbnet_mobile.formats.int8.error`) to the second order: half of the
+    expected square of what the rounding changes in the logarithm of an answer's probability, for answers drawn as the
+    network gives them (its Fisher information; as in arXiv 2102.05426, but along the change itself, not its diagonal).
+    Noise that no logit depends on costs nothing, however large; what all others are computed from may cost most.
+
+    Args:
+        graph: the network, of one result of several logits, or their probabilities; of another no cost is known.
+        images: (N, channels, height, width), as its input.
+        seen: what the input and each node gave.
+    """
+    last = graph.node(graph.output)
+    if len(last.shape) != 2 or last.shape[1] == 1:
+        return {}
+    ranges = {method: find_ranges(graph, seen, method) for method in METHODS}
+    lowered, rounded = Lowered(graph).requires_grad_(False), points(graph)
+    found = {name: dict.fromkeys(METHODS, 0.0) for name in rounded}
+    drawn = torch.Generator().manual_seed(0)
+    for batch in torch.split(torch.from_numpy(np.asarray(images, np.float32)), _BATCH):
+        values: dict[str, Tensor] = {}
+        for node, value in lowered.values(batch.clone().requires_grad_(True)):
+            name = INPUT if node is None else node.name
+            value.retain_grad()
+            values[name] = value
+        logits = values[last.name].clamp_min(1e-12).log() if last.op == "softmax" else values[last.name]
+        spread = (logits - logits.mean(1, keepdim=True)).detach().std().clamp_min(1e-12)
+        answers = torch.log_softmax(logits / spread, 1)
+        given = torch.multinomial(answers.detach().exp(), 1, generator=drawn)
+        answers.gather(1, given).sum().backward()  # type: ignore[no-untyped-call]
+        for name, point in rounded.items():
+            gradient = values[name].grad
+            if gradient is None:
+                continue
+            for method in METHODS:
+                ends = (torch.tensor(end, dtype=torch.float32) for end in ranges[method][point])
+                with torch.no_grad():
+                    change = gradient * (round_to(values[name].detach(), *ends) - values[name].detach())
+                    found[name][method] += float(change.flatten(1).sum(1).square().sum()) / 2 / len(images)
+    return found
 
 
 _LEAST_PART = 0.01

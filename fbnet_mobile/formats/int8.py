@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import Session
-from fbnet_mobile.formats.correction import correct_biases, find_floors
+from fbnet_mobile.formats.correction import correct_biases, find_floors, observe_graph, rounding_costs
 from fbnet_mobile.formats.ranges import METHODS, Histogram, Range, Ranges, min_max, observe
 from fbnet_mobile.graph.lowered import computable
 from fbnet_mobile.graph.operations import INPUT, Graph
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 AUTO = "auto"
 LEARNED = "learned"
+MIXED = "mixed"
+"""For each layer the way to ranges that costs least."""
 _OTHERWISE = "percentile-99.99"
 """The way to ranges that were not learned beside others that were."""
 ENOUGH = 0.98
@@ -65,12 +68,20 @@ class LayerNoise:
             mean of the inverse over channels; the error holds what came in from the layers before.
         added: how much larger that inverse is than that of what it reads; the share of what it tells that is lost here.
         macs: multiplications that it costs; 0 if it has no weights.
+        error: of the logits, if nothing else were rounded
+            (:func:`fbnet_mobile.formats.correction.rounding_costs`); None if it is not known.
     """
 
     name: str
     snr_db: float
     added: float
     macs: int = 0
+    error: float | None = None
+
+    @property
+    def blame(self) -> tuple[float, float]:
+        """What layers are ordered by: noise may be large where nothing depends on it."""
+        return self.error or 0.0, self.added
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ class Quantised:
     """What was chosen, and by what.
 
     Attributes:
-        ranges: name of the method, one of :data:`fbnet_mobile.formats.ranges.METHODS`.
+        ranges: name of the method, one of :data:`fbnet_mobile.formats.ranges.METHODS`, "mixed" or "learned".
         errors: the error of the logits (:func:`error`) by method, and by what was tried after it, such as "corrected".
         corrected: whether biases were corrected.
         kept: layers in float32.
@@ -94,8 +105,8 @@ class Quantised:
     memory: int | None = None
 
     def blamed(self, count: int = 3) -> tuple[LayerNoise, ...]:
-        """The layers that add most."""
-        return tuple(sorted(self.layers, key=lambda layer: -layer.added)[:count])
+        """The layers that cost most."""
+        return tuple(sorted(self.layers, key=lambda layer: layer.blame, reverse=True)[:count])
 
 
 class Quantiser(ABC):
@@ -186,13 +197,19 @@ def quantise(
     half, others = images[::2], images[1::2] if len(images) > 1 else images
     judged = others[np.unique(np.linspace(0, len(others) - 1, min(_JUDGED, len(others))).astype(int))]
 
+    costs: dict[str, dict[str, float]] = {}
+    if origin is not None and not learned and computable(origin.graph):
+        before = observe_graph(origin.graph, torch.from_numpy(np.asarray(half, np.float32)))
+        costs = _by_tensor(rounding_costs(origin.graph, judged, before), origin, reads)
+        methods = (*methods, MIXED) if costs and ranges == AUTO else methods
+
     with tempfile.TemporaryDirectory() as folder:
-        trials = _Trials(quantiser, judged, Path(folder))
+        trials = _Trials(quantiser, judged, Path(folder), costs)
         floors = {} if origin is None else _by_tensor(find_floors(origin.graph), origin, reads)
         seen = observe(quantiser.values(half))
-        by_half = by_all = _Seen(seen, trials.whole, floors, learned)
+        by_half = by_all = _Seen(seen, trials.whole, floors, learned, costs)
         if len(images) > 1:
-            by_all = _Seen(observe(quantiser.values(others), deepcopy(seen)), trials.whole, floors, learned)
+            by_all = _Seen(observe(quantiser.values(others), deepcopy(seen)), trials.whole, floors, learned, costs)
         files = [trials.attempt(method, by_half, kept) for method in methods]
         best = min(files, key=lambda file: file.error)
         # All images hold more of what may come, yet in a network that one step changes much they may lose much.
@@ -203,7 +220,8 @@ def quantise(
         corrected = None
         if origin is not None and not learned and computable(origin.graph):
             source = Path(folder) / f"corrected{quantiser.suffix}"
-            origin.write(correct_biases(origin.graph, images, best.method, quantiser.in_pairs), source)
+            way = _OTHERWISE if best.method == MIXED else best.method
+            origin.write(correct_biases(origin.graph, images, way, quantiser.in_pairs), source)
             attempt = trials.attempt(best.method, best.seen, kept, source)
             errors["corrected"] = attempt.error
             corrected = attempt if attempt.error < best.error else None
@@ -227,6 +245,7 @@ class _Seen:
             large.
         floors: under which a layer's values tell nothing.
         learned: ranges that are taken as they are.
+        costs: of each way to ranges, where they are known.
     """
 
     def __init__(
@@ -235,20 +254,26 @@ class _Seen:
         whole: Collection[str],
         floors: Mapping[str, float],
         learned: Mapping[str, Range],
+        costs: Mapping[str, Mapping[str, float]],
     ) -> None:
         self._histograms, self._whole, self._floors, self._learned = histograms, whole, floors, learned
+        self._best = {name: min(each, key=lambda method: each[method]) for name, each in costs.items()}
         self._found: dict[str, Ranges] = {}
 
     def ranges(self, method: str) -> Ranges:
         """By one way to ranges; found once."""
         if method not in self._found:
-            way = METHODS.get(method, METHODS[_OTHERWISE])
-            found = {name: (min_max if name in self._whole else way)(each) for name, each in self._histograms.items()}
+            found = {name: self._way(method, name)(each) for name, each in self._histograms.items()}
             self._found[method] = {
                 name: self._learned.get(name) or (max(low, self._floors.get(name, low)), high)
                 for name, (low, high) in found.items()
             }
         return self._found[method]
+
+    def _way(self, method: str, name: str) -> Callable[[Histogram], Range]:
+        if name in self._whole:
+            return min_max
+        return METHODS.get(self._best.get(name, _OTHERWISE) if method == MIXED else method, METHODS[_OTHERWISE])
 
 
 @dataclass(frozen=True)
@@ -270,8 +295,11 @@ class _Trials:
         whole: values of which nothing is clipped: what the network gives, and the logits before probabilities.
     """
 
-    def __init__(self, quantiser: Quantiser, judged: NDArray[Any], folder: Path) -> None:
+    def __init__(
+        self, quantiser: Quantiser, judged: NDArray[Any], folder: Path, costs: Mapping[str, Mapping[str, float]]
+    ) -> None:
         self._quantiser, self._judged, self._folder = quantiser, judged, folder
+        self._costs = {name: min(each.values()) for name, each in costs.items()}
         results = quantiser.session()(judged)
         self._expected = _logits(results)
         self.whole = {"output", *(quantiser.reads()["output"] if _are_probabilities(results) else ())}
@@ -291,7 +319,9 @@ class _Trials:
 
     def layers(self, attempt: _Attempt) -> tuple[LayerNoise, ...]:
         """What its layers suffer."""
-        return _layers(self._quantiser, attempt.path, self._judged[:_LOOKED_INTO])
+        found = _layers(self._quantiser, attempt.path, self._judged[:_LOOKED_INTO])
+        alone = {**self._costs, **dict.fromkeys(attempt.kept, 0.0)}
+        return tuple(replace(layer, error=alone.get(layer.name)) for layer in found)
 
     def mended(self, first: _Attempt, methods: Sequence[str]) -> _Attempt:
         """The same with the worst layers in float32, as far as that brings it near, with ranges by one of methods."""
@@ -299,8 +329,9 @@ class _Trials:
         found_in_file = {layer.name for layer in layers}
         while not self.good(latest):
             # One more, then two, four, ...: what is left to blame shows only when the worst is mended.
-            rest = [layer for layer in sorted(layers, key=lambda layer: -layer.added) if layer.name not in latest.kept]
-            worst |= {layer.name for layer in rest[: max(len(worst), 1)] if layer.added > 0}
+            rest = [layer for layer in layers if layer.name not in latest.kept]
+            rest.sort(key=lambda layer: layer.blame, reverse=True)
+            worst |= {layer.name for layer in rest[: max(len(worst), 1)] if any(layer.blame)}
             more = _around(worst, reads, found_in_file)
             if more == latest.kept or len(worst) > max(_MOST_KEPT * len(reads), _FEW_KEPT):
                 break
@@ -334,6 +365,8 @@ def _around(worst: Collection[str], reads: Mapping[str, tuple[str, ...]], found:
     """Layers, with what reads them, as what they give is rounded for whoever computes in eight bits, and with what the
     quantised file has fused into one of these."""
     some = {name for name, before in reads.items() if name in worst or {*before} & {*worst}}
+    # A pad before a convolution has the name of that, without a number; it rounds nothing itself.
+    some |= {name for name, before in reads.items() if any(_numbered(name, each) for each in {*before} & some)}
     return frozenset(
         some | {before for name in some for before in reads[name] if before in reads and before not in found}
     )

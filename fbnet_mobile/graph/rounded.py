@@ -199,6 +199,11 @@ class Rounded(Lowered):
         return _step_and_zero(self.low.detach()[place].clamp(max=0), self.high.detach()[place].clamp(min=0))
 
 
+def round_to(value: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return a value as 256 steps from ``low`` to ``high``, both of them scalars, have it."""
+    return _Round.rounded(value, low, high)
+
+
 def weight_ends(weight: Tensor, groups: int = 1, in_pairs: bool = True) -> Tensor:
     """Return the weight that is 127 steps from zero, for each output channel: (out,).
 

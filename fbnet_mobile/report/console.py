@@ -290,9 +290,10 @@ def _quantised_lines(quantised: "Quantised", sensitivity: bool) -> Iterator[str]
     if not sensitivity:
         return
     total = sum(layer.macs for layer in quantised.layers) or 1
-    yield f"{'signal to noise':>15} {'noise added':>11} {'MACs':>6}  layer"
+    yield f"{'signal to noise':>15} {'noise added':>11} {'error alone':>11} {'MACs':>6}  layer"
     for layer in quantised.layers:
-        yield f"{layer.snr_db:>12.1f} dB {layer.added:>11.2%} {layer.macs / total:>6.1%}  {layer.name}"
+        alone = "not known" if layer.error is None else f"{layer.error:.2g}"
+        yield f"{layer.snr_db:>12.1f} dB {layer.added:>11.2%} {alone:>11} {layer.macs / total:>6.1%}  {layer.name}"
 
 
 def _latency_lines(

@@ -1,3 +1,4 @@
+import copy
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -311,6 +312,60 @@ def test_a_file_that_lost_its_answers_is_refused_with_the_layers_to_blame(
     assert {layer.split(".")[0] for layer in explicit.quantised.kept} == {"2", "3", "4"}
 
 
+class WithDeadBranch(nn.Module):
+    """A network beside another, far noisier one, of which its logits hold nothing."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        layers = [nn.Sequential(nn.Conv2d(8, 8, 1), nn.Hardswish()) for _ in range(6)]
+        self.dead = nn.Sequential(nn.Conv2d(3, 8, 1), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6))
+        with torch.no_grad():
+            for layer in (self.dead[0], *(part[0] for part in layers)):
+                layer.weight[0] *= 3000
+            self.dead[-1].weight.zero_()
+            self.dead[-1].bias.zero_()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.network(images) + self.dead(images)
+        return result
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_layers_are_kept_by_what_the_logits_depend_on(name: str, fragile: nn.Module, tmp_path: Path) -> None:
+    """Not by their noise, of which the other branch has far more."""
+    report = export(
+        WithDeadBranch(fragile).eval(),
+        tmp_path / f"m{get_format(name).suffix}",
+        format=name,
+        input_shape=(1, 3, SIZE, SIZE),
+        precision="int8",
+        calibration=pictures(64, 5)[0],
+    )
+    assert report.quantised is not None
+    assert any(layer.startswith("network.2") for layer in report.quantised.kept)
+    assert not any(layer.startswith("dead") for layer in report.quantised.kept)
+    assert report.agreement is not None
+    assert report.agreement >= 0.95
+
+
+def test_a_convolution_is_kept_with_its_pad(fragile: nn.Module, tmp_path: Path) -> None:
+    """What reads a layer that is kept in float32 would round it again."""
+    strided = copy.deepcopy(fragile)
+    assert isinstance(strided, nn.Sequential)
+    strided[4].stride = (2, 2)  # which takes other borders than TFLite's own
+    report = export(
+        strided,
+        tmp_path / "m.tflite",
+        format="tflite",
+        input_shape=(1, 3, SIZE, SIZE),
+        precision="int8",
+        calibration=pictures(64, 5)[0],
+    )
+    assert report.quantised is not None
+    assert {"4.conv2d", "4.conv2d1"} <= {*report.quantised.kept}, report.quantised
+
+
 def test_a_loss_of_more_than_two_points_is_refused(tmp_path: Path) -> None:
     """Though the answers are PyTorch's on more than 90 %."""
     layer = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
@@ -336,7 +391,7 @@ def test_a_loss_of_more_than_two_points_is_refused(tmp_path: Path) -> None:
 def test_what_each_layer_suffers_and_costs(name: str, exported: Export) -> None:
     quantised = exported(name, "int8").quantised
     assert quantised is not None
-    assert set(quantised.errors) == {*METHODS, "corrected"}
+    assert set(quantised.errors) == {*METHODS, "mixed", "corrected"}
     assert quantised.corrected == (quantised.errors["corrected"] < quantised.errors[quantised.ranges])
     assert quantised.kept == ()
     layers = {layer.name: layer for layer in quantised.layers}

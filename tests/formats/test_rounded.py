@@ -1,5 +1,6 @@
 """What is trained is what is written: the rounded network beside the int8 files that get its ranges."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ from torch.nn import functional as F
 
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import format_of, get_format, write, write_new
-from fbnet_mobile.formats.correction import correct_biases, equalise, find_ranges, observe_graph
+from fbnet_mobile.formats.correction import correct_biases, equalise, find_ranges, observe_graph, rounding_costs
+from fbnet_mobile.formats.int8 import error
 from fbnet_mobile.formats.verify import export
 from fbnet_mobile.graph.lowered import Lowered
+from fbnet_mobile.graph.operations import Graph, Node
 from fbnet_mobile.graph.pixels import Normalisation
-from fbnet_mobile.graph.rounded import Rounded
+from fbnet_mobile.graph.rounded import Rounded, round_to
 from fbnet_mobile.graph.trace import trace
 
 from .networks import MBConv, SqueezeExcite, mobile_network
@@ -177,6 +180,33 @@ def test_biases_are_corrected_for_what_rounding_does_to_means(monkeypatch: pytes
         corrected = correct_biases(graph, images(16).numpy(), "min-max", in_pairs=True)
         after = Rounded(corrected, found)(images(16)).mean(0)
     assert float((after - exact).norm()) < 0.5 * float((before - exact).norm())
+
+
+class _RoundsOne(Lowered):
+    """Rounds one value, and nothing else."""
+
+    def __init__(self, graph: Graph, name: str, ends: tuple[float, float]) -> None:
+        super().__init__(graph)
+        self._name, self._low, self._high = name, *map(torch.tensor, ends)
+
+    def given(self, value: torch.Tensor, node: Node | None, inputs: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+        return value if node is None or node.name != self._name else round_to(value, self._low, self._high)
+
+
+@pytest.mark.parametrize("method", ["min-max", "percentile-99.9"])
+def test_what_it_costs_to_round_a_value_alone_is_foretold(method: str) -> None:
+    graph = trace(mobile_network(), SHAPE)
+    seen = observe_graph(graph, images(32))
+    costs, ranges = rounding_costs(graph, images(256, 1).numpy(), seen), find_ranges(graph, seen, method)
+    with torch.no_grad():
+        exact = Lowered(graph)(images(256, 1)).numpy()
+        measured = {
+            name: error(exact, _RoundsOne(graph, name, ranges[name])(images(256, 1)).numpy())
+            for name in costs.keys() & graph.by_name().keys()
+        }
+    most = sorted(measured, key=lambda name: -measured[name])[:8]
+    for name in most:
+        assert 0.5 < costs[name][method] / measured[name] < 2, (name, costs[name][method], measured[name])
 
 
 @pytest.mark.parametrize(("taken", "given"), [("int8", "int8"), ("uint8", "uint8")])
