@@ -91,8 +91,8 @@ def equalise(graph: Graph, images: NDArray[Any]) -> Graph:
     )
 
 
-def rounding_costs(graph: Graph, images: NDArray[Any], seen: Mapping[str, Histogram]) -> dict[str, dict[str, float]]:
-    """Return what it costs to round one value alone, by its name and each way to ranges.
+def rounding_costs(graph: Graph, images: NDArray[Any], ranges: Mapping[str, Ranges]) -> dict[str, dict[str, float]]:
+    """Return what it costs to round one value alone, by its name and that of each way to ranges.
 
     That is the divergence of the logits (:func:`fbnet_mobile.formats.int8.error`) to the second order: half of the
     expected square of what the rounding changes in the logarithm of an answer's probability, for answers drawn as the
@@ -102,14 +102,13 @@ def rounding_costs(graph: Graph, images: NDArray[Any], seen: Mapping[str, Histog
     Args:
         graph: the network, of one result of several logits, or their probabilities; of another no cost is known.
         images: (N, channels, height, width), as its input.
-        seen: what the input and each node gave.
+        ranges: of the input and each node, by ways to them.
     """
     last = graph.node(graph.output)
     if len(last.shape) != 2 or last.shape[1] == 1:
         return {}
-    ranges = {method: find_ranges(graph, seen, method) for method in METHODS}
     lowered, rounded = Lowered(graph).requires_grad_(False), points(graph)
-    found = {name: dict.fromkeys(METHODS, 0.0) for name in rounded}
+    found = {name: dict.fromkeys(ranges, 0.0) for name in rounded}
     drawn = torch.Generator().manual_seed(0)
     for batch in torch.split(torch.from_numpy(np.asarray(images, np.float32)), _BATCH):
         values: dict[str, Tensor] = {}
@@ -126,7 +125,7 @@ def rounding_costs(graph: Graph, images: NDArray[Any], seen: Mapping[str, Histog
             gradient = values[name].grad
             if gradient is None:
                 continue
-            for method in METHODS:
+            for method in ranges:
                 ends = (torch.tensor(end, dtype=torch.float32) for end in ranges[method][point])
                 with torch.no_grad():
                     change = gradient * (round_to(values[name].detach(), *ends) - values[name].detach())
@@ -145,7 +144,7 @@ def _relative(sizes: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @torch.no_grad()
-def correct_biases(graph: Graph, images: NDArray[Any], method: str, in_pairs: bool) -> Graph:
+def correct_biases(graph: Graph, images: NDArray[Any], ranges: Ranges, in_pairs: bool) -> Graph:
     """Return a graph of other biases: each layer's gives the mean, over the images, that it has without rounding.
 
     Empirical bias correction (Nagel et al. 2019, arXiv 1906.04721, section 4.2), layer after layer, so that each is
@@ -154,11 +153,10 @@ def correct_biases(graph: Graph, images: NDArray[Any], method: str, in_pairs: bo
     Args:
         graph: the network.
         images: (N, channels, height, width), as its input.
-        method: by which activations are rounded.
+        ranges: that values are rounded to.
         in_pairs: how weights are rounded; see :func:`fbnet_mobile.graph.rounded.weight_ends`.
     """
     exact = torch.from_numpy(np.asarray(images, np.float32))
-    ranges = find_ranges(graph, observe_graph(graph, exact), method)
     lowered, rounding = Lowered(graph), Rounded(graph, ranges, in_pairs=in_pairs)
     left = {name: len(readers) for name, readers in graph.consumers().items()}
     without: dict[str, Tensor] = {INPUT: exact}

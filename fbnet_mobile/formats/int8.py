@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import Session
-from fbnet_mobile.formats.correction import correct_biases, find_floors, observe_graph, rounding_costs
+from fbnet_mobile.formats.correction import correct_biases, find_floors, find_ranges, observe_graph, rounding_costs
 from fbnet_mobile.formats.ranges import METHODS, Histogram, Range, Ranges, min_max, observe
 from fbnet_mobile.graph.lowered import computable
 from fbnet_mobile.graph.operations import INPUT, Graph
@@ -197,11 +197,16 @@ def quantise(
     half, others = images[::2], images[1::2] if len(images) > 1 else images
     judged = others[np.unique(np.linspace(0, len(others) - 1, min(_JUDGED, len(others))).astype(int))]
 
-    costs: dict[str, dict[str, float]] = {}
-    if origin is not None and not learned and computable(origin.graph):
-        before = observe_graph(origin.graph, torch.from_numpy(np.asarray(half, np.float32)))
-        costs = _by_tensor(rounding_costs(origin.graph, judged, before), origin, reads)
-        methods = (*methods, MIXED) if costs and ranges == AUTO else methods
+    known = origin is not None and not learned and computable(origin.graph)
+    by_node: dict[str, dict[str, float]] = {}
+    if origin is not None and known:
+        # By images that the ranges are not from, as some clip what others have not.
+        observed = observe_graph(origin.graph, torch.from_numpy(np.asarray(half, np.float32)))
+        by_half_of_nodes = {method: find_ranges(origin.graph, observed, method) for method in methods}
+        by_node = rounding_costs(origin.graph, judged, by_half_of_nodes)
+    costs = _by_tensor(by_node, origin, reads) if by_node else {}
+    if costs and ranges == AUTO:
+        methods = (*methods, MIXED)
 
     with tempfile.TemporaryDirectory() as folder:
         trials = _Trials(quantiser, judged, Path(folder), costs)
@@ -218,10 +223,10 @@ def quantise(
             best = of_all
         errors = {file.method: file.error for file in (*files, best)}
         corrected = None
-        if origin is not None and not learned and computable(origin.graph):
+        if origin is not None and known:
             source = Path(folder) / f"corrected{quantiser.suffix}"
-            way = _OTHERWISE if best.method == MIXED else best.method
-            origin.write(correct_biases(origin.graph, images, way, quantiser.in_pairs), source)
+            of_nodes = _of_nodes(origin.graph, images, best.method, by_node)
+            origin.write(correct_biases(origin.graph, images, of_nodes, quantiser.in_pairs), source)
             attempt = trials.attempt(best.method, best.seen, kept, source)
             errors["corrected"] = attempt.error
             corrected = attempt if attempt.error < best.error else None
@@ -234,6 +239,21 @@ def quantise(
         layers = trials.layers(taken)
     in_order = tuple(name for name in reads if name in taken.kept)
     return Quantised(taken.method, errors, corrected is not None, in_order, layers)
+
+
+def _of_nodes(graph: Graph, images: NDArray[Any], method: str, costs: Mapping[str, Mapping[str, float]]) -> Ranges:
+    """Ranges of the nodes of a graph by a method."""
+    observed = observe_graph(graph, torch.from_numpy(np.asarray(images, np.float32)))
+    if method != MIXED:
+        return find_ranges(graph, observed, method)
+    taken = _cheapest(costs)
+    found = {way: find_ranges(graph, observed, way) for way in {_OTHERWISE, *taken.values()}}
+    return {name: found[taken.get(name, _OTHERWISE)][name] for name in found[_OTHERWISE]}
+
+
+def _cheapest(costs: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """The way to ranges that costs least, by name."""
+    return {name: min(each, key=lambda method: each[method]) for name, each in costs.items()}
 
 
 class _Seen:
@@ -257,7 +277,7 @@ class _Seen:
         costs: Mapping[str, Mapping[str, float]],
     ) -> None:
         self._histograms, self._whole, self._floors, self._learned = histograms, whole, floors, learned
-        self._best = {name: min(each, key=lambda method: each[method]) for name, each in costs.items()}
+        self._best = _cheapest(costs)
         self._found: dict[str, Ranges] = {}
 
     def ranges(self, method: str) -> Ranges:

@@ -177,7 +177,7 @@ def test_biases_are_corrected_for_what_rounding_does_to_means(monkeypatch: pytes
         exact = Lowered(graph)(images(16)).mean(0)
         monkeypatch.setattr("fbnet_mobile.graph.rounded.WEIGHT_LEVELS", 7)
         before = Rounded(graph, found)(images(16)).mean(0)
-        corrected = correct_biases(graph, images(16).numpy(), "min-max", in_pairs=True)
+        corrected = correct_biases(graph, images(16).numpy(), found, in_pairs=True)
         after = Rounded(corrected, found)(images(16)).mean(0)
     assert float((after - exact).norm()) < 0.5 * float((before - exact).norm())
 
@@ -196,8 +196,8 @@ class _RoundsOne(Lowered):
 @pytest.mark.parametrize("method", ["min-max", "percentile-99.9"])
 def test_what_it_costs_to_round_a_value_alone_is_foretold(method: str) -> None:
     graph = trace(mobile_network(), SHAPE)
-    seen = observe_graph(graph, images(32))
-    costs, ranges = rounding_costs(graph, images(256, 1).numpy(), seen), find_ranges(graph, seen, method)
+    ranges = find_ranges(graph, observe_graph(graph, images(32)), method)
+    costs = rounding_costs(graph, images(256, 1).numpy(), {method: ranges})
     with torch.no_grad():
         exact = Lowered(graph)(images(256, 1)).numpy()
         measured = {
