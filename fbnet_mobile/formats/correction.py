@@ -1,5 +1,6 @@
 """What can be done to a network before it is quantised, by looking at what rounding will do to it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,8 @@ from fbnet_mobile.graph.operations import INPUT, Graph
 from fbnet_mobile.graph.rounded import Rounded, points, round_to
 
 _BATCH = 16
+_MOST_NUMBERS = 1 << 27
+"""Values of all layers that are held at once, with as many of their gradients: 1 GB of them."""
 
 
 @torch.no_grad()
@@ -100,7 +103,8 @@ def rounding_costs(graph: Graph, images: NDArray[Any], ranges: Mapping[str, Rang
     Noise that no logit depends on costs nothing, however large; what all others are computed from may cost most.
 
     Args:
-        graph: the network, of one result of several logits, or their probabilities; of another no cost is known.
+        graph: the network, of one result of several logits, or their probabilities; of another no cost is known, nor
+            if they are not finite.
         images: (N, channels, height, width), as its input.
         ranges: of the input and each node, by ways to them.
     """
@@ -110,15 +114,20 @@ def rounding_costs(graph: Graph, images: NDArray[Any], ranges: Mapping[str, Rang
     lowered, rounded = Lowered(graph).requires_grad_(False), points(graph)
     found = {name: dict.fromkeys(ranges, 0.0) for name in rounded}
     drawn = torch.Generator().manual_seed(0)
-    for batch in torch.split(torch.from_numpy(np.asarray(images, np.float32)), _BATCH):
+    together = sum(math.prod(node.shape) for node in graph.nodes)
+    size = min(max(_MOST_NUMBERS // together, 1), _BATCH)
+    for batch in torch.split(torch.from_numpy(np.asarray(images, np.float32)), size):
         values: dict[str, Tensor] = {}
         for node, value in lowered.values(batch.clone().requires_grad_(True)):
             name = INPUT if node is None else node.name
-            value.retain_grad()
+            if value.requires_grad:
+                value.retain_grad()
             values[name] = value
         logits = values[last.name].clamp_min(1e-12).log() if last.op == "softmax" else values[last.name]
         spread = (logits - logits.mean(1, keepdim=True)).detach().std().clamp_min(1e-12)
         answers = torch.log_softmax(logits / spread, 1)
+        if not answers.requires_grad or not answers.isfinite().all():
+            return {}
         given = torch.multinomial(answers.detach().exp(), 1, generator=drawn)
         answers.gather(1, given).sum().backward()  # type: ignore[no-untyped-call]
         for name, point in rounded.items():

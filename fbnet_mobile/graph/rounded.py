@@ -62,7 +62,6 @@ class Rounded(Lowered):
     Args:
         graph: to be computed.
         ranges: of all values that :func:`points` names; the lowest and the highest number that stay what they are.
-        keep: names of nodes that are not rounded, nor their weights.
         in_pairs: see :func:`weight_ends`.
     """
 
@@ -70,13 +69,12 @@ class Rounded(Lowered):
         self,
         graph: Graph,
         ranges: Mapping[str, tuple[float, float]],
-        keep: frozenset[str] = frozenset(),
         in_pairs: bool = True,
     ) -> None:
         super().__init__(graph)
         self._points = points(graph)
         self._places = {name: place for place, name in enumerate(sorted({*self._points.values()}))}
-        self._keep, self._in_pairs = keep, in_pairs
+        self._in_pairs = in_pairs
         self._gates = {node.inputs[0] for node in graph.nodes if node.op == "hard_sigmoid"} - self._points.keys()
         self._fixed = {node.name: _FIXED[node.op] for node in graph.nodes if node.op in _FIXED}
         found = [self._fixed.get(name) or ranges[name] for name in self._places]
@@ -95,7 +93,7 @@ class Rounded(Lowered):
         Layers are computed in integers, as a sum of other numbers is on the other side of a half now and then, and
         what one step changes in a layer grows through those that follow.
         """
-        if node.name in self._keep or node.inputs[0] not in self._points:
+        if node.inputs[0] not in self._points:
             return super().computed(node, inputs)
         if node.op == "silu":  # a product with what a table gives
             return inputs[0] * _Round.rounded(torch.sigmoid(inputs[0]), *map(inputs[0].new_tensor, _FIXED["sigmoid"]))
@@ -115,7 +113,7 @@ class Rounded(Lowered):
     def given(self, value: Tensor, node: Node | None, inputs: Sequence[Tensor] = ()) -> Tensor:
         """Round a value, unless it is in its eight bits already."""
         name = INPUT if node is None else node.name
-        if name not in self._points or name in self._keep or (node is not None and node.op in MOVING):
+        if name not in self._points or (node is not None and node.op in MOVING):
             return value
         place = self._places[self._points[name]]
         rounded = _Round.rounded(value, self.low[place], self.high[place])
@@ -148,7 +146,7 @@ class Rounded(Lowered):
         """The layer in integers that gives a value, by itself or with the activation that is fused with it."""
         if node.op in _FUSED_WITH and node.inputs[0] not in self._points:
             node = self._graph.node(node.inputs[0])
-        integers = node.op in _LAYERS and node.name not in self._keep and node.inputs[0] in self._points
+        integers = node.op in _LAYERS and node.inputs[0] in self._points
         return node if integers else None
 
     def _requantised(self, value: Tensor, layer: Node, step: Tensor) -> Tensor:
@@ -166,8 +164,6 @@ class Rounded(Lowered):
     def weights(self, node: Node) -> dict[str, Tensor]:
         """Rounded: those of layers for each output channel, constants as values between layers are."""
         found = super().weights(node)
-        if node.name in self._keep:
-            return found
         if "weight" in found:
             step = self._weight_step(node, found)
             found["weight"] = _nearest(found["weight"] / step) * step

@@ -197,8 +197,8 @@ class _RoundsOne(Lowered):
 def test_what_it_costs_to_round_a_value_alone_is_foretold(method: str) -> None:
     graph = trace(mobile_network(), SHAPE)
     ranges = find_ranges(graph, observe_graph(graph, images(32)), method)
-    costs = rounding_costs(graph, images(256, 1).numpy(), {method: ranges})
-    with torch.no_grad():
+    with torch.inference_mode():  # as the caller may be
+        costs = rounding_costs(graph, images(256, 1).numpy(), {method: ranges})
         exact = Lowered(graph)(images(256, 1)).numpy()
         measured = {
             name: error(exact, _RoundsOne(graph, name, ranges[name])(images(256, 1)).numpy())
