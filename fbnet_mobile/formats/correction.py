@@ -112,6 +112,8 @@ def rounding_costs(graph: Graph, images: NDArray[Any], ranges: Mapping[str, Rang
     if len(last.shape) != 2 or last.shape[1] == 1:
         return {}
     lowered, rounded = Lowered(graph).requires_grad_(False), points(graph)
+    if last.op == "softmax":
+        del rounded[last.name]  # what is judged is the logits before
     found = {name: dict.fromkeys(ranges, 0.0) for name in rounded}
     drawn = torch.Generator().manual_seed(0)
     together = sum(math.prod(node.shape) for node in graph.nodes)

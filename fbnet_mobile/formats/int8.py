@@ -180,7 +180,7 @@ def quantise(
             or ranges that were learned, by the names of the nodes of the graph, with weights that were rounded as if
             products were added in pairs.
         keep: layers, or modules with all layers in them, that stay in float32; "auto": none if the file is good
-            (:func:`good`), else those that add most noise, until it is.
+            (:func:`good`), else those that cost the logits most, until it is.
         origin: what the float32 file was written from, if its biases may be corrected.
 
     Raises:
@@ -340,7 +340,10 @@ class _Trials:
     def layers(self, attempt: _Attempt) -> tuple[LayerNoise, ...]:
         """What its layers suffer."""
         found = _layers(self._quantiser, attempt.path, self._judged[:_LOOKED_INTO])
-        alone = {**self._costs, **dict.fromkeys(attempt.kept, 0.0)}
+        rounded = {
+            before for name, read in self._quantiser.reads().items() if name not in attempt.kept for before in read
+        }
+        alone = {**self._costs, **dict.fromkeys(attempt.kept - rounded, 0.0)}
         return tuple(replace(layer, error=alone.get(layer.name)) for layer in found)
 
     def mended(self, first: _Attempt, methods: Sequence[str]) -> _Attempt:
@@ -349,7 +352,8 @@ class _Trials:
         found_in_file = {layer.name for layer in layers}
         while not self.good(latest):
             # One more, then two, four, ...: what is left to blame shows only when the worst is mended.
-            rest = [layer for layer in layers if layer.name not in latest.kept]
+            # What only reads one of these is in float32, too, but is rounded by its own readers.
+            rest = [layer for layer in layers if layer.name not in worst]
             rest.sort(key=lambda layer: layer.blame, reverse=True)
             worst |= {layer.name for layer in rest[: max(len(worst), 1)] if any(layer.blame)}
             more = _around(worst, reads, found_in_file)

@@ -1,6 +1,7 @@
 """Where quantisation-aware training begins: a trained network, lowered, with the ranges that images give it."""
 
 import hashlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fbnet_mobile.data.augment import normalise
 from fbnet_mobile.data.data import Data
 from fbnet_mobile.engine.checkpoint import load_checkpoint, lower
 from fbnet_mobile.errors import UserError, shown
+from fbnet_mobile.formats.base import format_of, write
 from fbnet_mobile.formats.correction import equalise, find_ranges, observe_graph
 from fbnet_mobile.formats.int8 import error
 from fbnet_mobile.formats.ranges import METHODS
@@ -20,14 +22,16 @@ from fbnet_mobile.train.evaluate import evaluate
 ENOUGH_LOSS = 0.003
 """The loss of accuracy by post-training quantisation under which there is nothing to train for."""
 _IMAGES, _BATCH = 128, 32
+_JUDGED = 1000
+"""Validation images, at the most, that say what is lost without training."""
 
 
 def begin(path: Path, data: Data, say: Callable[[str], None]) -> tuple[Rounded, str]:
     """Return what is trained, and what tells it from others.
 
     Ranges are those of the method (:data:`fbnet_mobile.formats.ranges.METHODS`) whose logits are nearest to those
-    without rounding, on other training images than those that were looked at. What this loses, on the validation
-    images, is said.
+    without rounding, on other training images than those that were looked at. What a file of post-training quantisation
+    loses, on validation images, is said: it may keep in float32 what is rounded here.
 
     Args:
         path: a checkpoint that fbnet-train wrote.
@@ -44,12 +48,17 @@ def begin(path: Path, data: Data, say: Callable[[str], None]) -> tuple[Rounded, 
     graph = lower(network, (1, 3, checkpoint.resolution, checkpoint.resolution))
     images = torch.cat([pixels for pixels, _ in data.train.limit(2 * _IMAGES).batches(_BATCH)])
     images = normalise(images, data.mean, data.std)
+    some = data.val.limit(_JUDGED)
+    before = evaluate(network, some, data)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "without_training.tflite"
+        write(graph, file, "tflite", precision="int8", calibration=images.numpy())
+        after = evaluate(format_of(file).load(file), some, data)
     graph = equalise(graph, images.numpy())
     seen = observe_graph(graph, images[::2])
     expected = _logits(network, images[1::2])
     tried = {method: Rounded(graph, find_ranges(graph, seen, method)) for method in METHODS}
     best = min(tried, key=lambda method: error(expected.numpy(), _logits(tried[method], images[1::2]).numpy()))
-    before, after = (evaluate(module, data.val, data) for module in (network, tried[best]))
     enough = after >= before - ENOUGH_LOSS
     say(
         f"{shown(path)}: {before:.2%} of the validation images right, {after:.2%} in int8 without training"

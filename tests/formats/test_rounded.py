@@ -17,6 +17,7 @@ from fbnet_mobile.formats.verify import export
 from fbnet_mobile.graph.lowered import Lowered
 from fbnet_mobile.graph.operations import Graph, Node
 from fbnet_mobile.graph.pixels import Normalisation
+from fbnet_mobile.graph.probabilities import give_probabilities
 from fbnet_mobile.graph.rounded import Rounded, round_to
 from fbnet_mobile.graph.trace import trace
 
@@ -207,6 +208,17 @@ def test_what_it_costs_to_round_a_value_alone_is_foretold(method: str) -> None:
     most = sorted(measured, key=lambda name: -measured[name])[:8]
     for name in most:
         assert 0.5 < costs[name][method] / measured[name] < 2, (name, costs[name][method], measured[name])
+
+
+def test_what_it_costs_to_round_is_the_same_of_probabilities() -> None:
+    graph = trace(mobile_network(), SHAPE)
+    ranges = find_ranges(graph, observe_graph(graph, images(32)), "mse")
+    both = give_probabilities(graph)
+    taken = find_ranges(both, observe_graph(both, images(32)), "mse") | ranges
+    costs, of_probabilities = (rounding_costs(each, images(32, 1).numpy(), {"mse": taken}) for each in (graph, both))
+    assert {name: each["mse"] for name, each in of_probabilities.items()} == pytest.approx(
+        {name: each["mse"] for name, each in costs.items()}, rel=0.01
+    )
 
 
 @pytest.mark.parametrize(("taken", "given"), [("int8", "int8"), ("uint8", "uint8")])

@@ -1,5 +1,6 @@
 """Quantisation-aware training, from a checkpoint to a file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from fbnet_mobile.data.data import load_data
 from fbnet_mobile.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.graph.rounded import Rounded
+from fbnet_mobile.train.evaluate import evaluate
+from fbnet_mobile.train.quantise import begin
 
 NETWORK = """
 name: tiny
@@ -50,6 +53,25 @@ def test_training_with_rounding_learns_ranges_that_the_file_has(
     assert fm.export(**whole).file.precision == "int8"
     with pytest.raises(UserError, match="is quantised already"):
         fm.train(checkpoint=result.checkpoint, quantize="int8", output=tmp_path / "again", **DATA)
+
+
+def test_what_is_said_to_be_enough_is_what_a_file_would_be(tmp_path: Path) -> None:
+    """It keeps the layer in float32 that loses all by rounding: one channel is huge, and tells nothing."""
+    text = NETWORK.replace("relu", "hswish")
+    (tmp_path / "tiny.yaml").write_text(text)
+    run = fm.train(architecture=str(tmp_path / "tiny.yaml"), output=tmp_path / "run", epochs=4, batch_size=16, **DATA)
+    trained = load_checkpoint(run.checkpoint)
+    state = dict(trained.state_dict)
+    norm, reader = "0.1", next(name for name in state if name.startswith("1.") and state[name].shape[1:2] == (8,))
+    state[f"{norm}.weight"][0], state[f"{norm}.bias"][0] = 3000.0, 3000.0
+    state[reader][:, 0] = 0
+    fragile = tmp_path / "fragile.pt"
+    save_checkpoint(fragile, replace(trained, state_dict=state))
+    said: list[str] = []
+    rounded, _ = begin(fragile, load_data("digits", resolution=16, limit=700), said.append)
+    assert "that is enough" in said[0], said
+    data = load_data("digits", resolution=16, limit=700)
+    assert evaluate(rounded, data.val, data) < 0.5
 
 
 def test_what_cannot_be_trained_with_rounding(checkpoint: Path, tmp_path: Path) -> None:
