@@ -355,10 +355,13 @@ class _Trials:
             # What only reads one of these is in float32, too, but is rounded by its own readers.
             rest = [layer for layer in layers if layer.name not in worst]
             rest.sort(key=lambda layer: layer.blame, reverse=True)
-            worst |= {layer.name for layer in rest[: max(len(worst), 1)] if any(layer.blame)}
-            more = _around(worst, reads, found_in_file)
-            if more == latest.kept or len(worst) > max(_MOST_KEPT * len(reads), _FEW_KEPT):
+            added = {layer.name for layer in rest[: max(len(worst), 1)] if any(layer.blame)}
+            worst |= added
+            if not added or len(worst) > max(_MOST_KEPT * len(reads), _FEW_KEPT):
                 break
+            more = _around(worst, reads, found_in_file)
+            if more == latest.kept:
+                continue
             attempts = [self.attempt(method, first.seen, more) for method in dict.fromkeys(methods)]
             latest = min(attempts, key=lambda attempt: attempt.error)
             layers = self.layers(latest)
