@@ -39,12 +39,13 @@ from fbnet_mobile.data.data import load_data
 from fbnet_mobile.engine.checkpoint import load_checkpoint
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.formats.base import format_of, get_format, write
-from fbnet_mobile.formats.correction import equalise, find_ranges, observe_graph
+from fbnet_mobile.formats.int8 import Learned
 from fbnet_mobile.formats.packages import quiet
 from fbnet_mobile.graph.merge import merge_branches
 from fbnet_mobile.graph.operations import Graph
 from fbnet_mobile.graph.rounded import Rounded
 from fbnet_mobile.graph.trace import trace
+from fbnet_mobile.train.quantise import prepare
 
 PACKAGES = ("timm", "onnxruntime", "ai-edge-litert", "litert-quantizer")
 SIZE, TEST, CALIBRATION = 64, 540, 256
@@ -169,7 +170,7 @@ def aware(format_: str) -> Quantiser:
 
     def quantise(module: nn.Module, images: Images, path: Path) -> None:
         assert isinstance(module, Rounded)
-        learned = {"ranges": module.ranges(), "keep": ()}
+        learned = {"ranges": Learned(module.ranges(), module.kept)}
         write(module.graph(), path, format_, precision="int8", calibration=images, options=learned)
 
     return quantise
@@ -267,6 +268,7 @@ def look(name: str, quantiser: str, module: nn.Module, given: Given, own: Images
         "float32_latency_us": least_us[1],
     }
     if isinstance(module, Rounded):
+        row["kept"] = module.kept
         row["agreement_with_rounded"] = float((answers == logits(module, given.test).argmax(1)).mean())
     return row
 
@@ -339,9 +341,9 @@ def trained(name: str, given: Given, options: argparse.Namespace) -> nn.Module:
 
 def trained_aware(name: str, module: nn.Module, given: Given, options: argparse.Namespace) -> nn.Module:
     """The network trained on with rounding, here or earlier."""
-    graph = equalise(traced(module, given.train), given.calibration)
-    seen = observe_graph(graph, torch.from_numpy(given.calibration))
-    rounded = Rounded(graph, find_ranges(graph, seen, "percentile-99.9"))
+    with tempfile.TemporaryDirectory() as folder:
+        images = torch.from_numpy(given.calibration)
+        rounded = prepare(traced(module, given.train), images, Path(folder) / "without_training.tflite")
     kept = options.output / f"{'-'.join(Path(name).parts[-3:])}-{options.epochs}-aware-{options.aware_epochs}.pt"
     if kept.exists():
         rounded.load_state_dict(torch.load(kept, weights_only=True))

@@ -78,6 +78,23 @@ def option(default: Any = MISSING, **known: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
+def keep_option(*, group: str) -> Any:
+    """The option of what stays in float32; see :func:`keep_asked`."""
+    return option(
+        "auto",
+        group=group,
+        help="int8: layers that stay in float32: auto (the fewest that are needed, if any), none, or names of layers "
+        "or modules, with commas.",
+    )
+
+
+def keep_asked(int8_keep: str) -> dict[str, Any]:
+    """What is asked of a format by that option."""
+    if int8_keep == "auto":
+        return {}
+    return {"keep": () if int8_keep == "none" else tuple(int8_keep.split(","))}
+
+
 def output_option(default: Any = MISSING, **known: Any) -> Any:
     """The field for what is written, which has the same name in all commands; see ``option``."""
     return option(default, names=("--output", "-o"), **known)

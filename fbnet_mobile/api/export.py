@@ -19,6 +19,7 @@ from fbnet_mobile.data.recipe import TestData
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.recipe import ExportRecipe
 from fbnet_mobile.measure.recipe import RuntimeOptions
+from fbnet_mobile.recipe import keep_asked
 from fbnet_mobile.report.records import ExportResult, FileLatency
 
 if TYPE_CHECKING:
@@ -202,15 +203,13 @@ def _check(recipe: ExportRecipe) -> str | None:
 
 def _format_options(recipe: ExportRecipe) -> dict[str, Any]:
     """What is asked of the format; nothing else, as not every format and precision has all options."""
-    asked: dict[str, Any] = {}
+    asked = keep_asked(recipe.int8_keep)
     if recipe.opset is not None:
         asked["opset"] = recipe.opset
     if recipe.dynamic_batch:
         asked["dynamic_batch"] = True
     if recipe.int8_ranges != "auto":
         asked["ranges"] = recipe.int8_ranges
-    if recipe.int8_keep != "auto":
-        asked["keep"] = () if recipe.int8_keep == "none" else tuple(recipe.int8_keep.split(","))
     if recipe.output_type != "float32":
         asked["integer_input_and_output"] = (recipe.input or recipe.output_type, recipe.output_type)
     return asked

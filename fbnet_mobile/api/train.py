@@ -15,7 +15,7 @@ from fbnet_mobile.api.call import (
 )
 from fbnet_mobile.data.recipe import TrainingData
 from fbnet_mobile.errors import UserError
-from fbnet_mobile.recipe import MachineOptions
+from fbnet_mobile.recipe import MachineOptions, keep_asked
 from fbnet_mobile.remarks import say
 from fbnet_mobile.report.records import TrainResult
 from fbnet_mobile.train.recipe import TrainRecipe, TrainTask, with_recipe
@@ -103,7 +103,9 @@ def train(options: TrainOptions) -> TrainResult:
         assert asked.checkpoint is not None
         from fbnet_mobile.train.quantise import begin as quantised
 
-        module, initial_weights = quantised(asked.checkpoint, data, say if fabric.is_global_zero else lambda _: None)
+        module, initial_weights = quantised(
+            asked.checkpoint, data, say if fabric.is_global_zero else lambda _: None, keep_asked(task.int8_keep)
+        )
         recipe = replace(recipe, learning_rate=QUANTIZED_RATE * recipe.learning_rate)
     network, remarks = start.for_classes(data.classes)
     if fabric.is_global_zero:
@@ -169,6 +171,8 @@ def start_of(task: TrainTask) -> "Start":
         )
     if task.quantize is not None and asked.checkpoint is None:
         raise UserError("--quantize trains what is trained already; give its --checkpoint, alone")
+    if task.quantize is None and task.int8_keep != "auto":
+        raise UserError("--int8-keep is for training with rounding; add --quantize int8, or leave it out")
     if asked.model is None and (asked.pretrained or asked.weights is not None):
         option = "--pretrained" if asked.pretrained else "--weights"
         raise UserError(f"{option} is for a network with a name; give --model, or leave it out")

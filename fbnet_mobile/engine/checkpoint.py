@@ -45,6 +45,7 @@ class Checkpoint:
         tool_version: version of fbnet-mobile that wrote it.
         quantized: "int8" if the weights, and ranges beside them, are those of the network lowered and rounded
             (:class:`fbnet_mobile.graph.rounded.Rounded`); else "".
+        kept: names of operations of that network that are computed in float32.
     """
 
     architecture: str
@@ -58,6 +59,7 @@ class Checkpoint:
     recipe: dict[str, Any] = field(default_factory=dict)
     tool_version: str = __version__
     quantized: str = ""
+    kept: tuple[str, ...] = ()
 
     def network(self, where: str) -> Network:
         """The trained network, ready for evaluation; ``where`` names the checkpoint in error messages.
@@ -75,8 +77,10 @@ class Checkpoint:
             return self.network(where)
         architecture = self._architecture(where)
         graph = lower(build(architecture), architecture.input_shape)
-        rounded = Rounded(graph, dict.fromkeys(points(graph), (0.0, 0.0)))
         try:
+            if not {*self.kept} <= graph.by_name().keys():
+                raise RuntimeError("operations in float32 that there are not")
+            rounded = Rounded(graph, dict.fromkeys(points(graph), (0.0, 0.0)), keep=self.kept)
             rounded.load_state_dict(self.state_dict)
         except RuntimeError as error:
             raise UserError(
@@ -114,6 +118,7 @@ class _Content(BaseModel):
     recipe: dict[str, Any]
     tool_version: Annotated[str, Field(max_length=100)]
     quantized: Literal["", "int8"] = ""
+    kept: tuple[Annotated[str, Field(max_length=1000)], ...] = ()
 
 
 def lower(network: nn.Module, input_shape: tuple[int, int, int, int]) -> Graph:

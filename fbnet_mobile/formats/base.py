@@ -370,7 +370,7 @@ def write(
     precision: str = FP32,
     calibration: Images | None = None,
     options: Mapping[str, Any] | None = None,
-) -> None:
+) -> Quantised | None:
     """Write a graph to a file (a folder, for Core ML) of a format; whole, or not at all.
 
     Args:
@@ -382,6 +382,9 @@ def write(
         calibration: (N, channels, height, width) images for int8, as the graph takes them.
         options: of the format and of the conversion; see :attr:`Format.options` and :attr:`Conversion.options`.
 
+    Returns:
+        What the conversion chose, if it had a choice.
+
     Raises:
         UserError: an unknown format, precision or option, another suffix, a missing package, an operation that the
             format has not, int8 without images, or a path that cannot be written to or holds something else.
@@ -390,7 +393,7 @@ def write(
     entry = check_suffix(path, format)
     entry.check(precision, calibration is not None, options)
     with write_whole(path, replaces=entry.replaces) as partial:
-        write_new(graph, partial, entry, metadata or {}, precision, calibration, options or {})
+        return write_new(graph, partial, entry, metadata or {}, precision, calibration, options or {})
 
 
 def write_new(

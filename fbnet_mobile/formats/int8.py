@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fbnet_mobile.errors import UserError
+from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.formats.base import Session
 from fbnet_mobile.formats.correction import correct_biases, find_floors, find_ranges, observe_graph, rounding_costs
 from fbnet_mobile.formats.ranges import METHODS, Histogram, Range, Ranges, min_max, observe
 from fbnet_mobile.graph.lowered import computable
-from fbnet_mobile.graph.operations import INPUT, Graph
+from fbnet_mobile.graph.operations import INPUT, Graph, Node
 from fbnet_mobile.graph.probabilities import as_logits, softmax
 from fbnet_mobile.graph.rounded import MOVING
 from fbnet_mobile.registry import unknown
@@ -159,11 +159,24 @@ class Origin:
     write: Callable[[Graph, Path], None]
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What training with rounding found, by the names of the nodes of the graph.
+
+    Attributes:
+        ranges: of what is rounded, with weights that were rounded as if products were added in pairs.
+        kept: what was computed in float32.
+    """
+
+    ranges: Ranges
+    kept: Collection[str] = ()
+
+
 def quantise(
     quantiser: Quantiser,
     images: NDArray[Any],
     target: Path,
-    ranges: str | Ranges = AUTO,
+    ranges: str | Learned = AUTO,
     keep: str | Sequence[str] = AUTO,
     origin: Origin | None = None,
 ) -> Quantised:
@@ -177,23 +190,30 @@ def quantise(
         images: (N, channels, height, width) to calibrate on, as the file takes them.
         target: is not there yet.
         ranges: one of :data:`fbnet_mobile.formats.ranges.METHODS`, or "auto": that of the least error of the logits;
-            or ranges that were learned, by the names of the nodes of the graph, with weights that were rounded as if
-            products were added in pairs.
+            or what was learned.
         keep: layers, or modules with all layers in them, that stay in float32; "auto": none if the file is good
-            (:func:`good`), else those that cost the logits most, until it is.
+            (:func:`good`), else those that cost the logits most, until it is. Those that were learned with in float32
+            stay so, too, and "auto" adds none to them.
         origin: what the float32 file was written from, if its biases may be corrected.
 
     Raises:
-        UserError: an unknown method or layer.
+        UserError: an unknown method or layer, or no layer at all, where some were learned with.
     """
     reads = quantiser.reads()
-    learned = {} if isinstance(ranges, str) else _by_tensor(ranges, origin, reads)
+    learned = {} if isinstance(ranges, str) else _by_tensor(ranges.ranges, origin, reads)
     if isinstance(ranges, str) and ranges not in (AUTO, *METHODS):
         raise UserError(unknown("way to ranges", ranges, (AUTO, *METHODS)))
     if learned:
         quantiser.in_pairs = True
     methods = (LEARNED,) if not isinstance(ranges, str) else tuple(METHODS) if ranges == AUTO else (ranges,)
     kept = frozenset() if keep == AUTO else _matching((keep,) if isinstance(keep, str) else keep, tuple(reads))
+    if not isinstance(ranges, str) and ranges.kept:
+        if keep != AUTO and not keep:
+            raise UserError(
+                f"the network was trained with layers in float32 ({shown(', '.join(ranges.kept))}), and none may be; "
+                "train it with --quantize int8 --int8-keep none"
+            )
+        kept |= _tensors_of(ranges.kept, origin, reads)
     half, others = images[::2], images[1::2] if len(images) > 1 else images
     judged = others[np.unique(np.linspace(0, len(others) - 1, min(_JUDGED, len(others))).astype(int))]
 
@@ -374,18 +394,39 @@ def _by_tensor(ranges: Mapping[str, T], origin: Origin | None, reads: Mapping[st
     """What is known of the nodes of a graph, such as ranges, by the tensors of a file."""
     assert origin is not None
     found = {INPUT: ranges[INPUT]} if INPUT in ranges else {}
-    names = {node.name for node in origin.graph.nodes}
-    for node in origin.graph.nodes:
-        if node.name not in ranges:
-            continue
-        # What a file fuses with the layer before has the name of that.
-        for stem in ("output" if node.name == origin.graph.output else node.name, *node.inputs):
-            tensors = [name for name in reads if name == stem or (_numbered(name, stem) and name not in names)]
-            if tensors:
-                # What it is made by on the way, such as a pool's padding, is in its range if it only moves numbers.
-                found |= dict.fromkeys(tensors if node.op in MOVING else tensors[-1:], ranges[node.name])
-                break
+    for node, tensors in _tensors(origin.graph, reads):
+        if node.name in ranges:
+            # What it is made by on the way, such as a pool's padding, is in its range if it only moves numbers.
+            found |= dict.fromkeys(tensors if node.op in MOVING else tensors[-1:], ranges[node.name])
     return found
+
+
+def _tensors_of(nodes: Collection[str], origin: Origin | None, layers: Collection[str]) -> frozenset[str]:
+    """The layers of a file that compute some nodes of a graph."""
+    assert origin is not None
+    return frozenset(name for node, some in _tensors(origin.graph, layers) if node.name in nodes for name in some)
+
+
+def kept_nodes(quantised: Quantised, graph: Graph) -> frozenset[str]:
+    """Return the names of the nodes of the graph that a file was made of, that it computes in float32."""
+    layers = dict.fromkeys((*(layer.name for layer in quantised.layers), *quantised.kept))
+    return frozenset(node.name for node, some in _tensors(graph, layers) if {*some} & {*quantised.kept})
+
+
+def _tensors(graph: Graph, layers: Collection[str]) -> Iterator[tuple[Node, list[str]]]:
+    """Each node of a graph with the layers of a file that compute it."""
+    names = {node.name for node in graph.nodes}
+    for node in graph.nodes:
+        # What a file fuses with the layer before has the name of that.
+        for stem in ("output" if node.name == graph.output else node.name, *node.inputs):
+            tensors = [
+                name
+                for name in layers
+                if name == stem or name.startswith(f"{stem}/") or (_numbered(name, stem) and name not in names)
+            ]
+            if tensors:
+                yield node, tensors
+                break
 
 
 def _around(worst: Collection[str], reads: Mapping[str, tuple[str, ...]], found: Collection[str]) -> frozenset[str]:

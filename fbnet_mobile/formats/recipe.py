@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fbnet_mobile.recipe import NetworkOptions, option, output_option
+from fbnet_mobile.recipe import NetworkOptions, keep_option, option, output_option
 
 _NETWORK, _FILE, _APPS, _CHECK = "Network", "File", "What apps read of it", "Check"
 
@@ -74,12 +74,7 @@ class ExportRecipe:
         help="int8: ranges of activations: min-max, percentile-99.99, percentile-99.9, mse, entropy; auto "
         "takes what gives the least error of the logits on calibration images.",
     )
-    int8_keep: str = option(
-        "auto",
-        group=_FILE,
-        help="int8: layers that stay in float32: auto (the fewest that are needed, if any), none, or names of layers "
-        "or modules, with commas.",
-    )
+    int8_keep: str = keep_option(group=_FILE)
     sensitivity: bool = option(
         False, group=_CHECK, help="int8: print what each layer suffers and what it costs to compute."
     )

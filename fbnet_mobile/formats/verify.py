@@ -18,7 +18,7 @@ from torch import nn
 from fbnet_mobile.errors import FbnetError, JobError, UserError
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.formats.base import check_suffix, write_new
-from fbnet_mobile.formats.int8 import Quantised, with_costs
+from fbnet_mobile.formats.int8 import Learned, Quantised, with_costs
 from fbnet_mobile.formats.report import ExportReport
 from fbnet_mobile.graph.lowered import Lowered
 from fbnet_mobile.graph.merge import merge_branches
@@ -144,7 +144,7 @@ def export(
         if entry.calibrates(precision):
             # Of pixels the file has ranges of its own.
             learned = {name: ends for name, ends in module.ranges().items() if not (pixels and name == INPUT)}
-            options = {"ranges": learned, **(options or {})}
+            options = {"ranges": Learned(learned, module.kept), **(options or {})}
         else:
             module = exact
 

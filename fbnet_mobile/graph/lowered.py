@@ -58,7 +58,7 @@ class Lowered(nn.Module):
         yield None, value
         values[INPUT] = value
         for node in self._graph.nodes:
-            inputs = [values[name] for name in node.inputs]
+            inputs = [self.read(values[name], name, node) for name in node.inputs]
             value = self.given(self.computed(node, inputs), node, inputs)
             yield node, value
             values[node.name] = value
@@ -66,6 +66,10 @@ class Lowered(nn.Module):
                 left[name] -= 1
                 if not left[name]:
                     values.pop(name, None)
+
+    def read(self, value: Tensor, name: str, node: Node) -> Tensor:
+        """What a node reads of a value of that name; the value itself, here."""
+        return value
 
     def computed(self, node: Node, inputs: list[Tensor]) -> Tensor:
         """What a node makes of its inputs, for a batch."""

@@ -1,7 +1,7 @@
 """A lowered network that rounds as an int8 file does, with ranges that can be learned."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,7 @@ class Rounded(Lowered):
         graph: to be computed.
         ranges: of all values that :func:`points` names; the lowest and the highest number that stay what they are.
         in_pairs: see :func:`weight_ends`.
+        keep: names of nodes that are computed in float32; what they give is rounded by those that are not.
     """
 
     def __init__(
@@ -70,11 +71,19 @@ class Rounded(Lowered):
         graph: Graph,
         ranges: Mapping[str, tuple[float, float]],
         in_pairs: bool = True,
+        keep: Collection[str] = (),
     ) -> None:
         super().__init__(graph)
         self._points = points(graph)
         self._places = {name: place for place, name in enumerate(sorted({*self._points.values()}))}
         self._in_pairs = in_pairs
+        together = {node.name: node.inputs[0] for node in graph.nodes if node.inputs[0] not in self._points}
+        with_fused = {*keep, *(name for pair in together.items() if {*pair} & {*keep} for name in pair)}
+        self.kept = tuple(node.name for node in graph.nodes if node.name in with_fused)
+        self._in_float32 = {*self.kept}
+        # An input is not rounded for those either.
+        if any(INPUT in node.inputs for node in graph.nodes if node.name in self._in_float32):
+            self._in_float32.add(INPUT)
         self._gates = {node.inputs[0] for node in graph.nodes if node.op == "hard_sigmoid"} - self._points.keys()
         self._fixed = {node.name: _FIXED[node.op] for node in graph.nodes if node.op in _FIXED}
         found = [self._fixed.get(name) or ranges[name] for name in self._places]
@@ -87,12 +96,22 @@ class Rounded(Lowered):
         low, high = self.low.detach().clamp(max=0).tolist(), self.high.detach().clamp(min=0).tolist()
         return {name: (low[self._places[point]], high[self._places[point]]) for name, point in self._points.items()}
 
+    def read(self, value: Tensor, name: str, node: Node) -> Tensor:
+        """What a node reads: in eight bits, unless it is computed in float32."""
+        if name not in self._in_float32 or node.name in self._in_float32:
+            return value
+        # A concatenation is made in its own numbers.
+        place = self._places[self._points[node.name if node.op == "concat" else name]]
+        return _Round.rounded(value, self.low[place], self.high[place])
+
     def computed(self, node: Node, inputs: list[Tensor]) -> Tensor:
         """What a node makes of its inputs, for a batch.
 
         Layers are computed in integers, as a sum of other numbers is on the other side of a half now and then, and
         what one step changes in a layer grows through those that follow.
         """
+        if node.name in self._in_float32:
+            return compute(node, inputs, super().weights(node))
         if node.inputs[0] not in self._points:
             return super().computed(node, inputs)
         if node.op == "silu":  # a product with what a table gives
@@ -113,7 +132,7 @@ class Rounded(Lowered):
     def given(self, value: Tensor, node: Node | None, inputs: Sequence[Tensor] = ()) -> Tensor:
         """Round a value, unless it is in its eight bits already."""
         name = INPUT if node is None else node.name
-        if name not in self._points or (node is not None and node.op in MOVING):
+        if name not in self._points or name in self._in_float32 or (node is not None and node.op in MOVING):
             return value
         place = self._places[self._points[name]]
         rounded = _Round.rounded(value, self.low[place], self.high[place])
@@ -175,7 +194,7 @@ class Rounded(Lowered):
 
     def _converted(self, name: str, x: Tensor, to: str) -> Tensor:
         """A value in the numbers that another is rounded to."""
-        if name not in self._points or self._points[name] == self._points[to]:
+        if name not in self._points or name in self._in_float32 or self._points[name] == self._points[to]:
             return x
         (step, _), (after, _) = self._step_and_zero(name), self._step_and_zero(to)
         return x + (kernels.converted(torch.round(x.detach() / step), step, after) * after - x).detach()

@@ -95,5 +95,6 @@ class BestEpoch:
             test_accuracy=test_accuracy,
             recipe=asdict(self._recipe),
             quantized="int8" if isinstance(module, Rounded) else "",
+            kept=module.kept if isinstance(module, Rounded) else (),
         )
         save_checkpoint(self.path, checkpoint)

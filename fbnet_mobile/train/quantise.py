@@ -2,11 +2,12 @@
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fbnet_mobile.data.augment import normalise
 from fbnet_mobile.data.data import Data
@@ -14,8 +15,10 @@ from fbnet_mobile.engine.checkpoint import load_checkpoint, lower
 from fbnet_mobile.errors import UserError, shown
 from fbnet_mobile.formats.base import format_of, write
 from fbnet_mobile.formats.correction import equalise, find_ranges, observe_graph
-from fbnet_mobile.formats.int8 import error
+from fbnet_mobile.formats.int8 import error, kept_nodes
 from fbnet_mobile.formats.ranges import METHODS
+from fbnet_mobile.graph.lowered import Lowered
+from fbnet_mobile.graph.operations import Graph
 from fbnet_mobile.graph.rounded import Rounded
 from fbnet_mobile.train.evaluate import evaluate
 
@@ -26,20 +29,19 @@ _JUDGED = 1000
 """Validation images, at the most, that say what is lost without training."""
 
 
-def begin(path: Path, data: Data, say: Callable[[str], None]) -> tuple[Rounded, str]:
-    """Return what is trained, and what tells it from others.
-
-    Ranges are those of the method (:data:`fbnet_mobile.formats.ranges.METHODS`) whose logits are nearest to those
-    without rounding, on other training images than those that were looked at. What a file of post-training quantisation
-    loses, on validation images, is said: it may keep in float32 what is rounded here.
+def begin(
+    path: Path, data: Data, say: Callable[[str], None], options: Mapping[str, Any] | None = None
+) -> tuple[Rounded, str]:
+    """Return what is trained, and what tells it from others; say what a file loses without training.
 
     Args:
         path: a checkpoint that fbnet-train wrote.
         data: the images to be trained on, normalised as the checkpoint's were.
         say: called with a line for people.
+        options: see :func:`prepare`.
 
     Raises:
-        UserError: it is none, or one for other classes.
+        UserError: it is none, or one for other classes, or there is no such layer.
     """
     checkpoint = load_checkpoint(path)
     if checkpoint.classes != data.classes:
@@ -52,21 +54,45 @@ def begin(path: Path, data: Data, say: Callable[[str], None]) -> tuple[Rounded, 
     before = evaluate(network, some, data)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "without_training.tflite"
-        write(graph, file, "tflite", precision="int8", calibration=images.numpy())
+        rounded = prepare(graph, images, file, options)
         after = evaluate(format_of(file).load(file), some, data)
-    graph = equalise(graph, images.numpy())
-    seen = observe_graph(graph, images[::2])
-    expected = _logits(network, images[1::2])
-    tried = {method: Rounded(graph, find_ranges(graph, seen, method)) for method in METHODS}
-    best = min(tried, key=lambda method: error(expected.numpy(), _logits(tried[method], images[1::2]).numpy()))
     enough = after >= before - ENOUGH_LOSS
+    kept = f", with {len(rounded.kept)} of {len(graph.nodes)} operations in float32" if rounded.kept else ""
     say(
-        f"{shown(path)}: {before:.2%} of the validation images right, {after:.2%} in int8 without training"
+        f"{shown(path)}: {before:.2%} of the validation images right, {after:.2%} in int8 without training{kept}"
         + ("; that is enough: fbnet-export --precision int8 needs no training" if enough else "")
     )
-    return tried[best], f"quantised from {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    origin = f"quantised from {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return rounded, f"{origin} but {', '.join(rounded.kept)}" if rounded.kept else origin
+
+
+def prepare(graph: Graph, images: Tensor, file: Path, options: Mapping[str, Any] | None = None) -> Rounded:
+    """Return a network that rounds as an int8 file does, to be trained, and write the file of post-training
+    quantisation.
+
+    What that keeps in float32 is not rounded here either. Ranges are those of the method
+    (:data:`fbnet_mobile.formats.ranges.METHODS`) whose logits are nearest to those without rounding, on other images
+    than those that were looked at.
+
+    Args:
+        graph: of the network, in float32.
+        images: (N, channels, height, width), as the graph takes them.
+        file: .tflite, to be written.
+        options: of the conversion to int8, such as what to keep in float32.
+
+    Raises:
+        UserError: there is no such layer.
+    """
+    chosen = write(graph, file, "tflite", precision="int8", calibration=images.numpy(), options=options)
+    assert chosen is not None
+    kept = kept_nodes(chosen, graph)
+    expected = _logits(Lowered(graph), images[1::2]).numpy()
+    graph = equalise(graph, images.numpy())
+    seen = observe_graph(graph, images[::2])
+    tried = [Rounded(graph, find_ranges(graph, seen, method), keep=kept) for method in METHODS]
+    return min(tried, key=lambda each: error(expected, _logits(each, images[1::2]).numpy()))
 
 
 @torch.no_grad()
-def _logits(module: nn.Module, images: torch.Tensor) -> torch.Tensor:
+def _logits(module: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([module(batch) for batch in torch.split(images, _BATCH)])

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fbnet_mobile.data.recipe import CROP_AREA
 from fbnet_mobile.errors import UserError, shown
-from fbnet_mobile.recipe import SEEDS, NetworkOptions, build, check, option, output_option
+from fbnet_mobile.recipe import SEEDS, NetworkOptions, build, check, keep_option, option, output_option
 from fbnet_mobile.registry import unknown
 
 _NETWORK, _TRAINING, _IMAGES, _TEACHER = "Network", "Training", "Augmentation", "Teacher"
@@ -267,6 +267,7 @@ class TrainTask:
         help="Train --checkpoint on with weights and activations rounded as in an int8 file, for one that loses too "
         "much without. Ranges are learned, and fbnet-export takes them from the checkpoint.",
     )
+    int8_keep: str = keep_option(group=_NETWORK)
     resolution: int | None = option(
         None, group=_NETWORK, low=1, high=8192, shown="the network's", help="Pixels a side of its input."
     )

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from fbnet_mobile.errors import UserError
 from fbnet_mobile.formats.base import format_of, get_format, write, write_new
 from fbnet_mobile.formats.correction import correct_biases, equalise, find_ranges, observe_graph, rounding_costs
-from fbnet_mobile.formats.int8 import error
+from fbnet_mobile.formats.int8 import Learned, error, kept_nodes
 from fbnet_mobile.formats.verify import export
 from fbnet_mobile.graph.lowered import Lowered
 from fbnet_mobile.graph.operations import Graph, Node
@@ -110,7 +110,7 @@ def test_what_is_rounded_is_what_runtimes_compute(name: str, format_: str, tmp_p
     x = 2 * torch.randn(512, 8, 16, 16)
     found = find_ranges(graph, observe_graph(graph, x[:16]), "percentile-99.9")
     rounded = Rounded(graph, found).eval()
-    path, options = tmp_path / f"m.{format_}", {"ranges": rounded.ranges(), "keep": ()}
+    path, options = tmp_path / f"m.{format_}", {"ranges": Learned(rounded.ranges())}
     write(graph, path, format_, precision="int8", calibration=x[:16].numpy(), options=options)
     with torch.no_grad():
         expected = rounded(x).numpy()
@@ -119,6 +119,30 @@ def test_what_is_rounded_is_what_runtimes_compute(name: str, format_: str, tmp_p
     assert len(np.unique(expected)) > 50, "the test would prove nothing"
     assert (steps > 0.5).mean() <= (0 if format_ == "tflite" else 1e-4)
     assert steps.max() < 1.5
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_what_is_kept_in_float32_is_so_in_the_file(name: str, tmp_path: Path) -> None:
+    """Each operation alone, and with what reads it, as those are that post-training quantisation keeps."""
+    torch.manual_seed(0)
+    graph = trace(OPERATIONS[name]().eval(), (1, 8, 16, 16))
+    x = 2 * torch.randn(64, 8, 16, 16)
+    found = find_ranges(graph, observe_graph(graph, x[:16]), "percentile-99.9")
+    readers, path = graph.consumers(), tmp_path / "m.tflite"
+    for node in graph.nodes:
+        for keep in ({node.name}, {node.name, *(reader.name for reader in readers.get(node.name, ()))}):
+            rounded = Rounded(graph, found, keep=keep).eval()
+            learned = Learned(rounded.ranges(), rounded.kept)
+            chosen = write(
+                graph, path, "tflite", precision="int8", calibration=x[:8].numpy(), options={"ranges": learned}
+            )
+            assert chosen is not None
+            assert kept_nodes(chosen, graph) == {*rounded.kept}
+            with torch.no_grad():
+                expected = rounded(x).numpy()
+            low, high = rounded.ranges()[graph.output]
+            steps = np.abs(format_of(path).load(path)(x.numpy()) - expected) * 255 / (high - low)
+            assert (steps > 0.01).mean() < 1e-3, keep
 
 
 def test_an_onnx_file_has_them_too_and_a_float32_file_has_no_rounding(rounded: Rounded, tmp_path: Path) -> None:

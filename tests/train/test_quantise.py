@@ -55,23 +55,51 @@ def test_training_with_rounding_learns_ranges_that_the_file_has(
         fm.train(checkpoint=result.checkpoint, quantize="int8", output=tmp_path / "again", **DATA)
 
 
-def test_what_is_said_to_be_enough_is_what_a_file_would_be(tmp_path: Path) -> None:
-    """It keeps the layer in float32 that loses all by rounding: one channel is huge, and tells nothing."""
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with a layer that loses all by rounding: one channel is huge, and tells nothing."""
+    folder = tmp_path_factory.mktemp("fragile")
     text = NETWORK.replace("relu", "hswish")
-    (tmp_path / "tiny.yaml").write_text(text)
-    run = fm.train(architecture=str(tmp_path / "tiny.yaml"), output=tmp_path / "run", epochs=4, batch_size=16, **DATA)
+    (folder / "tiny.yaml").write_text(text)
+    run = fm.train(architecture=str(folder / "tiny.yaml"), output=folder / "run", epochs=4, batch_size=16, **DATA)
     trained = load_checkpoint(run.checkpoint)
     state = dict(trained.state_dict)
     norm, reader = "0.1", next(name for name in state if name.startswith("1.") and state[name].shape[1:2] == (8,))
     state[f"{norm}.weight"][0], state[f"{norm}.bias"][0] = 3000.0, 3000.0
     state[reader][:, 0] = 0
-    fragile = tmp_path / "fragile.pt"
-    save_checkpoint(fragile, replace(trained, state_dict=state))
-    said: list[str] = []
-    rounded, _ = begin(fragile, load_data("digits", resolution=16, limit=700), said.append)
-    assert "that is enough" in said[0], said
+    save_checkpoint(folder / "fragile.pt", replace(trained, state_dict=state))
+    return folder / "fragile.pt"
+
+
+def test_what_must_stay_in_float32_is_trained_so_and_stays_so_in_files(fragile: Path, tmp_path: Path) -> None:
     data = load_data("digits", resolution=16, limit=700)
-    assert evaluate(rounded, data.val, data) < 0.5
+    said: list[str] = []
+    before = load_checkpoint(fragile).network("it")
+    rounded, _ = begin(fragile, data, said.append)
+    assert "that is enough" in said[0], said
+    assert f"with {len(rounded.kept)} of " in said[0], said
+    assert evaluate(rounded, data.val, data) > evaluate(before, data.val, data) - 0.02
+    whole, _ = begin(fragile, data, said.append, {"keep": ()})
+    assert whole.kept == ()
+    assert evaluate(whole, data.val, data) < 0.5
+    # Hardly at all, as the huge channel would soon tell something.
+    how = {"output": tmp_path / "run", "epochs": 1, "learning_rate": 1e-9, **DATA}
+    run = fm.train(checkpoint=fragile, quantize="int8", **how)
+    assert load_checkpoint(run.checkpoint).kept == rounded.kept
+    for name in ("m.tflite", "m.onnx"):
+        file = fm.export(checkpoint=run.checkpoint, data="digits", output=tmp_path / name).file
+        assert file.quantised is not None
+        assert (file.quantised.ranges, bool(file.quantised.kept)) == ("learned", True)
+        assert file.agreement is not None
+        assert file.agreement > 0.98
+    for more in ({"int8_keep": "none"}, {"output_type": "int8"}):
+        with pytest.raises(UserError, match=r"was trained with layers in float32 \(.*train it with .*--int8-keep none"):
+            fm.export(checkpoint=run.checkpoint, data="digits", output=tmp_path / "no.tflite", **more)
+    assert not (tmp_path / "no.tflite").exists()
+    damaged = tmp_path / "damaged.pt"
+    save_checkpoint(damaged, replace(load_checkpoint(run.checkpoint), kept=("nothing",)))
+    with pytest.raises(UserError, match="do not fit its architecture"):
+        fm.export(checkpoint=damaged, data="digits", output=tmp_path / "no.tflite")
 
 
 def test_what_cannot_be_trained_with_rounding(checkpoint: Path, tmp_path: Path) -> None:
@@ -82,6 +110,8 @@ def test_what_cannot_be_trained_with_rounding(checkpoint: Path, tmp_path: Path) 
             "--checkpoint and --architecture to train; give one",
         ),
         ({}, "no network to train; give one of --checkpoint"),
+        ({"checkpoint": checkpoint, "int8_keep": "none"}, "--int8-keep is for training with rounding; add --quantize"),
+        ({"checkpoint": checkpoint, "quantize": "int8", "int8_keep": "7"}, "unknown layer '7'"),
     ):
         with pytest.raises(UserError, match=message):
             fm.train(output=tmp_path / "run", **DATA, **given)
