@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -121,20 +122,20 @@ def test_what_is_rounded_is_what_runtimes_compute(name: str, format_: str, tmp_p
     assert steps.max() < 1.5
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_what_is_kept_in_float32_is_so_in_the_file(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "format_"), [*((name, "tflite") for name in OPERATIONS), ("convolutions", "onnx")])
+def test_what_is_kept_in_float32_is_so_in_the_file(name: str, format_: str, tmp_path: Path) -> None:
     """Each operation alone, and with what reads it, as those are that post-training quantisation keeps."""
     torch.manual_seed(0)
     graph = trace(OPERATIONS[name]().eval(), (1, 8, 16, 16))
     x = 2 * torch.randn(64, 8, 16, 16)
     found = find_ranges(graph, observe_graph(graph, x[:16]), "percentile-99.9")
-    readers, path = graph.consumers(), tmp_path / "m.tflite"
+    readers, path = graph.consumers(), tmp_path / f"m.{format_}"
     for node in graph.nodes:
         for keep in ({node.name}, {node.name, *(reader.name for reader in readers.get(node.name, ()))}):
             rounded = Rounded(graph, found, keep=keep).eval()
             learned = Learned(rounded.ranges(), rounded.kept)
             chosen = write(
-                graph, path, "tflite", precision="int8", calibration=x[:8].numpy(), options={"ranges": learned}
+                graph, path, format_, precision="int8", calibration=x[:8].numpy(), options={"ranges": learned}
             )
             assert chosen is not None
             assert kept_nodes(chosen, graph) == {*rounded.kept}
@@ -143,6 +144,8 @@ def test_what_is_kept_in_float32_is_so_in_the_file(name: str, tmp_path: Path) ->
             low, high = rounded.ranges()[graph.output]
             steps = np.abs(format_of(path).load(path)(x.numpy()) - expected) * 255 / (high - low)
             assert (steps > 0.01).mean() < 1e-3, keep
+            if format_ == "onnx":
+                onnx.checker.check_model(path, full_check=True)
 
 
 def test_an_onnx_file_has_them_too_and_a_float32_file_has_no_rounding(rounded: Rounded, tmp_path: Path) -> None:

@@ -185,8 +185,32 @@ def _quantised(
             extra_options={"TensorQuantOverrides": _weight_steps(model)},
         )
         made.quantize_model()
+    _keep_in_float32(made.model.model, excluded)
+    made.model.topological_sort()  # what is added comes last, and a file that is not in order is none
     result: onnx.ModelProto = made.model.model
     return result
+
+
+def _keep_in_float32(model: onnx.ModelProto, names: Collection[str]) -> None:
+    """Keep ONNX Runtime from rounding the weights of some nodes, in place.
+
+    Between activations of 8 bits it rounds, when it loads a file, a layer that is in float32, to one scale for all
+    channels (its WeightBiasQuantization, since 1.21), unless the bias is no constant: here it is a sign times a
+    scale, which is exact.
+    """
+    biases = {entry.name: entry for entry in model.graph.initializer}
+    dequantised = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    for node in list(model.graph.node):
+        if node.name not in names or node.op_type not in ("Conv", "Gemm") or node.input[0] not in dequantised:
+            continue
+        name = node.input[2]
+        bias = onnx.numpy_helper.to_array(biases[name])
+        sizes = onnx.numpy_helper.from_array(np.where(bias == 0, np.float32(1), np.abs(bias)), f"{name}_scale")
+        biases[name].CopyFrom(onnx.numpy_helper.from_array(np.sign(bias).astype(np.int32), name))
+        model.graph.initializer.append(sizes)
+        node.input[2] = f"{name}_DequantizeLinear_Output"
+        made = onnx.helper.make_node("DequantizeLinear", [name, sizes.name], [node.input[2]], node.input[2], axis=0)
+        model.graph.node.append(made)
 
 
 def _weight_steps(model: onnx.ModelProto) -> dict[str, list[dict[str, Any]]]:
