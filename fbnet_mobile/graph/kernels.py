@@ -1,7 +1,7 @@
 """How TFLite's kernels round what they compute in integers, where that is not to the nearest, halves to the even one.
 
-Convolutions, fully connected layers, products and means do: XNNPACK, by which LiteRT computes unless it is told
-otherwise, makes floats of sums of integers, and rounds once.
+Convolutions, fully connected layers and products do: XNNPACK, by which LiteRT computes unless it is told otherwise,
+makes floats of sums of integers, and rounds once.
 """
 
 import torch
@@ -69,6 +69,25 @@ def average(integers: Tensor, count: int) -> Tensor:
     """What an average pool makes of means of so many integers from 0 to 255: as int8, halves away from zero."""
     signed = torch.round(count * (integers - 128)) / count
     return torch.sign(signed) * torch.floor(signed.abs() + 0.5) + 128
+
+
+def mean(integers: Tensor, step: Tensor, zero: Tensor, result_step: Tensor, result_zero: Tensor) -> Tensor:
+    """What the mean of feature maps of integers from 0 to 255 is: (B, channels), integers.
+
+    Rounded once, but of a float32 that still has the zeros of both in it, so that a step that is nearly a power of two
+    of the other makes halves of what is next to them.
+
+    Args:
+        integers: (B, channels, height, width).
+        step: between the numbers that they stand for.
+        zero: which of them stands for 0.
+        result_step: of the result.
+        result_zero: of the result.
+    """
+    count = integers.shape[2] * integers.shape[3]
+    by = step / result_step * (1 / torch.tensor(count, dtype=step.dtype, device=step.device))
+    offset = (result_zero - 128) - (zero - 128) * count * by
+    return torch.round((integers - 128).sum((2, 3)) * by + offset) + 128
 
 
 def bilinear(integers: Tensor) -> Tensor:

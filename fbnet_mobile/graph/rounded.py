@@ -141,7 +141,13 @@ class Rounded(Lowered):
         step, zero = self._step_and_zero(name)
         layer = None if self.training else self._layer(node)
         if layer is not None:
-            exact = self._requantised(value if layer is node else inputs[0], layer, step) + zero
+            # What is clamped for a gate has the range of that, times 6.
+            if layer.name in self._gates:
+                low, high = self.low.detach()[place].clamp(max=0), self.high.detach()[place].clamp(min=0)
+                step_of_sum = _step_and_zero(6 * low, 6 * high)[0]
+            else:
+                step_of_sum = step
+            exact = self._requantised(value if layer is node else inputs[0], layer, step_of_sum) + zero
             lowest, highest = _CLAMPED.get(node.op, (-math.inf, math.inf))
             exact = exact.clamp(zero + lowest / step, zero + torch.round(highest / step))
         elif node.op == "hard_swish" and node.inputs[0] in self._points:
@@ -155,6 +161,10 @@ class Rounded(Lowered):
             exact = kernels.added(*terms[0], *terms[1], step) + zero
         elif node.op == "avg_pool":
             exact = kernels.average(value.detach() / step + zero, math.prod(node.attributes["kernel"]))
+        elif node.op == "global_avg_pool" and node.inputs[0] in self._points:
+            before, nothing = self._step_and_zero(node.inputs[0])
+            integers = torch.round(inputs[0].detach() / before) + nothing
+            exact = kernels.mean(integers, before, nothing, step, zero).reshape(value.shape)
         elif node.op == "resize":
             exact = kernels.bilinear(value.detach() / step + zero)
         else:
@@ -178,7 +188,7 @@ class Rounded(Lowered):
         of_sums = of_sums.reshape(-1, *[1] * (value.ndim - 2))
         gate = layer.name in self._gates
         sums = torch.round((value.detach() + (3.0 if gate else 0.0)).double() / of_sums).float()
-        return torch.round(sums * (of_sums / (6 * step if gate else step)))
+        return torch.round(sums * (of_sums / step))
 
     def weights(self, node: Node) -> dict[str, Tensor]:
         """Rounded: those of layers for each output channel, constants as values between layers are."""

@@ -25,6 +25,8 @@ from fbnet_mobile.train.evaluate import evaluate
 ENOUGH_LOSS = 0.003
 """The loss of accuracy by post-training quantisation under which there is nothing to train for."""
 _IMAGES, _BATCH = 128, 32
+_MOST_KEPT, _FEW_KEPT = 0.25, 8
+"""Part of the operations, and a number, up to which some stay in float32."""
 _JUDGED = 1000
 """Validation images, at the most, that say what is lost without training."""
 
@@ -57,10 +59,11 @@ def begin(
         rounded = prepare(graph, images, file, options)
         after = evaluate(format_of(file).load(file), some, data)
     enough = after >= before - ENOUGH_LOSS
-    kept = f", with {len(rounded.kept)} of {len(graph.nodes)} operations in float32" if rounded.kept else ""
+    kept = f"; {len(rounded.kept)} of {len(graph.nodes)} operations are trained in float32" if rounded.kept else ""
     say(
-        f"{shown(path)}: {before:.2%} of the validation images right, {after:.2%} in int8 without training{kept}"
+        f"{shown(path)}: {before:.2%} of the validation images right, {after:.2%} in int8 without training"
         + ("; that is enough: fbnet-export --precision int8 needs no training" if enough else "")
+        + kept
     )
     origin = f"quantised from {hashlib.sha256(path.read_bytes()).hexdigest()}"
     return rounded, f"{origin} but {', '.join(rounded.kept)}" if rounded.kept else origin
@@ -70,7 +73,8 @@ def prepare(graph: Graph, images: Tensor, file: Path, options: Mapping[str, Any]
     """Return a network that rounds as an int8 file does, to be trained, and write the file of post-training
     quantisation.
 
-    What that keeps in float32 is not rounded here either. Ranges are those of the method
+    What that keeps in float32 is not rounded here either, if it is little: training makes up for what many operations
+    lose, not for what one loses nearly all of. Ranges are those of the method
     (:data:`fbnet_mobile.formats.ranges.METHODS`) whose logits are nearest to those without rounding, on other images
     than those that were looked at.
 
@@ -78,7 +82,7 @@ def prepare(graph: Graph, images: Tensor, file: Path, options: Mapping[str, Any]
         graph: of the network, in float32.
         images: (N, channels, height, width), as the graph takes them.
         file: .tflite, to be written.
-        options: of the conversion to int8, such as what to keep in float32.
+        options: of the conversion to int8, such as what to keep in float32, which is then done however much it is.
 
     Raises:
         UserError: there is no such layer.
@@ -86,6 +90,8 @@ def prepare(graph: Graph, images: Tensor, file: Path, options: Mapping[str, Any]
     chosen = write(graph, file, "tflite", precision="int8", calibration=images.numpy(), options=options)
     assert chosen is not None
     kept = kept_nodes(chosen, graph)
+    if "keep" not in (options or {}) and len(kept) > max(_MOST_KEPT * len(graph.nodes), _FEW_KEPT):
+        kept = frozenset()
     expected = _logits(Lowered(graph), images[1::2]).numpy()
     graph = equalise(graph, images.numpy())
     seen = observe_graph(graph, images[::2])

@@ -122,6 +122,22 @@ def test_what_is_rounded_is_what_runtimes_compute(name: str, format_: str, tmp_p
     assert steps.max() < 1.5
 
 
+@pytest.mark.parametrize(("size", "high"), [(2, 2.0), (8, 8.000008)])
+def test_halves_of_a_mean_are_rounded_as_runtimes_do(size: int, high: float, tmp_path: Path) -> None:
+    """Where one step is twice another, as histograms give them, half of all means of four are halves; and where it is
+    nearly so, of small numbers, the runtime takes for halves what is next to them."""
+    graph = trace(nn.AdaptiveAvgPool2d(1).eval(), (1, 64, size, size))
+    ranges = {"input": (-0.25 * high, 0.75 * high), graph.output: (-0.25, 0.75)}
+    rounded = Rounded(graph, ranges).eval()
+    x = torch.randint(-8, 9, (128, 64, size, size), generator=torch.Generator().manual_seed(0)) * (high / 255)
+    learned, path = Learned(rounded.ranges()), tmp_path / "m.tflite"
+    write(graph, path, "tflite", precision="int8", calibration=x[:4].numpy(), options={"ranges": learned})
+    with torch.no_grad():
+        expected = rounded(x).numpy()
+    assert len(np.unique(expected)) > 10
+    assert (np.abs(format_of(path).load(path)(x.numpy()) - expected) > 1e-3).mean() < 1e-3
+
+
 @pytest.mark.parametrize(("name", "format_"), [*((name, "tflite") for name in OPERATIONS), ("convolutions", "onnx")])
 def test_what_is_kept_in_float32_is_so_in_the_file(name: str, format_: str, tmp_path: Path) -> None:
     """Each operation alone, and with what reads it, as those are that post-training quantisation keeps."""
