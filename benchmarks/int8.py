@@ -8,9 +8,8 @@ looked at on the same test images (540 of the digits): those that
 ``fbnet-export`` makes (``ours``; ``whole``: with the whole range seen and nothing in float32, as it was done before),
 and beside them litert-quantizer's own recipe (moving averages of the ranges) and ONNX Runtime's ``quantize_static``,
 with its defaults and with ranges at the 99.9th percentile. ``aware`` are those of the network trained on for some
-epochs as ``fbnet-train --quantize int8`` does, with rounding and without batch norm, from labels and from what it gives
-without rounding; for these the agreement of the file with that network is kept, too. Files are timed beside the float32
-file of their format: the least time of an image on one thread, turn by turn.
+epochs by ``fbnet-train --quantize int8``; for these the agreement of the file with the network that rounds is kept,
+too. Files are timed beside the float32 file of their format: the least time of an image on one thread, turn by turn.
 
 What is done is kept in the folder, weights and rows, and not done again. Prints a table and writes results.json. The
 exit code is 1 if one of our files loses more than 1 point, or a peer's of the same format is better by more than 0.3.
@@ -29,14 +28,17 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
+from PIL import Image
 from results_file import write_results
 from sklearn.datasets import load_digits
 from torch import nn
 
 from fbnet_mobile.data.augment import normalise
-from fbnet_mobile.data.data import load_data
+from fbnet_mobile.data.data import Data, load_data
 from fbnet_mobile.engine.checkpoint import load_checkpoint
+from fbnet_mobile.engine.losses import Teacher
 from fbnet_mobile.files import write_whole
 from fbnet_mobile.formats.base import format_of, get_format, write
 from fbnet_mobile.formats.int8 import Learned
@@ -45,7 +47,10 @@ from fbnet_mobile.graph.merge import merge_branches
 from fbnet_mobile.graph.operations import Graph
 from fbnet_mobile.graph.rounded import Rounded
 from fbnet_mobile.graph.trace import trace
+from fbnet_mobile.recipe import build as build_recipe
+from fbnet_mobile.train.loop import train
 from fbnet_mobile.train.quantise import prepare
+from fbnet_mobile.train.recipe import QUANTIZE, TrainRecipe, read_recipe
 
 PACKAGES = ("timm", "onnxruntime", "ai-edge-litert", "litert-quantizer")
 SIZE, TEST, CALIBRATION = 64, 540, 256
@@ -107,6 +112,7 @@ class Given:
         test: likewise.
         labels: of these.
         flips: whether a mirrored image is another of its class.
+        data: what these are of; None for the digits.
     """
 
     train: Images
@@ -114,6 +120,7 @@ class Given:
     test: Images
     labels: Labels
     flips: bool = False
+    data: Data | None = None
 
     @property
     def calibration(self) -> Images:
@@ -143,7 +150,8 @@ def images_for(name: str, options: argparse.Namespace) -> Given:
     for split in (data.train, data.test):
         images = torch.cat([normalise(pixels, mean, std) for pixels, _ in split.batches(256)])
         parts.append((images.contiguous().numpy(), split.labels.numpy()))
-    return Given(*parts[0], *parts[1], flips=data.flip)
+    colours: dict[str, Any] = {"mean": mean, "std": std}
+    return Given(*parts[0], *parts[1], flips=data.flip, data=dataclasses.replace(data, **colours))
 
 
 def is_checkpoint(name: str) -> bool:
@@ -340,31 +348,48 @@ def trained(name: str, given: Given, options: argparse.Namespace) -> nn.Module:
 
 
 def trained_aware(name: str, module: nn.Module, given: Given, options: argparse.Namespace) -> nn.Module:
-    """The network trained on with rounding, here or earlier."""
+    """The network trained on with rounding, here or earlier, as ``fbnet-train --quantize int8`` does."""
     with tempfile.TemporaryDirectory() as folder:
         images = torch.from_numpy(given.calibration)
         rounded = prepare(traced(module, given.train), images, Path(folder) / "without_training.tflite")
-    kept = options.output / f"{'-'.join(Path(name).parts[-3:])}-{options.epochs}-aware-{options.aware_epochs}.pt"
-    if kept.exists():
-        rounded.load_state_dict(torch.load(kept, weights_only=True))
-        return rounded.eval()
-    start = time.perf_counter()
-    fit(rounded, given, options.aware_epochs, 2e-4, options.trained_on, module)
-    with write_whole(kept) as partial:
-        torch.save(rounded.state_dict(), partial)
-    print(f"trained {name} with rounding in {time.perf_counter() - start:.0f} s", flush=True)
-    return rounded.eval()
+    data = pictures(options.output / "digits") if given.data is None else given.data
+    data = dataclasses.replace(data, test=data.test.limit(100))  # it is looked at as a file
+    fabric = Fabric(accelerator=options.trained_on, devices=1)
+    colours = (data.mean, data.std)
+    teacher = Teacher(module, colours, data.resolution, colours, fabric, name)
+    # Those of timm were trained here without cutting images out.
+    augmentations = None if is_checkpoint(name) else ("flip",) if given.flips else ()
+    how = {"epochs": options.aware_epochs, "loss": "distillation", "teacher": name, "augmentations": augmentations}
+    recipe = build_recipe(TrainRecipe, {**read_recipe(QUANTIZE), **how})
+    folder_of_run = options.output / f"{'-'.join(Path(name).parts[-3:])}-aware-{options.aware_epochs}"
+    train(rounded, data, recipe, folder_of_run, fabric, architecture=name, teacher=teacher)
+    module.cpu()
+    return rounded.cpu().eval()
 
 
-def fit(
-    module: nn.Module, given: Given, epochs: int, rate: float, trained_on: str, teacher: nn.Module | None = None
-) -> None:
-    """Train by AdamW, in one cycle, from labels, and as much from the logits of a teacher."""
+def pictures(folder: Path) -> Data:
+    """The digits as a folder of images, of which training takes some to validate on."""
+    given = digits()
+    if not folder.exists():
+        with write_whole(folder) as partial:
+            for part, images, labels in (
+                ("train", given.train, given.train_labels),
+                ("test", given.test, given.labels),
+            ):
+                for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+                    place = partial / part / str(label) / f"{number}.png"
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    grey = np.rint(255 * (image[0] + 2) / 4).clip(0, 255).astype(np.uint8)
+                    Image.fromarray(grey).convert("RGB").save(place)
+    # Normalised as those arrays are.
+    return dataclasses.replace(load_data(str(folder), resolution=SIZE), mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def fit(module: nn.Module, given: Given, epochs: int, rate: float, trained_on: str) -> None:
+    """Train by AdamW, in one cycle."""
     batch = 64
     steps = epochs * (len(given.train) // batch)
     module.to(trained_on).train()
-    if teacher is not None:
-        teacher.to(trained_on).eval()
     images = torch.from_numpy(given.train).to(trained_on)
     labels = torch.from_numpy(given.train_labels).to(trained_on)
     optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.02)
@@ -378,23 +403,12 @@ def fit(
                 some = torch.where(torch.rand(len(part), 1, 1, 1, device=some.device) < 0.5, some.flip(3), some)
             answers = module(some)
             loss = nn.functional.cross_entropy(answers, labels[part])
-            if teacher is not None:
-                with torch.no_grad():
-                    wanted = teacher(some)
-                loss = (loss + nn.functional.mse_loss(centred(answers), centred(wanted))) / 2
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             done += 1
     module.cpu()
-    if teacher is not None:
-        teacher.cpu()
-
-
-def centred(logits: torch.Tensor) -> torch.Tensor:
-    """Less their mean, which no answer depends on."""
-    return logits - logits.mean(1, keepdim=True)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from fbnet_mobile.zoo.start import Start
 
-QUANTIZED_RATE = 0.01
-"""Share of the learning rate with which weights that are trained already, and without batch norm, are trained on."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
@@ -106,7 +103,6 @@ def train(options: TrainOptions) -> TrainResult:
         module, initial_weights = quantised(
             asked.checkpoint, data, say if fabric.is_global_zero else lambda _: None, keep_asked(task.int8_keep)
         )
-        recipe = replace(recipe, learning_rate=QUANTIZED_RATE * recipe.learning_rate)
     network, remarks = start.for_classes(data.classes)
     if fabric.is_global_zero:
         for remark in remarks:

@@ -17,6 +17,8 @@ RECIPES = tuple(sorted(path.stem for path in _RECIPES.glob("*.yaml")))
 """Names of the recipes that come with the package."""
 FINETUNE = "finetune"
 """That for trained weights."""
+QUANTIZE = "quantize"
+"""That for training with rounding."""
 _TRAINED = ("pretrained", "weights", "checkpoint")
 
 
@@ -43,7 +45,7 @@ class TrainRecipe:
         0.1,
         group=_TRAINING,
         above=0,
-        help="At its peak; --quantize, which goes on from trained weights, takes 1 % of it.",
+        help="At its peak.",
     )
     schedule: Literal["cosine", "step", "exponential"] = option(
         "cosine", group=_TRAINING, help="How the learning rate falls: to zero, in steps, or steadily by a factor."
@@ -214,7 +216,7 @@ def with_recipe(given: Mapping[str, Any], *, inherits_trained: bool = False) -> 
     """Options with those of the recipe that they name, behind them: what is given itself counts first.
 
     Trained weights are trained on by :data:`FINETUNE` where no recipe is named, not even an empty one; so are those
-    that a search within a trained network leaves. What is trained with rounding learns from itself without
+    that a search within a trained network leaves; with rounding by :data:`QUANTIZE`. That learns from itself without
     (quantization-aware distillation, arXiv 2601.20088) where neither a teacher nor a loss is named.
 
     Args:
@@ -224,8 +226,8 @@ def with_recipe(given: Mapping[str, Any], *, inherits_trained: bool = False) -> 
     Raises:
         UserError: there is no such recipe, or it holds what is no option of training.
     """
-    trained = inherits_trained or (any(given.get(name) for name in _TRAINED) and not given.get("quantize"))
-    name = given.get("recipe", FINETUNE if trained else "")
+    trained = inherits_trained or any(given.get(name) for name in _TRAINED)
+    name = given.get("recipe", QUANTIZE if given.get("quantize") else FINETUNE if trained else "")
     whole = {**read_recipe(str(name)), **given, "recipe": name} if name else dict(given)
     if whole.get("quantize") and whole.get("checkpoint") and not whole.keys() & {"teacher", "loss"}:
         whole["teacher"] = str(whole["checkpoint"])
@@ -291,7 +293,8 @@ class TrainTask:
         "",
         group=_TRAINING,
         known="recipe",
-        shown="finetune from --pretrained, --weights, --checkpoint, or --inherit of a search --within, else none",
+        shown="quantize with --quantize, finetune from --pretrained, --weights, --checkpoint, or --inherit of a search "
+        "--within, else none",
         help=f"Options of training by name: {', '.join(RECIPES)}, or a YAML file; those given here count before it.",
     )
     compile: bool = option(

@@ -28,13 +28,14 @@ def test_trained_weights_are_fine_tuned_unless_another_recipe_is_named(weights: 
     found = with_recipe({**weights, "clip": 1.0})
     assert found == {**read_recipe("finetune"), "recipe": "finetune", **weights, "clip": 1.0}
     assert with_recipe({**weights, "recipe": ""}) == {**weights, "recipe": ""}
-    assert "recipe" not in with_recipe({**weights, "quantize": "int8"})
+    assert with_recipe({**weights, "quantize": "int8"})["recipe"] == "quantize"
+    assert with_recipe({**weights, "quantize": "int8", "recipe": "mobile"})["recipe"] == "mobile"
     assert with_recipe({**weights, "recipe": "quick"}) == {**read_recipe("quick"), **weights, "recipe": "quick"}
     assert with_recipe({"pretrained": False, "weights": None}) == {"pretrained": False, "weights": None}
 
 
 def test_what_is_trained_with_rounding_learns_from_itself_without() -> None:
-    rounding = {"checkpoint": Path("best.pt"), "quantize": "int8"}
+    rounding = {"checkpoint": Path("best.pt"), "quantize": "int8", "recipe": ""}
     assert with_recipe(rounding) == {**rounding, "teacher": "best.pt"}
     for other in ({"teacher": ""}, {"teacher": "large.pt"}, {"loss": "focal"}):
         assert with_recipe({**rounding, **other}) == {**rounding, **other}
