@@ -203,7 +203,7 @@ def _keep_in_float32(model: onnx.ModelProto, names: Collection[str]) -> None:
     for node in list(model.graph.node):
         if node.name not in names or node.op_type not in ("Conv", "Gemm") or node.input[0] not in dequantised:
             continue
-        name = node.input[2]
+        name = node.input[2]  # each layer of a graph has a bias of its own
         bias = onnx.numpy_helper.to_array(biases[name])
         sizes = onnx.numpy_helper.from_array(np.where(bias == 0, np.float32(1), np.abs(bias)), f"{name}_scale")
         biases[name].CopyFrom(onnx.numpy_helper.from_array(np.sign(bias).astype(np.int32), name))
