@@ -8,8 +8,9 @@ looked at on the same test images (540 of the digits): those that
 ``fbnet-export`` makes (``ours``; ``whole``: with the whole range seen and nothing in float32, as it was done before),
 and beside them litert-quantizer's own recipe (moving averages of the ranges) and ONNX Runtime's ``quantize_static``,
 with its defaults and with ranges at the 99.9th percentile. ``aware`` are those of the network trained on for some
-epochs by ``fbnet-train --quantize int8``; for these the agreement of the file with the network that rounds is kept,
-too. Files are timed beside the float32 file of their format: the least time of an image on one thread, turn by turn.
+epochs as by ``fbnet-train --quantize int8``, those of timm without cutting images out, as they were trained; for these
+the agreement of the file with the network that rounds is kept, too. Files are timed beside the float32 file of their
+format: the least time of an image on one thread, turn by turn.
 
 What is done is kept in the folder, weights and rows, and not done again. Prints a table and writes results.json. The
 exit code is 1 if one of our files loses more than 1 point, or a peer's of the same format is better by more than 0.3.

@@ -192,12 +192,12 @@ def quantise(
         ranges: one of :data:`fbnet_mobile.formats.ranges.METHODS`, or "auto": that of the least error of the logits;
             or what was learned.
         keep: layers, or modules with all layers in them, that stay in float32; "auto": none if the file is good
-            (:func:`good`), else those that cost the logits most, until it is. Those that were learned with in float32
-            stay so, too, and "auto" adds none to them.
+            (:func:`good`), else those that cost the logits most, until it is. What was kept in training stays so, too,
+            and "auto" adds nothing to it.
         origin: what the float32 file was written from, if its biases may be corrected.
 
     Raises:
-        UserError: an unknown method or layer, or no layer at all, where some were learned with.
+        UserError: an unknown method or layer, or nothing is to be kept, and was in what was learned.
     """
     reads = quantiser.reads()
     learned = {} if isinstance(ranges, str) else _by_tensor(ranges.ranges, origin, reads)
@@ -507,7 +507,7 @@ def _matching(asked: Sequence[str], layers: Sequence[str]) -> frozenset[str]:
     for name in asked:
         some = {layer for layer in layers if layer.startswith(f"{name}.") or _numbered(layer, name)}
         if not some:
-            raise UserError(unknown("layer", name, layers, "--sensitivity lists them"))
+            raise UserError(unknown("layer", name, layers, "fbnet-export --sensitivity lists them"))
         found |= some
     return frozenset(found)
 

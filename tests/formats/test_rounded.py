@@ -164,6 +164,15 @@ def test_what_is_kept_in_float32_is_so_in_the_file(name: str, format_: str, tmp_
                 onnx.checker.check_model(path, full_check=True)
 
 
+def test_all_that_an_operation_is_made_by_is_kept_with_it(tmp_path: Path) -> None:
+    graph = trace(OPERATIONS["silu"]().eval(), (1, 8, 16, 16))
+    x = images(8).repeat(1, 3, 1, 1)[:, :8, :16, :16]
+    ranges = find_ranges(graph, observe_graph(graph, x), "min-max")
+    how = {"precision": "int8", "calibration": x.numpy(), "options": {"ranges": Learned(ranges, ("0.silu",))}}
+    kept = [write(graph, tmp_path / f"m{get_format(name).suffix}", name, **how).kept for name in ("tflite", "onnx")]  # type: ignore[arg-type, union-attr]
+    assert [len(names) for names in kept] == [2, 2], "a sigmoid and a product"
+
+
 def test_an_onnx_file_has_them_too_and_a_float32_file_has_no_rounding(rounded: Rounded, tmp_path: Path) -> None:
     where = {"input_shape": SHAPE, "inputs": images(64, 1).numpy()}
     report = export(
