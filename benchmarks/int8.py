@@ -390,8 +390,8 @@ def fit(module: nn.Module, given: Given, epochs: int, rate: float, trained_on: s
     """Train by AdamW, in one cycle."""
     batch = 64
     steps = epochs * (len(given.train) // batch)
-    module.to(trained_on).train()
-    images = torch.from_numpy(given.train).to(trained_on)
+    module.to(trained_on, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    images = torch.from_numpy(given.train).to(trained_on, memory_format=torch.channels_last)
     labels = torch.from_numpy(given.train_labels).to(trained_on)
     optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
@@ -409,7 +409,7 @@ def fit(module: nn.Module, given: Given, epochs: int, rate: float, trained_on: s
             optimizer.step()
             schedule.step()
             done += 1
-    module.cpu()
+    module.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 if __name__ == "__main__":

@@ -7,15 +7,14 @@ makes floats of sums of integers, and rounds once.
 import torch
 from torch import Tensor
 
-_ONE = 1 << 15
-"""In 16-bit fixed point; its highest number is one less."""
+_GATE_STEP = 1 / 255
 
 
 def hard_swish(step: Tensor, zero: Tensor, result_step: Tensor, result_zero: Tensor) -> Tensor:
     """What hard swish gives for each of the 256 integers: (256,) integers from 0 to 255.
 
-    TFLite's HardSwish (``reference_ops.h``) in its 16-bit fixed point, bit by bit: about one integer in 256 differs by
-    one from what is nearest.
+    In the parts that TFLite files have it in: a sum with three, in steps of 6/255, of which a sixth is the gate, and
+    the product with that.
 
     Args:
         step: between the numbers that the input's integers stand for.
@@ -23,46 +22,11 @@ def hard_swish(step: Tensor, zero: Tensor, result_step: Tensor, result_zero: Ten
         result_step: of the result.
         result_zero: of the result.
     """
-    fine = (torch.arange(256, device=step.device) - zero.long()) * 128  # of a 128th of the step
-    by, exponent = _fixed(float(step) / 128 / float(result_step))
-    before = _product(fine, by, round_=True)
-    of_three, places = _fixed(float(step) / 128 / (3 / _ONE))
-    part = _clamp(fine << (places - 1)) if places > 0 else fine
-    part = _product(part, of_three, round_=True)
-    if places > 0:
-        part = _clamp(part << 1)
-    elif places < 0:
-        part = _shifted(part, -places)
-    gate = (part + _ONE) >> 1
-    return (_shifted(_product(gate, before, round_=False), -exponent) + result_zero.long()).clamp(0, 255)
-
-
-def _fixed(real: float) -> tuple[int, int]:
-    """Return m and e such that real is about m / 2^15 * 2^e, rounded to 31 bits and from these to 15."""
-    fraction, exponent = torch.frexp(torch.tensor(real, dtype=torch.float64))
-    places = int(torch.floor(fraction * 2**31 + 0.5))
-    if places == 1 << 31:
-        places, exponent = places >> 1, exponent + 1
-    return min((places + _ONE) >> 16, _ONE - 1), int(exponent)
-
-
-def _product(first: Tensor, second: Tensor | int, round_: bool) -> Tensor:
-    """The high half of twice the product, halves away from zero if it is rounded, else without its fraction."""
-    twice = first * second
-    nudge = torch.where(twice >= 0, _ONE >> 1, 1 - (_ONE >> 1)) if round_ else 0
-    return _clamp(torch.div(twice + nudge, _ONE, rounding_mode="trunc"))
-
-
-def _shifted(x: Tensor, places: int) -> Tensor:
-    """x / 2^places, halves away from zero."""
-    if places <= 0:
-        return x
-    half = ((1 << places) - 1) >> 1
-    return (x >> places) + ((x & ((1 << places) - 1)) > half + (x < 0).long()).long()
-
-
-def _clamp(x: Tensor) -> Tensor:
-    return x.clamp(-_ONE, _ONE - 1)
+    integers = torch.arange(256, device=step.device) - zero
+    three = (torch.full_like(integers, 127), step.new_tensor(3 / 127))
+    gate = added(integers, step, *three, step.new_tensor(6 * _GATE_STEP)).clamp(0, 255)
+    factor = step * step.new_tensor(_GATE_STEP) / result_step
+    return (torch.round(integers * gate * factor) + result_zero).clamp(0, 255)
 
 
 def average(integers: Tensor, count: int) -> Tensor:

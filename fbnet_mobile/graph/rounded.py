@@ -152,7 +152,7 @@ class Rounded(Lowered):
             exact = exact.clamp(zero + lowest / step, zero + torch.round(highest / step))
         elif node.op == "hard_swish" and node.inputs[0] in self._points:
             before, nothing = self._step_and_zero(node.inputs[0])
-            table = kernels.hard_swish(before, nothing, step, zero).float()
+            table = kernels.hard_swish(before, nothing, step, zero)
             exact = table[torch.round(inputs[0].detach() / before + nothing).int()]
         elif node.op == "add" and len(inputs) == 2 and {*node.inputs} <= self._points.keys():
             terms = [

@@ -23,6 +23,7 @@ from fbnet_mobile.formats.base import Session
 from fbnet_mobile.formats.int8 import Quantised, Quantiser, quantise
 from fbnet_mobile.formats.packages import needs, quiet
 from fbnet_mobile.formats.ranges import Ranges
+from fbnet_mobile.formats.tflite.hard_swish import in_parts
 from fbnet_mobile.formats.tflite.run import as_reals, as_taken, load
 from fbnet_mobile.graph.rounded import WEIGHT_LEVELS, weight_ends
 
@@ -189,7 +190,9 @@ class TFLiteQuantiser(Quantiser):
         with quiet(), _large_weights():
             made = self._quantizer.Quantizer(content, settings)
             result = made.quantize(entries, enable_progress_bar=False, enable_progress_report=False)
-        target.write_bytes(result.quantized_model)
+        # Files of integers alone are for other runtimes, and a part more is a feature map more in memory.
+        content = bytes(result.quantized_model)
+        target.write_bytes(content if self._borders else in_parts(content))
 
 
 def _entry(axes: int, low: float, high: float) -> dict[str, Any]:
@@ -364,4 +367,4 @@ def int8_for_measuring(content: bytes, first: bool, last: bool) -> bytes:
             if model.buffers[tensor.buffer].data is None:
                 ranges[tensor.name.decode()] = _entry(len(tensor.shape), *_RANGE)
         result = made.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
-    return bytes(result.quantized_model)
+    return in_parts(bytes(result.quantized_model))
