@@ -37,9 +37,11 @@ KINDS = {"float32": "float32", "alike": "float32", "uint8": "uint8"}
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
+    """Of as many weights, in eight bits too, as litert-quantizer puts behind a file."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Hardswish(), MBConv(8, 16, 5, 2), MBConv(16, 16, 3, 1)]
-    head = nn.Linear(16, len(NAMES))
+    layers += [nn.Conv2d(16, 600, 1), nn.Hardswish(), nn.Conv2d(600, 480, 1), nn.Hardswish()]
+    head = nn.Linear(480, len(NAMES))
     head.weight.data *= 8  # confident
     return calibrated(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head), 3, SIZE)
 

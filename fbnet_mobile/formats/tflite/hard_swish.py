@@ -2,8 +2,9 @@
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
+
+from fbnet_mobile.formats.tflite.flatbuffer import packed, parsed
 
 _CODE = schema.BuiltinOperator
 _LOWEST = -128
@@ -27,13 +28,10 @@ def in_parts(content: bytes) -> bytes:
         content: a file of one subgraph. Hard swish in float32 stays what it is, as does that of an input whose steps
             are too small or too large to be added to 3.
     """
-    model = flatbuffer_utils.read_model_from_bytearray(content)
+    model = parsed(content)
     (graph,) = model.subgraphs
     if not any(_is_to_be_parted(model, operator) for operator in graph.operators):
         return content
-    for buffer in model.buffers:
-        if buffer.data is not None:
-            buffer.data = np.frombuffer(buffer.data, np.uint8)  # anything else is written byte by byte
     operators, graph.operators = graph.operators, []
     parts = _Parts(model)
     for operator in operators:
@@ -41,7 +39,7 @@ def in_parts(content: bytes) -> bytes:
             parts.add(*operator.inputs, *operator.outputs)
         else:
             graph.operators.append(operator)
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    return packed(model)
 
 
 def _is_to_be_parted(model: schema.ModelT, operator: schema.OperatorT) -> bool:
@@ -115,5 +113,5 @@ class _Parts:
         for place, known in enumerate(codes):
             if known.builtinCode == code and known.version >= _VERSION:
                 return place
-        codes.append(schema.OperatorCodeT(deprecatedBuiltinCode=code, builtinCode=code, version=_VERSION))
+        codes.append(schema.OperatorCodeT(builtinCode=code, version=_VERSION))
         return len(codes) - 1
