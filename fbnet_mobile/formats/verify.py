@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +163,7 @@ def export(
         tolerance = TOLERANCE if conversion is None else conversion.tolerance
         if math.isinf(tolerance) and not answers:
             tolerance = ONE_LOGIT_TOLERANCE
-    judged, asked = conversion is not None and math.isinf(conversion.tolerance), min_agreement is not None
-    if min_agreement is None:
-        min_agreement = MIN_AGREEMENT if judged else 0.0
-    counted = labels is not None and answers
+    judged = conversion is not None and math.isinf(conversion.tolerance)
 
     def run(file: Path, images: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         results = entry.load(file).run(images)
@@ -186,24 +183,10 @@ def export(
         actual = run(partial, given)
         advice = _advice(quantised) if judged else ""
         differences = _compare(expected, actual, tolerance, path, f"the {format} file", advice)
-        found, own = (next(iter(results.values())) for results in (actual, expected))
-        if answers:
-            found, own = found.argmax(1), own.argmax(1)
-        agreement = float((found == own).mean()) if answers else None
-        if agreement is not None and agreement < min_agreement:
-            wanted = "asked for" if asked else f"that {precision} must reach unless --min-agreement says otherwise"
-            raise JobError(
-                f"the {format} file gives PyTorch's answer on {agreement:.1%} of the inputs, less than the "
-                f"{min_agreement:.1%} {wanted}; nothing was written to {path}{advice}"
-            )
-        accuracy = float((found == labels).mean()) if counted else None
-        pytorch_accuracy = float((own == labels).mean()) if counted else None
-        lost = pytorch_accuracy - accuracy if accuracy is not None and pytorch_accuracy is not None else 0.0
-        if judged and not asked and lost > max(MAX_LOSS, 1 / count) + 1e-9:  # of few images one is many points
-            raise JobError(
-                f"the {format} file is right on {accuracy:.1%} of the inputs and PyTorch on {pytorch_accuracy:.1%}; "
-                f"{precision} may lose {100 * MAX_LOSS:g} points unless --min-agreement says what is enough; nothing "
-                f"was written to {path}{advice}"
+        counts = _counted(scores, next(iter(actual.values())), labels) if answers else None
+        if counts is not None:
+            counts.check(
+                f"the {format} file", precision, judged, min_agreement, f"nothing was written to {path}{advice}"
             )
         files = [partial, *partial.rglob("*")] if partial.is_dir() else [partial]
         size = sum(file.stat().st_size for file in files if file.is_file())
@@ -215,15 +198,61 @@ def export(
         inputs=count,
         largest_difference=max(largest for largest, _ in differences.values()),
         relative_difference=max(relative for _, relative in differences.values()),
-        agreement=agreement,
-        accuracy=accuracy,
-        pytorch_accuracy=pytorch_accuracy,
+        agreement=None if counts is None else counts.agreement,
+        accuracy=None if counts is None else counts.accuracy,
+        pytorch_accuracy=None if counts is None else counts.pytorch_accuracy,
         size=size,
         seconds=seconds,
         merged=merged,
         quantised=quantised,
         outputs={name: (graph.shapes()[node], differences[name][1]) for name, node in graph.outputs.items()},
     )
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Of inputs: how many of a file's answers are PyTorch's, and how many of each are right, if that is known."""
+
+    inputs: int
+    agreement: float
+    accuracy: float | None = None
+    pytorch_accuracy: float | None = None
+
+    def check(self, what: str, precision: str, judged: bool, asked: float | None, ending: str) -> None:
+        """Refuse too few.
+
+        Args:
+            what: the file, as messages call it.
+            precision: that it is in.
+            judged: whether that is one that answers are what files are judged by.
+            asked: the least agreement that is; None for what is usual.
+            ending: of messages.
+        """
+        least = asked if asked is not None else MIN_AGREEMENT if judged else 0.0
+        if self.agreement < least:
+            why = f"that {precision} must reach unless --min-agreement says otherwise" if asked is None else "asked for"
+            raise JobError(
+                f"{what} gives PyTorch's answer on {self.agreement:.1%} of the inputs, less than the "
+                f"{least:.1%} {why}; {ending}"
+            )
+        if self.accuracy is None or self.pytorch_accuracy is None or not judged or asked is not None:
+            return
+        # Of few images one is many points.
+        if self.pytorch_accuracy - self.accuracy > max(MAX_LOSS, 1 / self.inputs) + 1e-9:
+            raise JobError(
+                f"{what} is right on {self.accuracy:.1%} of the inputs and PyTorch on {self.pytorch_accuracy:.1%}; "
+                f"{precision} may lose {100 * MAX_LOSS:g} points unless --min-agreement says what is enough; {ending}"
+            )
+
+
+def _counted(
+    expected: NDArray[np.float32], actual: NDArray[np.float32], labels: NDArray[np.integer[Any]] | None
+) -> _Counts:
+    own, found = expected.argmax(1), actual.argmax(1)
+    agreement = float((found == own).mean())
+    if labels is None:
+        return _Counts(len(own), agreement)
+    return _Counts(len(own), agreement, float((found == labels).mean()), float((own == labels).mean()))
 
 
 def _checked(
