@@ -185,9 +185,7 @@ def export(
         differences = _compare(expected, actual, tolerance, path, f"the {format} file", advice)
         counts = _counted(scores, next(iter(actual.values())), labels) if answers else None
         if counts is not None:
-            counts.check(
-                f"the {format} file", precision, judged, min_agreement, f"nothing was written to {path}{advice}"
-            )
+            counts.check(format, precision, judged, min_agreement, path, advice)
         files = [partial, *partial.rglob("*")] if partial.is_dir() else [partial]
         size = sum(file.stat().st_size for file in files if file.is_file())
     seconds = time.perf_counter() - start
@@ -218,30 +216,40 @@ class _Counts:
     accuracy: float | None = None
     pytorch_accuracy: float | None = None
 
-    def check(self, what: str, precision: str, judged: bool, asked: float | None, ending: str) -> None:
-        """Refuse too few.
+    def check(
+        self,
+        format: str,  # noqa: A002
+        precision: str,
+        judged: bool,
+        asked: float | None,
+        path: Path,
+        advice: str,
+    ) -> None:
+        """Refuse too few, of a file that is for ``path``.
 
         Args:
-            what: the file, as messages call it.
-            precision: that it is in.
-            judged: whether that is one that answers are what files are judged by.
+            format: of the file.
+            precision: of the file.
+            judged: whether files of that precision are judged by their answers.
             asked: the least agreement that is; None for what is usual.
-            ending: of messages.
+            path: that nothing was written to.
+            advice: the end of messages.
         """
         least = asked if asked is not None else MIN_AGREEMENT if judged else 0.0
         if self.agreement < least:
             why = f"that {precision} must reach unless --min-agreement says otherwise" if asked is None else "asked for"
             raise JobError(
-                f"{what} gives PyTorch's answer on {self.agreement:.1%} of the inputs, less than the "
-                f"{least:.1%} {why}; {ending}"
+                f"the {format} file gives PyTorch's answer on {self.agreement:.1%} of the inputs, less than the "
+                f"{least:.1%} {why}; nothing was written to {path}{advice}"
             )
         if self.accuracy is None or self.pytorch_accuracy is None or not judged or asked is not None:
             return
         # Of few images one is many points.
         if self.pytorch_accuracy - self.accuracy > max(MAX_LOSS, 1 / self.inputs) + 1e-9:
             raise JobError(
-                f"{what} is right on {self.accuracy:.1%} of the inputs and PyTorch on {self.pytorch_accuracy:.1%}; "
-                f"{precision} may lose {100 * MAX_LOSS:g} points unless --min-agreement says what is enough; {ending}"
+                f"the {format} file is right on {self.accuracy:.1%} of the inputs and PyTorch on "
+                f"{self.pytorch_accuracy:.1%}; {precision} may lose {100 * MAX_LOSS:g} points unless --min-agreement "
+                f"says what is enough; nothing was written to {path}{advice}"
             )
 
 
