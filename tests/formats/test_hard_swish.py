@@ -73,9 +73,10 @@ def test_a_file_of_integers_alone_has_no_value_more_in_memory(tmp_path: Path) ->
     assert operations(path.read_bytes())["HARD_SWISH"] == 2
 
 
-@pytest.mark.parametrize("largest", [1e-4, 1e5])
-def test_values_too_small_or_large_to_be_added_to_three(largest: float, tmp_path: Path) -> None:
-    """XNNPACK adds no steps that are further apart than 2^8 or 2^-10; LiteRT would not load such a file."""
+@pytest.mark.parametrize(("largest", "left"), [(1e-3, 0), (1e5, 1)])
+def test_values_too_small_or_large_to_be_added_to_three(largest: float, left: int, tmp_path: Path) -> None:
+    """XNNPACK adds no steps that are further apart than 2^8 or 2^-10; LiteRT would not load such a file. Small ones get
+    larger steps, as files of weights that were never trained are full of them, and are measured."""
     layers = [nn.Conv2d(3, 8, 1, bias=False), nn.Hardswish(), nn.Conv2d(8, 8, 1)]
     module = nn.Sequential(*layers).eval()
     images = torch.from_numpy(pictures(16))
@@ -83,5 +84,6 @@ def test_values_too_small_or_large_to_be_added_to_three(largest: float, tmp_path
         layers[0].weight *= largest / layers[0](images).abs().max()
         expected = module[:2](images).numpy()
     path = written(module[:2], tmp_path / "m.tflite")
-    assert operations(path.read_bytes())["HARD_SWISH"] == 1
-    assert np.abs(format_of(path).load(path)(images.numpy()) - expected).max() < 0.02 * np.abs(expected).max()
+    assert operations(path.read_bytes())["HARD_SWISH"] == left
+    difference = np.abs(format_of(path).load(path)(images.numpy()) - expected).max()
+    assert difference < 0.05 * np.abs(expected).max()

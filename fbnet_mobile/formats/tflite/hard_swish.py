@@ -10,8 +10,8 @@ _CODE = schema.BuiltinOperator
 _LOWEST = -128
 """Of the integers; what stands for 0 of a gate."""
 _GATE_STEP = 1 / 255
-_NEAREST, _FURTHEST = 2.0**-9, 2.0**7
-"""Between these a step has to be of a sum's: twice what :mod:`fbnet_mobile.formats.tflite.precision` says of sums."""
+LEAST_STEP, MOST_STEP = 6 * _GATE_STEP * 2.0**-9, 6 * _GATE_STEP * 2.0**7
+"""Of an input, between which it can be added to 3: twice what XNNPACK allows beside the steps of the sum."""
 _VERSION = 2
 """Of sums and products of int8."""
 
@@ -26,7 +26,7 @@ def in_parts(content: bytes) -> bytes:
 
     Args:
         content: a file of one subgraph. Hard swish in float32 stays what it is, as does that of an input whose steps
-            are too small or too large to be added to 3.
+            are not between :data:`LEAST_STEP` and :data:`MOST_STEP`.
     """
     model = parsed(content)
     (graph,) = model.subgraphs
@@ -48,7 +48,7 @@ def _is_to_be_parted(model: schema.ModelT, operator: schema.OperatorT) -> bool:
     x = model.subgraphs[0].tensors[operator.inputs[0]]
     if x.type != schema.TensorType.INT8:
         return False
-    return _NEAREST < float(x.quantization.scale[0]) / (6 * _GATE_STEP) < _FURTHEST
+    return LEAST_STEP <= float(x.quantization.scale[0]) <= MOST_STEP
 
 
 class _Parts:

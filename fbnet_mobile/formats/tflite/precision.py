@@ -23,7 +23,7 @@ from fbnet_mobile.formats.base import Session
 from fbnet_mobile.formats.int8 import Quantised, Quantiser, quantise
 from fbnet_mobile.formats.packages import needs, quiet
 from fbnet_mobile.formats.ranges import Ranges
-from fbnet_mobile.formats.tflite.hard_swish import in_parts
+from fbnet_mobile.formats.tflite.hard_swish import LEAST_STEP, in_parts
 from fbnet_mobile.formats.tflite.run import as_reals, as_taken, load
 from fbnet_mobile.graph.rounded import WEIGHT_LEVELS, weight_ends
 
@@ -186,6 +186,7 @@ class TFLiteQuantiser(Quantiser):
             entries["input"] = _entry(self._names["input"], 0, 255)  # each step a pixel's
         model = schema.ModelT.InitFromPackedBuf(content, 0)
         _clamp_as_the_gate(model, entries)
+        _widen_for_parts(model, entries)
         _set_weight_ranges(model, entries, self.in_pairs)
         with quiet(), _large_weights():
             made = self._quantizer.Quantizer(content, settings)
@@ -277,6 +278,19 @@ def _clamp_as_the_gate(model: schema.ModelT, ranges: MutableMapping[str, Any]) -
             continue
         after = ranges[tensors[operator.outputs[0]].name.decode()]
         ranges[tensors[before].name.decode()] = {end: 6 * value for end, value in after.items()}
+
+
+def _widen_for_parts(model: schema.ModelT, ranges: MutableMapping[str, Any]) -> None:
+    """Widen, in place, what a hard swish reads until it can be written in parts: next to zero it is half of that.
+
+    Of weights that were never trained many are, and such files are measured.
+    """
+    (graph,) = model.subgraphs
+    for operator in graph.operators:
+        if model.operatorCodes[operator.opcodeIndex].builtinCode == schema.BuiltinOperator.HARD_SWISH:
+            entry = ranges[graph.tensors[operator.inputs[0]].name.decode()]
+            if _step(entry) < LEAST_STEP:
+                entry["max"] = np.maximum(entry["max"], 0) + np.float32(256 * LEAST_STEP)
 
 
 def _activation(operator: schema.OperatorT) -> int:
