@@ -56,8 +56,8 @@ class _Parts:
 
     def __init__(self, model: schema.ModelT) -> None:
         self._model, (self._graph,) = model, model.subgraphs
-        self._three = self._tensor("three", (), 3 / 127, 0, np.array([127], np.int8))
-        self._sixth = self._tensor("sixth", (), 1 / 6 / 127, 0, np.array([127], np.int8))
+        self._three = self._tensor("hard_swish/three", (), 3 / 127, 0, np.array([127], np.int8))
+        self._sixth = self._tensor("hard_swish/sixth", (), 1 / 6 / 127, 0, np.array([127], np.int8))
 
     def add(self, x: int, result: int) -> None:
         """Add the operations that make one tensor of another, by their places."""
