@@ -5,6 +5,7 @@
 pip install MNN onnx pillow
 """
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -27,9 +28,9 @@ def said(path):
     return json.JSONDecoder().raw_decode(text)[0]
 
 
-model, picture = map(Path, sys.argv[1:])
+model, picture = (Path(name).absolute() for name in sys.argv[1:])
 strings = said(model)
-with tempfile.TemporaryDirectory() as folder:
+with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # it leaves a file where it is run
     converted = f"{folder}/model.mnn"
     kind = {".tflite": "TFLITE", ".onnx": "ONNX"}[model.suffix]
     _tools.mnnconvert(["mnnconvert", "-f", kind, "--modelFile", str(model), "--MNNModel", converted])

@@ -7,7 +7,8 @@ makes floats of sums of integers, and rounds once.
 import torch
 from torch import Tensor
 
-_GATE_STEP = 1 / 255
+GATE_STEP = 1 / 255
+"""Between the numbers that a hard swish multiplies what it reads by, in files in TFLite."""
 
 
 def hard_swish(step: Tensor, zero: Tensor, result_step: Tensor, result_zero: Tensor) -> Tensor:
@@ -24,8 +25,8 @@ def hard_swish(step: Tensor, zero: Tensor, result_step: Tensor, result_zero: Ten
     """
     integers = torch.arange(256, device=step.device) - zero
     three = (torch.full_like(integers, 127), step.new_tensor(3 / 127))
-    gate = added(integers, step, *three, step.new_tensor(6 * _GATE_STEP)).clamp(0, 255)
-    factor = step * step.new_tensor(_GATE_STEP) / result_step
+    gate = added(integers, step, *three, step.new_tensor(6 * GATE_STEP)).clamp(0, 255)
+    factor = step * step.new_tensor(GATE_STEP) / result_step
     return (torch.round(integers * gate * factor) + result_zero).clamp(0, 255)
 
 

@@ -5,13 +5,13 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from fbnet_mobile.formats.tflite.flatbuffer import packed, parsed
+from fbnet_mobile.graph.kernels import GATE_STEP
 
 _CODE = schema.BuiltinOperator
 _LOWEST = -128
 """Of the integers; what stands for 0 of a gate."""
-_GATE_STEP = 1 / 255
-LEAST_STEP, MOST_STEP = 6 * _GATE_STEP * 2.0**-9, 6 * _GATE_STEP * 2.0**7
-"""Of an input, between which it can be added to 3: twice what XNNPACK allows beside the steps of the sum."""
+LEAST_STEP, MOST_STEP = 6 * GATE_STEP * 2.0**-9, 6 * GATE_STEP * 2.0**7
+"""Of an input, between which it can be added to 3, as XNNPACK adds steps of 2^-10 to 2^8 of the sum's."""
 _VERSION = 2
 """Of sums and products of int8."""
 
@@ -20,7 +20,7 @@ def in_parts(content: bytes) -> bytes:
     """Return a TFLite file in which hard swish of int8 is x (relu6(x + 3) / 6), in three operations.
 
     XNNPACK has hard swish for floats alone. In integers LiteRT computes it by a reference kernel, which takes many
-    times as long as the convolution before it, and gives up XNNPACK's layout of what is around. The gate has steps of
+    times as long as the convolution before it. The gate has steps of
     1/255, so that all that is beyond -3 and 3 is exact. A sixth of an integer is that integer, in a step that is a
     sixth.
 
@@ -63,8 +63,8 @@ class _Parts:
         """Add the operations that make one tensor of another, by their places."""
         tensor = self._graph.tensors[result]
         name, shape = tensor.name.decode(), tuple(tensor.shape)
-        clamped = self._tensor(f"{name}/clamped", shape, 6 * _GATE_STEP, _LOWEST)
-        gate = self._tensor(f"{name}/gate", shape, _GATE_STEP, _LOWEST)
+        clamped = self._tensor(f"{name}/clamped", shape, 6 * GATE_STEP, _LOWEST)
+        gate = self._tensor(f"{name}/gate", shape, GATE_STEP, _LOWEST)
         self._operator(_CODE.ADD, x, self._three, clamped, schema.ActivationFunctionType.RELU6)
         self._operator(_CODE.MUL, clamped, self._sixth, gate)
         self._operator(_CODE.MUL, x, gate, result)

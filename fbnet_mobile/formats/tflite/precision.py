@@ -281,9 +281,9 @@ def _clamp_as_the_gate(model: schema.ModelT, ranges: MutableMapping[str, Any]) -
 
 
 def _widen_for_parts(model: schema.ModelT, ranges: MutableMapping[str, Any]) -> None:
-    """Widen, in place, what a hard swish reads until it can be written in parts: next to zero it is half of that.
+    """Widen, in place, the range of what a hard swish reads until :func:`in_parts` can have it.
 
-    Of weights that were never trained many are, and such files are measured.
+    Weights that were never trained give many feature maps next to zero, and such files are measured.
     """
     (graph,) = model.subgraphs
     for operator in graph.operators:
